@@ -1,0 +1,50 @@
+"""Label-distribution-aware margins for long-tailed classes, in Keras 3."""
+
+import os as _os
+
+# TensorFlow reads this once, when it is imported. On CPUs with AVX2 only it leaves its fast kernels
+# off unless it is asked, at half the speed; where it is set already, or TensorFlow is imported
+# already, this changes nothing.
+_os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+from keras_ldam.callbacks import DRW
+from keras_ldam.counts import (
+    class_weights,
+    long_tailed_counts,
+    margins,
+    shot_groups,
+    step_counts,
+)
+from keras_ldam.layers import CosineDense
+from keras_ldam.losses import (
+    LDAM,
+    CrossEntropy,
+    Focal,
+    LDAMHinge,
+    cross_entropy,
+    focal,
+    ldam,
+    ldam_hinge,
+)
+from keras_ldam.metrics import ClassErrors
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DRW",
+    "LDAM",
+    "ClassErrors",
+    "CosineDense",
+    "CrossEntropy",
+    "Focal",
+    "LDAMHinge",
+    "class_weights",
+    "cross_entropy",
+    "focal",
+    "ldam",
+    "ldam_hinge",
+    "long_tailed_counts",
+    "margins",
+    "shot_groups",
+    "step_counts",
+]

@@ -1,0 +1,136 @@
+"""Callbacks: deferred re-weighting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_ldam import counts as class_counts
+from keras_ldam.losses import ClassWeightedLoss
+
+
+class DRW(keras.callbacks.Callback):
+    """Deferred re-weighting: class weights come on at `start_epoch`, after the rate has dropped.
+
+    Before `start_epoch` every class weighs 1 and the network learns features from all examples as
+    they come. From then on the rare classes weigh more and the boundaries move. `start_epoch=0`
+    is plain re-weighting (RW).
+
+    The weights are a pure function of the epoch, set before its first step: a run that is resumed
+    with `fit(initial_epoch=…)` has the right ones at once. They are written into the loss's
+    variable, which a compiled step reads; on the JAX backend, where a compiled step keeps the
+    value it was compiled with, the step is compiled anew at the switch. What happened is printed,
+    and stands in the logs as `reweighted` (0 or 1) for every epoch.
+
+    Args:
+        start_epoch: First epoch, counted from zero, with the weights on. The official code has
+            160 of 200, the epoch of the first drop of the learning rate.
+        weights: `"effective"` (inverse effective number of examples) or `"inverse"` (1/n). The
+            paper finds them equally good when deferred.
+        beta: β of the effective number, 0 to below 1.
+        counts: Training examples per class; those of the loss by default.
+        allow_unreached: Whether `fit` may end before `start_epoch`, as when `fit` is called in
+            pieces. By default that is an error, since otherwise nothing would tell you.
+        verbose: 1 to print a line at the start and at the switch, 0 for silence.
+
+    Raises:
+        ValueError: for arguments out of range; when `fit` starts, for a model whose loss has no
+            class weights, counts that differ from the loss's in length, or a `start_epoch` that
+            will not be reached.
+
+    Example:
+
+    ```python
+    model.compile("sgd", loss=keras_ldam.LDAM(counts))
+    model.fit(x, y, epochs=200, callbacks=[keras_ldam.DRW(start_epoch=160)])
+    ```
+
+    References:
+        Cao et al., 2019, algorithm 1. The weights sum to the number of classes, and the loss
+        divides by their sum in the batch, as the official code does; algorithm 1 read literally
+        has another factor 1/m.
+    """
+
+    def __init__(
+        self,
+        start_epoch: int,
+        *,
+        weights: str = "effective",
+        beta: float = 0.9999,
+        counts: Sequence[int] | np.ndarray | None = None,
+        allow_unreached: bool = False,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        if isinstance(start_epoch, bool) or start_epoch != int(start_epoch) or start_epoch < 0:
+            raise ValueError(
+                f"start_epoch must be a whole number of at least 0; received {start_epoch!r}."
+            )
+        self.start_epoch = int(start_epoch)
+        self.weights, self.beta, self.counts = weights, beta, counts
+        # Both raise now, not after hours of training.
+        class_counts.class_weights([1, 1] if counts is None else counts, weights, beta)
+        self.allow_unreached, self.verbose = allow_unreached, verbose
+
+    def weights_at(self, epoch: int) -> np.ndarray:
+        """Class weights of an epoch (from zero), shape `[num_classes]`; ones before the start."""
+        counts = self._loss().counts if self.counts is None else self.counts
+        if epoch < self.start_epoch:
+            return np.ones(len(counts), dtype=np.float32)
+        return class_counts.class_weights(counts, self.weights, self.beta)
+
+    def on_train_begin(self, logs=None):
+        loss = self._loss()
+        if self.counts is not None and len(self.counts) != len(loss.counts):
+            raise ValueError(
+                f"DRW has counts of {len(self.counts)} classes, the loss {loss.name} of "
+                f"{len(loss.counts)}."
+            )
+        epochs = (self.params or {}).get("epochs")
+        if epochs is not None and epochs <= self.start_epoch and not self.allow_unreached:
+            raise ValueError(
+                f"DRW would never come on: start_epoch={self.start_epoch}, but training ends "
+                f"after {epochs} epochs. Choose a start_epoch below {epochs}, or pass "
+                "allow_unreached=True if you call fit in pieces."
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        loss, weights = self._loss(), self.weights_at(epoch)
+        before = keras.ops.convert_to_numpy(loss.class_weights)
+        if np.array_equal(before, weights):
+            return
+        loss.class_weights.assign(weights)
+        if keras.backend.backend() == "jax":
+            _compile_anew(self.model)
+        if self.verbose:
+            state = "on" if epoch >= self.start_epoch else "off"
+            described = np.array2string(weights, precision=4, threshold=12, max_line_width=10**6)
+            print(f"\nEpoch {epoch + 1}: DRW {state}, class weights {described}", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["reweighted"] = float(epoch >= self.start_epoch)
+
+    def _loss(self):
+        loss = getattr(self.model, "loss", None)
+        if not isinstance(loss, ClassWeightedLoss) or loss.class_weights is None:
+            shown = getattr(loss, "name", loss)
+            raise ValueError(
+                f"DRW sets the class weights of the model's loss, but the loss {shown!r} has "
+                "none. Compile with keras_ldam.LDAM, LDAMHinge, Focal or CrossEntropy, with counts."
+            )
+        return loss
+
+
+def _compile_anew(model):
+    """Makes the JAX trainer trace its steps again, with the loss's variables as they are now."""
+    import jax
+
+    # Keras makes a new jitted function of the same bound method, for which JAX would find the old
+    # trace in its cache.
+    jax.clear_caches()
+    model.make_train_function(force=True)
+    if model.test_function is not None:
+        model.make_test_function(force=True)

@@ -1,0 +1,271 @@
+"""Arithmetic on class counts: how many examples, which margins, which weights.
+
+NumPy only. `counts` is always the number of training examples per class, in class order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WEIGHTINGS = ("effective", "inverse")
+
+
+def check_counts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns `counts` as an int64 vector.
+
+    Args:
+        counts: Training examples per class, shape `[num_classes]`; whole numbers, each at least 1,
+            two classes at least. Whole-valued floats are accepted.
+
+    Raises:
+        ValueError: if `counts` is anything else; the message names the first class at fault.
+    """
+    try:
+        values = np.asarray(counts, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"counts must be whole numbers, one for each class; received {counts!r}."
+        ) from None
+    if values.ndim != 1 or values.size < 2:
+        raise ValueError(
+            "counts must be a vector with one entry for each of at least two classes; "
+            f"received shape {values.shape}."
+        )
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 1) & (values == np.floor(values))))
+    if bad.size:
+        j = int(bad[0])
+        raise ValueError(
+            f"counts must be whole numbers of at least 1; class {j} has {values[j]:g}. "
+            "A class without training examples has no margin: drop it or give it examples."
+        )
+    return values.astype(np.int64)
+
+
+def long_tailed_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.ndarray:
+    """Exponentially decaying counts, n_i = ⌊n_max ρ^(-i/(K-1))⌋ for class i = 0 … K-1.
+
+    Args:
+        num_classes: K, at least 2.
+        max_count: n_max, examples of class 0, the most frequent one.
+        imbalance_ratio: ρ = largest count / smallest count, at least 1.
+
+    Returns:
+        int64 array of shape `[num_classes]`, non-increasing.
+
+    Raises:
+        ValueError: if an argument is out of range, or if ρ leaves a class without an example.
+
+    Example:
+
+    >>> long_tailed_counts(10, 5000, 100).tolist()
+    [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+
+    References:
+        Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", section 5.1;
+        the truncation is the one of the official LDAM code.
+    """
+    _check_profile(num_classes, max_count, imbalance_ratio)
+    exponents = np.arange(num_classes) / (num_classes - 1)
+    return _non_empty(max_count * (1.0 / imbalance_ratio) ** exponents, max_count, imbalance_ratio)
+
+
+def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.ndarray:
+    """Step counts: the first half of the classes has n_max examples, the second ⌊n_max / ρ⌋.
+
+    Args:
+        num_classes: K, even.
+        max_count: n_max.
+        imbalance_ratio: ρ, at least 1.
+
+    Returns:
+        int64 array of shape `[num_classes]`.
+
+    Raises:
+        ValueError: if an argument is out of range, K is odd, or ρ empties a class.
+
+    Example:
+
+    >>> step_counts(4, 500, 100).tolist()
+    [500, 500, 5, 5]
+
+    References:
+        Buda et al., 2018, "A systematic study of the class imbalance problem".
+    """
+    _check_profile(num_classes, max_count, imbalance_ratio)
+    if num_classes % 2:
+        raise ValueError(
+            "step imbalance halves the classes, so num_classes must be even; "
+            f"received {num_classes}."
+        )
+    half = num_classes // 2
+    few = max_count * (1.0 / imbalance_ratio)
+    return _non_empty(
+        np.repeat(np.array([max_count, few], dtype=np.float64), half), max_count, imbalance_ratio
+    )
+
+
+def _check_profile(num_classes, max_count, imbalance_ratio):
+    if num_classes != int(num_classes) or num_classes < 2:
+        raise ValueError(f"num_classes must be a whole number of at least 2; got {num_classes!r}.")
+    if max_count != int(max_count) or max_count < 1:
+        raise ValueError(f"max_count must be a whole number of at least 1; got {max_count!r}.")
+    if not np.isfinite(imbalance_ratio) or imbalance_ratio < 1:
+        raise ValueError(
+            "imbalance_ratio is the largest count divided by the smallest, so it must be at "
+            f"least 1; received {imbalance_ratio!r}."
+        )
+
+
+def _non_empty(values, max_count, imbalance_ratio):
+    # A power such as 100 ** -0.5 can land just below a whole number (499.99999999999994):
+    # the published vectors come from plain truncation, so truncation it is.
+    counts = values.astype(np.int64)
+    if counts.min() < 1:
+        raise ValueError(
+            f"imbalance_ratio={imbalance_ratio:g} leaves class {int(np.argmin(counts))} without an "
+            f"example, since the largest class has {max_count}; use a ratio of at most {max_count}."
+        )
+    return counts
+
+
+def margins(
+    counts: Sequence[int] | np.ndarray,
+    max_margin: float = 0.5,
+    *,
+    exponent: float = 0.25,
+    test_prior: Sequence[float] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Label-distribution-aware margins, Δ_j = C / n_j^(1/4).
+
+    The constant C is not free: it is what makes the largest margin, that of the rarest class,
+    equal to `max_margin`. So C = max_margin · n_min^(1/4).
+
+    Args:
+        counts: Training examples per class n_j, shape `[num_classes]`.
+        max_margin: Largest margin, in units of the cosine between features and class vector
+            (which ranges over [-1, 1]); 0 to 2. The paper uses 0.5 for CIFAR and 0.3 for
+            iNaturalist 2018; "as large as possible without under-fitting". 0 gives no margin.
+        exponent: 1/4 in the paper's theorem. 0 gives the same margin to every class (the rows M
+            of the paper); 1/3 is the paper's remark on fast rates.
+        test_prior: Class frequencies n'_j expected at test time, any positive scale; then
+            Δ_j ∝ (n'_j / n_j)^exponent. By default all classes count the same.
+
+    Returns:
+        float32 array of shape `[num_classes]`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> margins([12500, 1250]).round(4).tolist()
+    [0.2811999917030334, 0.5]
+
+    References:
+        Cao et al., 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+        Loss", equation 13, and equation 15 for a known test prior.
+    """
+    counts = check_counts(counts)
+    check_range("max_margin", max_margin, 0, 2)
+    check_range("exponent", exponent, 0, 1)
+    ratio = 1.0 / counts
+    if test_prior is not None:
+        ratio = ratio * check_prior(test_prior, len(counts))
+    relative = ratio**exponent
+    return (max_margin * relative / relative.max()).astype(np.float32)
+
+
+def check_prior(prior: Sequence[float] | np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns a class prior as float64 probabilities; raises `ValueError` if it is not one."""
+    values = np.asarray(prior, dtype=np.float64)
+    if values.shape != (num_classes,) or not np.all(np.isfinite(values) & (values > 0)):
+        raise ValueError(
+            f"a class prior needs {num_classes} positive numbers, one for each class; "
+            f"received {values.size}: {np.array2string(values, threshold=6)}."
+        )
+    return values / values.sum()
+
+
+def check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False):
+    """Raises `ValueError` unless `value` is a number in [low, high] (or (low, high])."""
+    try:
+        inside = low <= float(value) <= high and not (open_low and float(value) == low)
+    except (TypeError, ValueError):
+        inside = False
+    if not inside:
+        bracket = "(" if open_low else "["
+        end = ")" if high == float("inf") else "]"
+        raise ValueError(
+            f"{name} must be a number in {bracket}{low:g}, {high:g}{end}; got {value!r}."
+        )
+
+
+def class_weights(
+    counts: Sequence[int] | np.ndarray, kind: str = "effective", beta: float = 0.9999
+) -> np.ndarray:
+    """Weights per class, normalised to sum to the number of classes.
+
+    Args:
+        counts: Training examples per class n_j, shape `[num_classes]`.
+        kind: `"effective"`: w_j ∝ (1-β) / (1-β^n_j), the inverse effective number of examples;
+            `"inverse"`: w_j ∝ 1/n_j.
+        beta: β of the effective number, 0 to below 1. 0 gives equal weights; β → 1 gives 1/n_j.
+
+    Returns:
+        float32 array of shape `[num_classes]` with mean 1.
+
+    Raises:
+        ValueError: for an unknown `kind`, or an argument out of range.
+
+    Example:
+
+    >>> class_weights([12500, 1250]).round(3).tolist()
+    [0.2829999923706055, 1.717000007629...]
+
+    References:
+        Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", equation 10.
+    """
+    counts = check_counts(counts)
+    if kind == "inverse":
+        weights = 1.0 / counts
+    elif kind == "effective":
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta must be a number in [0, 1); got {beta!r}.")
+        # 1 - β^n by expm1, since β^n is close to 1 for the rare classes.
+        weights = np.ones(len(counts))
+        if beta > 0:
+            weights = -1.0 / np.expm1(counts * np.log(beta))
+    else:
+        raise ValueError(f"unknown class weights {kind!r}; known: {', '.join(WEIGHTINGS)}.")
+    return (weights * len(counts) / weights.sum()).astype(np.float32)
+
+
+def shot_groups(
+    counts: Sequence[int] | np.ndarray, *, many: int = 100, few: int = 20
+) -> dict[str, np.ndarray]:
+    """Classes by how many training examples they have.
+
+    Args:
+        counts: Training examples per class, shape `[num_classes]`.
+        many: A class with more examples than this is in `"many"`.
+        few: A class with fewer examples than this is in `"few"`; the others are `"medium"`.
+
+    Returns:
+        `{"many": indices, "medium": indices, "few": indices}`; a group can be empty.
+
+    Example:
+
+    >>> {name: len(classes) for name, classes in shot_groups([500, 60, 20, 5]).items()}
+    {'many': 1, 'medium': 2, 'few': 1}
+
+    References:
+        Kang et al., 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition".
+    """
+    counts = check_counts(counts)
+    return {
+        "many": np.flatnonzero(counts > many),
+        "medium": np.flatnonzero((counts <= many) & (counts >= few)),
+        "few": np.flatnonzero(counts < few),
+    }

@@ -1,0 +1,113 @@
+"""Metrics that look at every class, however rare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ldam import counts as class_counts
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class ClassErrors(keras.metrics.Metric):
+    """Top-1 error per class, balanced, and over classes with many, medium and few examples.
+
+    One metric whose result is a dictionary; `fit` and `evaluate` flatten it into their logs:
+
+    * `error`: wrong examples / examples.
+    * `balanced_error`: mean of the errors of the classes, each class counting the same;
+      `balanced_accuracy` = 1 - `balanced_error`.
+    * `many_error`, `medium_error`, `few_error`: the mean over the classes of each group (see
+      `shot_groups`), for the groups that have classes.
+    * `error_0`, `error_1`, …: of each class, with `per_class=True`.
+
+    All are fractions in [0, 1]. A class without an example so far is left out of the means, and
+    has NaN for its own error. No margin is taken off: an example is right if the score of its
+    label is the best.
+
+    Args:
+        counts: Training examples per class, shape `[num_classes]`.
+        per_class: Whether the result holds the error of each class too.
+        name: Name of the metric.
+        **kwargs: `dtype`.
+
+    Raises:
+        ValueError: if `counts` are not whole numbers ≥ 1, or do not fit `y_pred`.
+
+    Example:
+
+    >>> metric = ClassErrors([90, 10], per_class=True)
+    >>> metric.update_state([0, 0, 0, 1], [[1, 0], [1, 0], [0, 1], [1, 0]])
+    >>> {name: round(float(value), 2) for name, value in metric.result().items()}
+    {'error': 0.5, 'balanced_error': 0.67, 'balanced_accuracy': 0.33, 'medium_error': 0.33, \
+'few_error': 1.0, 'error_0': 0.33, 'error_1': 1.0}
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int] | np.ndarray,
+        *,
+        per_class: bool = False,
+        name: str = "class_errors",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.counts = class_counts.check_counts(counts)
+        self.per_class = per_class
+        shape = (len(self.counts),)
+        self.total = self.add_variable(shape, initializer="zeros", name="total")
+        self.wrong = self.add_variable(shape, initializer="zeros", name="wrong")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch: labels `[…]`, `[…, 1]` or one-hot `[…, K]`; scores `[…, K]`."""
+        num_classes = len(self.counts)
+        y_pred = ops.convert_to_tensor(y_pred)
+        y_true = ops.convert_to_tensor(y_true)
+        if y_pred.shape[-1] != num_classes:
+            raise ValueError(
+                f"{self.name}: counts name {num_classes} classes, but y_pred has shape "
+                f"{tuple(y_pred.shape)}."
+            )
+        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == num_classes:
+            y_true = ops.argmax(y_true, axis=-1)
+        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+        guesses = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
+        weights = ops.ones_like(labels, dtype=self.dtype)
+        if sample_weight is not None:
+            weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
+        wrong = ops.where(labels == guesses, 0.0, weights)
+        self.total.assign(self.total + ops.segment_sum(weights, labels, num_classes))
+        self.wrong.assign(self.wrong + ops.segment_sum(wrong, labels, num_classes))
+
+    def result(self):
+        seen = ops.cast(self.total > 0, self.dtype)
+        errors = ops.divide_no_nan(self.wrong, self.total)
+
+        def mean_over(classes):
+            return ops.divide_no_nan(ops.sum(errors * classes), ops.sum(classes * seen))
+
+        balanced = mean_over(ops.ones_like(seen))
+        result = {
+            "error": ops.divide_no_nan(ops.sum(self.wrong), ops.sum(self.total)),
+            "balanced_error": balanced,
+            "balanced_accuracy": 1.0 - balanced,
+        }
+        for group, classes in class_counts.shot_groups(self.counts).items():
+            if len(classes):
+                indicator = np.zeros(len(self.counts), dtype=self.dtype)
+                indicator[classes] = 1
+                result[f"{group}_error"] = mean_over(ops.convert_to_tensor(indicator))
+        if self.per_class:
+            own = ops.where(self.total > 0, errors, float("nan"))
+            result.update({f"error_{j}": own[j] for j in range(len(self.counts))})
+        return result
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "counts": self.counts.tolist(),
+            "per_class": self.per_class,
+        }

@@ -1,0 +1,167 @@
+"""The run folder: what its files are called, how they are written and read.
+
+    config.json     the resolved config, written before the first step
+    history.csv     one row for each epoch
+    results.json    the outcome, written when the run is complete
+    data.json       class names, counts, and what else the model's input needs
+    model.keras     the trained model
+    checkpoints/    the state after the last complete epoch, to resume from
+
+Every file is written aside and moved in place, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from keras_ldam.config import Config
+
+_PLACE_FIELDS = ("data_dir",)
+"""Fields that say where things lie and not what is learned; they may differ when resuming."""
+
+
+class RunFolder:
+    """Reads and writes one run.
+
+    Args:
+        path: The folder; made with `create`.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.history_file = self.path / "history.csv"
+        self.results_file = self.path / "results.json"
+        self.data_file = self.path / "data.json"
+        self.model_file = self.path / "model.keras"
+        self.checkpoints = self.path / "checkpoints"
+
+    def create(self, config: Config) -> None:
+        """Makes the folder for a config, or checks that it belongs to it.
+
+        Raises:
+            ValueError: if the folder belongs to another config (the first field that differs is
+                named), or holds something else than a run.
+        """
+        if self.config_file.exists():
+            theirs, ours = self.read_config().to_json(), config.to_json()
+            for name in ours:
+                if theirs[name] != ours[name] and name not in _PLACE_FIELDS:
+                    raise ValueError(
+                        f"{self.path} belongs to a run with {name}={theirs[name]!r}, not "
+                        f"{ours[name]!r}; choose another --run_dir, or the same config to resume."
+                    )
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(
+                f"{self.path} exists and is not a run folder (it has no config.json); choose "
+                "another --run_dir."
+            )
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_file, config.to_json())
+
+    def read_config(self) -> Config:
+        """Returns the run's config; raises `ValueError` if the folder is not a run."""
+        values = self._read(self.config_file)
+        try:
+            return Config.from_json(values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.config_file} is not a config of a run: {error}") from None
+
+    def read_results(self) -> dict:
+        """Returns the results; raises `ValueError` if the run is not complete."""
+        return self._read(self.results_file)
+
+    def read_data(self) -> dict:
+        """Returns what `data.json` holds."""
+        return self._read(self.data_file)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended and its results and model are there."""
+        return self.results_file.exists() and self.model_file.exists()
+
+    def _read(self, file):
+        if not file.exists():
+            hint = "no such folder" if not self.path.exists() else f"it has no {file.name}"
+            if file == self.results_file and self.config_file.exists():
+                hint = "the run has not ended; the same bin/train command resumes it"
+            raise ValueError(f"{self.path} holds no finished run to read: {hint}.")
+        try:
+            return json.loads(file.read_text())
+        except ValueError:
+            raise ValueError(f"{file} is not valid JSON; it has been damaged.") from None
+
+    def write_history(self, rows: list[dict]) -> None:
+        """Writes the history anew, one row for each epoch; a column may be missing in a row."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+
+        def write(path):
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, names)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_whole(self.history_file, write)
+
+    def read_history(self) -> list[dict]:
+        """Returns the rows of the history, numbers as floats."""
+        if not self.history_file.exists():
+            return []
+        with open(self.history_file, newline="") as file:
+            return [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` with a path aside and moves the result to `path` in one step."""
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Writes JSON whole or not at all."""
+    text = json.dumps(values, indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda aside: aside.write_text(text))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes a result."""
+    found = {"python": platform.python_version()}
+    for package in ("keras_ldam", "keras", "tensorflow", "jax", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    import keras
+
+    found["backend"] = keras.backend.backend()
+    return found
+
+
+def hardware() -> str:
+    """The processor and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        flags = next((line for line in lines if line.startswith("flags")), "")
+        name = models[0] if models else name
+        best = next((f for f in ("amx_bf16", "avx512f", "avx2") if f in flags.split()), "")
+        name = f"{name} ({best})" if best else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores, {sys.platform}"

@@ -1,0 +1,352 @@
+"""Train and evaluate: the one place where data, model, loss and schedule meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_ldam import counts as class_counts
+from keras_ldam import datasets, losses, models
+from keras_ldam.callbacks import DRW
+from keras_ldam.config import Config
+from keras_ldam.datasets.data import Data, Ragged, Split
+from keras_ldam.datasets.sampling import Batches, EpochClock
+from keras_ldam.optimizers import MomentumSGD
+from keras_ldam.results import RunFolder, hardware, versions, write_json, write_whole
+from keras_ldam.schedules import stepwise
+
+EVALUATION_BATCH = 500
+
+
+def train(config: Config, run_dir: str | Path) -> dict:
+    """Trains one run to its end, resuming it if it was begun before.
+
+    Args:
+        config: A resolved config.
+        run_dir: The run folder; made if it is not there. A run that is complete is not repeated.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        ValueError: if the folder belongs to another config, a checkpoint cannot be read, or the
+            data are not to be had.
+    """
+    folder = RunFolder(run_dir)
+    folder.create(config)
+    if folder.complete:
+        return folder.read_results()
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+    data = datasets.load(config)
+    _describe(config, data)
+    write_json(
+        folder.data_file,
+        {
+            "name": data.name,
+            "class_names": list(data.class_names),
+            "counts": data.counts.tolist(),
+            "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
+        },
+    )
+    model = compiled_model(config, data)
+    progress = _Progress(folder, config, data)
+    initial_epoch = progress.resume(model)
+    batches = training_batches(config, data)
+    model.fit(
+        feed(batches),
+        epochs=config.epochs,
+        initial_epoch=initial_epoch,
+        callbacks=[EpochClock(batches), *_schedule(config, data), progress],
+        verbose="auto",
+    )
+    write_whole(folder.model_file, model.save)
+    results = progress.results(model)
+    write_json(folder.results_file, results)
+    progress.forget()
+    return results
+
+
+def evaluate(run_dir: str | Path) -> dict:
+    """Evaluates the model of a finished run anew, on the split its results are about.
+
+    Returns:
+        The errors, in the form of `results.json`'s `last`, with the name of the split.
+    """
+    folder = RunFolder(run_dir)
+    config = folder.read_config()
+    folder.read_results()
+    data = datasets.load(config)
+    model = load_model(folder)
+    return {"split": data.test_name, **evaluate_split(model, data.test, data.counts)}
+
+
+def load_model(folder: RunFolder) -> keras.Model:
+    """Loads the model of a finished run; raises `ValueError` if it cannot be read."""
+    try:
+        return keras.models.load_model(folder.model_file)
+    except Exception as error:  # Keras, h5py and zipfile each have their own.
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(f"{folder.model_file} cannot be read: {reason}") from None
+
+
+def compiled_model(config: Config, data: Data) -> keras.Model:
+    """The network of a config with its loss, optimizer and metric."""
+    model = models.build(config, data)
+    clipnorm = config.clipnorm or None
+    if config.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=clipnorm)
+    else:
+        optimizer = MomentumSGD(
+            config.learning_rate,
+            momentum=config.momentum,
+            coupled_weight_decay=config.weight_decay,
+            clipnorm=clipnorm,
+        )
+    model.compile(
+        optimizer,
+        loss=build_loss(config, data.counts),
+        metrics=["sparse_categorical_accuracy"],
+    )
+    return model
+
+
+def build_loss(config: Config, counts: np.ndarray) -> losses.ClassWeightedLoss:
+    """The loss that a config names.
+
+    Class-balanced focal loss is summed over weights of mean 1 and divided by the batch's size, as
+    in Cui et al., whose numbers its row is; all others divide by the sum of the weights.
+    """
+    if config.loss == "cross_entropy":
+        return losses.CrossEntropy(counts)
+    if config.loss == "focal":
+        return losses.Focal(counts, gamma=config.gamma)
+    if config.loss == "sigmoid_focal":
+        return losses.Focal(
+            counts, gamma=config.gamma, form="sigmoid", reduction="sum_over_batch_size"
+        )
+    margin = {"scale": config.scale, "max_margin": config.max_margin}
+    if config.loss == "ldam":
+        return losses.LDAM(counts, **margin)
+    if config.loss == "uniform_margin":
+        return losses.LDAM(counts, **margin, exponent=0.0)
+    if config.loss == "ldam_hinge":
+        return losses.LDAMHinge(counts, **margin)
+    if config.loss == "hinge":
+        return losses.LDAMHinge(counts, scale=config.scale, max_margin=0.0)
+    raise ValueError(f"unknown loss {config.loss!r}.")
+
+
+def training_batches(config: Config, data: Data) -> Batches:
+    """The training examples in the order, and at the class frequencies, of the config's rule."""
+    how, weighting = config.balancing
+    return Batches(
+        data.train,
+        config.batch_size,
+        seed=config.seed,
+        num_classes=len(data.counts),
+        resample=weighting if how == "sample" else None,
+        beta=config.beta,
+        start_epoch=config.start_epoch if config.deferred else 0,
+    )
+
+
+def feed(batches: Batches):
+    """What `fit` takes: a prefetching tf.data pipeline on TensorFlow, the batches elsewhere."""
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    example, label = batches[0]
+
+    def generate():
+        for index in range(len(batches)):
+            yield batches[index]
+
+    # Only the last axes of images are fixed; sequences are as long as the longest of the batch.
+    fixed = example.shape[1:] if example.ndim > 2 else (None,) * (example.ndim - 1)
+    signature = (
+        tf.TensorSpec((None, *fixed), example.dtype),
+        tf.TensorSpec((None,), label.dtype),
+    )
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _schedule(config, data):
+    rate = stepwise(
+        config.learning_rate,
+        warmup_epochs=config.warmup_epochs,
+        drops=dict.fromkeys(config.drop_epochs, config.drop_factor),
+    )
+    callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch: rate(epoch))]
+    how, weighting = config.balancing
+    if how == "weight":
+        start = config.start_epoch if config.deferred else 0
+        callbacks.append(DRW(start, weights=weighting, beta=config.beta))
+    return callbacks
+
+
+def _describe(config, data):
+    shown = np.array2string(data.counts, threshold=24, max_line_width=10**6)
+    print(
+        f"{data.name}: {len(data.train)} training examples in {len(data.counts)} classes, "
+        f"{shown}; {len(data.test)} {data.test_name} examples. Method {config.method}: "
+        f"loss {config.loss}, rule {config.rule}.",
+        flush=True,
+    )
+
+
+# ----------------------------------------------------------------------------- evaluation
+
+
+def evaluate_split(model: keras.Model, split: Split, counts: np.ndarray) -> dict:
+    """Errors of a model on a split, in percent.
+
+    Args:
+        model: Gives scores `[batch, K]`.
+        split: Examples and labels.
+        counts: Training examples per class, for the groups many, medium and few.
+
+    Returns:
+        `per_class_error`: of each class (None for a class without examples); `mean_error`: their
+        mean; `balanced_accuracy`: 100 - mean_error; `error`: over all examples; `top5_error` where
+        there are more than 5 classes; `many_error`, `medium_error`, `few_error` where there are
+        such classes.
+    """
+    num_classes = len(counts)
+    ranks = np.empty(len(split), dtype=np.int64)
+    for indices, examples in in_order(split, EVALUATION_BATCH):
+        scores = np.asarray(
+            keras.ops.convert_to_numpy(model.predict_on_batch(examples)), dtype=np.float32
+        )
+        own = np.take_along_axis(scores, split.labels[indices, None], axis=1)
+        # A score that is not a number ranks last: a broken model must not look perfect.
+        ranks[indices] = np.sum(~(scores < own), axis=1) - 1
+        ranks[indices[np.isnan(own[:, 0])]] = num_classes - 1
+    return errors_of_ranks(ranks, split.labels, counts)
+
+
+def errors_of_ranks(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict:
+    """Errors from how many classes scored at least as high as the label; see `evaluate_split`."""
+    num_classes = len(counts)
+    totals = np.bincount(labels, minlength=num_classes)
+    wrong = np.bincount(labels[ranks > 0], minlength=num_classes)
+    with np.errstate(invalid="ignore"):
+        per_class = 100.0 * wrong / totals
+    mean = float(np.nanmean(per_class))
+    errors = {
+        "per_class_error": [None if np.isnan(e) else round(float(e), 4) for e in per_class],
+        "mean_error": round(mean, 4),
+        "balanced_accuracy": round(100 - mean, 4),
+        "error": round(100.0 * float(np.mean(ranks > 0)), 4),
+    }
+    if num_classes > 5:
+        errors["top5_error"] = round(100.0 * float(np.mean(ranks >= 5)), 4)
+    for group, classes in class_counts.shot_groups(counts).items():
+        if np.isfinite(per_class[classes]).any():
+            errors[f"{group}_error"] = round(float(np.nanmean(per_class[classes])), 4)
+    return errors
+
+
+def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All examples of a split once, with their indices; sequences of like length together."""
+    order = np.arange(len(split))
+    if isinstance(split.examples, Ragged):
+        order = np.argsort(split.examples.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        yield indices, split.examples[indices]
+
+
+# ----------------------------------------------------------------------------- progress
+
+
+class _Progress(keras.callbacks.Callback):
+    """Evaluates after each epoch, and keeps what a killed run needs to go on."""
+
+    def __init__(self, folder, config, data):
+        super().__init__()
+        self.folder, self.config, self.data = folder, config, data
+        self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
+
+    def resume(self, model):
+        """Loads the last complete epoch's state; returns the epoch to go on with."""
+        saved = sorted(self.folder.checkpoints.glob("epoch-*.weights.h5"))
+        if not saved:
+            return 0
+        weights = saved[-1]
+        try:
+            state = self.folder._read(self._state_file(weights))
+            model.load_weights(weights)
+        except Exception as error:  # h5py and Keras raise whatever they met first.
+            reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+            raise ValueError(
+                f"checkpoint {weights} cannot be read ({reason}); remove it to start the run "
+                "again from its beginning, or choose another --run_dir."
+            ) from None
+        epoch = state["epoch"]
+        self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
+        self.rows = self.folder.read_history()[: epoch + 1]
+        print(f"resumes {self.folder.path} after epoch {epoch + 1}", flush=True)
+        return epoch + 1
+
+    def _state_file(self, weights):
+        return weights.with_name(weights.name.replace(".weights.h5", ".json"))
+
+    def on_train_begin(self, logs=None):
+        self._since = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        errors = evaluate_split(self.model, self.data.test, self.data.counts)
+        self.last = {**errors, "epoch": epoch}
+        if self.best is None or errors["mean_error"] < self.best["mean_error"]:
+            self.best = self.last
+        logs = logs if logs is not None else {}
+        shown = {k: v for k, v in errors.items() if isinstance(v, float)}
+        if len(errors["per_class_error"]) <= 10:
+            shown.update({f"error_{j}": e for j, e in enumerate(errors["per_class_error"])})
+        logs.update({f"{self.data.test_name}_{k}": v for k, v in shown.items() if v is not None})
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        self.rows.append({"epoch": epoch, **{k: float(v) for k, v in logs.items()}})
+        self._save(epoch)
+
+    def _save(self, epoch):
+        self.folder.write_history(self.rows)
+        weights = self.folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"
+        state = {"epoch": epoch, "last": self.last, "best": self.best, "seconds": self.seconds}
+        write_json(self._state_file(weights), state)
+        # The weights come last: where they are, everything that belongs to them is there too.
+        write_whole(weights, self.model.save_weights)
+        for old in self.folder.checkpoints.iterdir():
+            if not old.name.startswith(f"epoch-{epoch:05d}."):
+                old.unlink()
+
+    def results(self, model):
+        """What `results.json` is to hold."""
+        return {
+            "dataset": self.config.dataset,
+            "method": self.config.method,
+            "seed": self.config.seed,
+            "split": self.data.test_name,
+            "last": self.last,
+            "best": self.best,
+            "class_names": list(self.data.class_names),
+            "counts": self.data.counts.tolist(),
+            "parameters": int(model.count_params()),
+            "seconds": round(self.seconds, 1),
+            "config": self.config.to_json(),
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+
+    def forget(self):
+        """Removes the checkpoints of a run that is complete."""
+        for file in self.folder.checkpoints.iterdir():
+            file.unlink()
