@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,8 +63,14 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"does not take the argument {rest[0]!r}; see --help.")
         if "inputs" in values:
             values.inputs = rest
+        output = sys.stdout
         with contextlib.redirect_stdout(sys.stderr):
             answer = VERBS[verb].run(values)
+            # Some programs answer as they go.
+            for part in answer if isinstance(answer, Iterator) else [answer]:
+                if part is not None:
+                    text = part if isinstance(part, str) else json.dumps(part)
+                    print(text, file=output, flush=True)
     except (ValueError, flags.Error) as error:
         if os.environ.get("KERAS_LDAM_TRACEBACK"):
             raise
@@ -73,8 +79,9 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{verb}: interrupted; the same command resumes.", file=sys.stderr)
         return 130
-    if answer is not None:
-        print(answer if isinstance(answer, str) else json.dumps(answer))
+    except BrokenPipeError:
+        # Whoever read the answers has stopped; what is still buffered must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -119,6 +126,66 @@ def _define_field(values, field):
 
 def _define_run_dir(values):
     flags.DEFINE_string("run_dir", None, "run folder that bin/train has made", flag_values=values)
+
+
+def _define_export(values):
+    _define_run_dir(values)
+    flags.DEFINE_string(
+        "output",
+        None,
+        "where to write: DIR/NAME for the next version of that name, or DIR/NAME/VERSION",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "target_prior",
+        None,
+        "how frequent the classes are where the model is used, with commas between; "
+        "left out: the model answers as trained",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "source_prior",
+        None,
+        "how frequent the classes are to the model as trained; left out: as in the training "
+        "examples. After training with full re-balancing give equal numbers",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "resize", False, "for images: take files of any size, and resize them", flag_values=values
+    )
+
+
+def _define_predict(values):
+    flags.DEFINE_string(
+        "model", None, "folder that bin/export has made, of a name or a version", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 64, "how many to answer together", flag_values=values)
+    flags.DEFINE_boolean(
+        "probabilities", True, "whether to print every class's probability", flag_values=values
+    )
+    flags.DEFINE_list("inputs", [], "", flag_values=values)
+    values.set_gnu_getopt(True)
+
+
+def _define_report(values):
+    flags.DEFINE_string(
+        "results_dir",
+        "results",
+        "where DATASET.json is, into which run folders are written",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output_dir", "", "where page and figures go; empty: reports/DATASET", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "diagnose",
+        True,
+        "evaluate one seed of each method, where that has not been done, for the figures of "
+        "margins, confusions and reliability",
+        flag_values=values,
+    )
+    flags.DEFINE_list("inputs", [], "", flag_values=values)
+    values.set_gnu_getopt(True)
 
 
 def config_from(values: flags.FlagValues) -> Config:
@@ -193,6 +260,50 @@ def _evaluate(values):
     return training.evaluate(_run_dir(values))
 
 
+def _export(values):
+    run_dir = _run_dir(values)
+    if not values.output:
+        raise ValueError("--output is needed: DIR/NAME or DIR/NAME/VERSION.")
+    priors = {
+        name: None if values[name].value is None else _numbers(name, values[name].value)
+        for name in ("target_prior", "source_prior")
+    }
+    from keras_ldam import export
+
+    return export.export(run_dir, values.output, resize=values.resize, **priors)
+
+
+def _predict(values):
+    if not values.model:
+        raise ValueError("--model is needed: the folder that bin/export has made.")
+    from keras_ldam import prediction
+
+    if values.inputs:
+        lines = (os.fsencode(text) for text in values.inputs)
+    else:
+        lines = prediction.lines_of(sys.stdin.buffer)
+    return prediction.Predictor(values.model).predict(
+        lines, batch_size=values.batch_size, probabilities=values.probabilities
+    )
+
+
+def _report(values):
+    from keras_ldam import report
+
+    report.gather(values.inputs)  # Wrong input is told before any work is done.
+    for run_dir in report.to_diagnose(values.inputs) if values.diagnose else ():
+        from keras_ldam import training
+
+        print(f"evaluates {run_dir}", flush=True)
+        try:
+            training.evaluate(run_dir)
+        except ValueError as error:  # Its data may be elsewhere; the rest is reported all the same.
+            print(f"{run_dir} cannot be evaluated here: {error}", flush=True)
+    return report.write(
+        values.inputs, results_dir=values.results_dir, output_dir=values.output_dir or None
+    )
+
+
 def _run_dir(values):
     if not values.run_dir:
         raise ValueError("--run_dir is needed: the run folder that bin/train has made.")
@@ -215,6 +326,34 @@ VERBS = {
         _define_run_dir,
         "evaluate the model of a finished run, class by class",
         ("bin/evaluate --run_dir runs/digits-ldam_drw-0",),
+    ),
+    "export": Verb(
+        _export,
+        _define_export,
+        "export the model of a finished run as a SavedModel for servers",
+        (
+            "bin/export --run_dir runs/digits-ldam_drw-0 --output exports/digits",
+            "bin/export --run_dir runs/imdb-erm-0 --output exports/imdb --target_prior 0.3,0.7",
+        ),
+    ),
+    "predict": Verb(
+        _predict,
+        _define_predict,
+        "answer lines of text, or image files, with an exported model",
+        (
+            "bin/predict --model exports/imdb 'A waste of two hours.'",
+            "bin/predict --model exports/imdb < reviews.txt > answers.jsonl",
+            "ls images/*.png | bin/predict --model exports/digits",
+        ),
+    ),
+    "report": Verb(
+        _report,
+        _define_report,
+        "compare runs: a table beside the paper's, figures, and one page",
+        (
+            "bin/report runs/digits-erm-0 runs/digits-ldam_drw-0",
+            "bin/report results/imdb.json",
+        ),
     ),
 }
 """The programs by name."""

@@ -5,6 +5,7 @@
     results.json    the outcome, written when the run is complete
     data.json       class names, counts, and what else the model's input needs
     model.keras     the trained model
+    diagnosis.json  margins, confusions and reliability, once the run has been evaluated
     checkpoints/    the state after the last complete epoch, to resume from
 
 Every file is written aside and moved in place, so that it is there whole or not at all.
@@ -41,6 +42,7 @@ class RunFolder:
         self.results_file = self.path / "results.json"
         self.data_file = self.path / "data.json"
         self.model_file = self.path / "model.keras"
+        self.diagnosis_file = self.path / "diagnosis.json"
         self.checkpoints = self.path / "checkpoints"
 
     def create(self, config: Config) -> None:
@@ -82,6 +84,10 @@ class RunFolder:
     def read_data(self) -> dict:
         """Returns what `data.json` holds."""
         return self._read(self.data_file)
+
+    def read_diagnosis(self) -> dict:
+        """Returns what `diagnosis.json` holds; raises `ValueError` if it is not there."""
+        return self._read(self.diagnosis_file)
 
     @property
     def complete(self) -> bool:

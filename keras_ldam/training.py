@@ -9,10 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_ldam import counts as class_counts
-from keras_ldam import datasets, losses, models
+from keras_ldam import datasets, diagnostics, losses, models
 from keras_ldam.callbacks import DRW
-from keras_ldam.config import Config
+from keras_ldam.config import COSINE_LOSSES, Config
 from keras_ldam.datasets.data import Data, Ragged, Split
 from keras_ldam.datasets.sampling import Batches, EpochClock
 from keras_ldam.optimizers import MomentumSGD
@@ -74,15 +73,34 @@ def train(config: Config, run_dir: str | Path) -> dict:
 def evaluate(run_dir: str | Path) -> dict:
     """Evaluates the model of a finished run anew, on the split its results are about.
 
+    Also writes the run's `diagnosis.json`: margins, confusions and reliability on the training
+    examples and on that split.
+
     Returns:
-        The errors, in the form of `results.json`'s `last`, with the name of the split.
+        The errors, in the form of `results.json`'s `last`, with the name of the split, and
+        `margins`: of each of both splits the achieved margins, class by class; see
+        `diagnostics.class_margins`.
     """
     folder = RunFolder(run_dir)
     config = folder.read_config()
     folder.read_results()
     data = datasets.load(config)
     model = load_model(folder)
-    return {"split": data.test_name, **evaluate_split(model, data.test, data.counts)}
+    scale = config.scale if config.loss in COSINE_LOSSES else 1.0
+    splits = {}
+    for name, split in (("train", data.train), (data.test_name, data.test)):
+        batches = (
+            (examples, split.labels[indices])
+            for indices, examples in in_order(split, EVALUATION_BATCH)
+        )
+        scored = diagnostics.score(model, batches, len(data.counts), scale=scale)
+        splits[name] = diagnostics.diagnose(scored, data.counts)
+    write_json(folder.diagnosis_file, {"splits": splits})
+    return {
+        "split": data.test_name,
+        **diagnostics.errors_of_ranks(scored.ranks, scored.labels, data.counts),
+        "margins": {name: values["margins"] for name, values in splits.items()},
+    }
 
 
 def load_model(folder: RunFolder) -> keras.Model:
@@ -229,29 +247,7 @@ def evaluate_split(model: keras.Model, split: Split, counts: np.ndarray) -> dict
         # A score that is not a number ranks last: a broken model must not look perfect.
         ranks[indices] = np.sum(~(scores < own), axis=1) - 1
         ranks[indices[np.isnan(own[:, 0])]] = num_classes - 1
-    return errors_of_ranks(ranks, split.labels, counts)
-
-
-def errors_of_ranks(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict:
-    """Errors from how many classes scored at least as high as the label; see `evaluate_split`."""
-    num_classes = len(counts)
-    totals = np.bincount(labels, minlength=num_classes)
-    wrong = np.bincount(labels[ranks > 0], minlength=num_classes)
-    with np.errstate(invalid="ignore"):
-        per_class = 100.0 * wrong / totals
-    mean = float(np.nanmean(per_class))
-    errors = {
-        "per_class_error": [None if np.isnan(e) else round(float(e), 4) for e in per_class],
-        "mean_error": round(mean, 4),
-        "balanced_accuracy": round(100 - mean, 4),
-        "error": round(100.0 * float(np.mean(ranks > 0)), 4),
-    }
-    if num_classes > 5:
-        errors["top5_error"] = round(100.0 * float(np.mean(ranks >= 5)), 4)
-    for group, classes in class_counts.shot_groups(counts).items():
-        if np.isfinite(per_class[classes]).any():
-            errors[f"{group}_error"] = round(float(np.nanmean(per_class[classes])), 4)
-    return errors
+    return diagnostics.errors_of_ranks(ranks, split.labels, counts)
 
 
 def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,0 +1,467 @@
+"""What became of the margins: of each class, with its confusions and the trust in its scores.
+
+`margin` and `ClassMargins` work on any backend's tensors; the rest is NumPy, on a model's scores
+over whole splits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ldam import counts as class_counts
+from keras_ldam.layers import CosineDense
+
+QUANTILES = {"min": 0.0, "q05": 0.05, "q50": 0.5}
+"""What is kept of a class's margins: name and quantile."""
+
+DENSE_CONFUSION = 200
+"""Up to this many classes a confusion matrix is kept cell by cell."""
+
+_BINS = 15
+
+# ----------------------------------------------------------------------------- the margin
+
+
+def margin(y_true, y_pred):
+    """The margin of each example, γ(x, y) = z_y - max_{j≠y} z_j.
+
+    Positive where the example is right, and then how far from being wrong, in the units of the
+    scores: of cosines it is from -2 to 2. Nothing is subtracted for the loss's own margins Δ, so
+    that a training with LDAM has done its work for an example where γ ≥ Δ_y.
+
+    Args:
+        y_true: Labels: integers of shape `[…]` or `[…, 1]`, or one-hot `[…, K]`.
+        y_pred: Scores z, shape `[…, K]`, K ≥ 2.
+
+    Returns:
+        float32 tensor of shape `[…]`.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+
+    Example:
+
+    >>> margin([0, 1], [[0.75, 0.25], [0.75, 0.25]]).numpy().tolist()
+    [0.5, -0.5]
+
+    References:
+        Cao et al., 2019, equation 3.
+    """
+    scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")
+    labels = ops.convert_to_tensor(y_true)
+    num_classes, rank = scores.shape[-1], len(scores.shape)
+    if rank < 1 or num_classes is None or num_classes < 2:
+        raise ValueError(
+            "a margin needs a score for each of at least two classes; received y_pred of shape "
+            f"{tuple(scores.shape)}."
+        )
+    if len(labels.shape) == rank and labels.shape[-1] == num_classes:
+        labels = ops.argmax(labels, axis=-1)
+    elif len(labels.shape) == rank and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, -1)
+    if len(labels.shape) != rank - 1:
+        raise ValueError(
+            f"y_true must be labels of shape [...], [..., 1] or [..., {num_classes}] for y_pred of "
+            f"shape {tuple(scores.shape)}; received shape {tuple(labels.shape)}."
+        )
+    labels = ops.expand_dims(ops.cast(labels, "int32"), -1)
+    own = ops.take_along_axis(scores, labels, axis=-1)
+    is_label = labels == ops.arange(num_classes, dtype="int32")
+    rivals = ops.where(is_label, -float("inf"), scores)
+    return ops.squeeze(own, -1) - ops.max(rivals, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class ClassMargins(keras.metrics.Metric):
+    """Smallest, mean and low-quantile margin of the examples, and of each class.
+
+    One metric whose result is a dictionary; `fit` and `evaluate` flatten it into their logs:
+
+    * `margin_min`, `margin_mean`: over all examples.
+    * `margin_quantile`: the mean over classes of the classes' quantiles.
+    * `margin_min_0`, `margin_quantile_0`, …: of each class, with `per_class=True`.
+
+    A class without an example so far is left out of the mean, and has NaN of its own. Minimum and
+    mean are exact. A stream of batches keeps no list of margins, so a quantile is read from a
+    histogram, to within one of its bins' width.
+
+    Args:
+        num_classes: K, at least 2.
+        quantile: Which low quantile, 0 to 1.
+        low: Left end of the histogram; margins below it count as if they lay there.
+        high: Right end. The defaults suit cosines; widen them for unbounded scores.
+        bins: Bins of the histogram, for each class.
+        per_class: Whether the result holds the margins of each class too.
+        name: Name of the metric.
+        **kwargs: `dtype`.
+
+    Raises:
+        ValueError: for an argument out of range, or labels and scores that do not fit.
+
+    Example:
+
+    >>> metric = ClassMargins(2, per_class=True)
+    >>> metric.update_state([0, 0, 1], [[0.9, 0.1], [0.6, 0.4], [0.7, 0.2]])
+    >>> {k: round(float(v), 1) for k, v in metric.result().items() if "min" in k}
+    {'margin_min': -0.5, 'margin_min_0': 0.2, 'margin_min_1': -0.5}
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        quantile: float = 0.05,
+        low: float = -2.0,
+        high: float = 2.0,
+        bins: int = 200,
+        per_class: bool = False,
+        name: str = "class_margins",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        if num_classes != int(num_classes) or num_classes < 2:
+            raise ValueError(
+                f"num_classes must be a whole number of at least 2; received {num_classes!r}."
+            )
+        class_counts.check_range("quantile", quantile, 0, 1)
+        if not low < high:
+            raise ValueError(f"low must be below high; received low={low!r}, high={high!r}.")
+        if bins != int(bins) or bins < 1:
+            raise ValueError(f"bins must be a whole number of at least 1; received {bins!r}.")
+        self.num_classes, self.quantile, self.per_class = int(num_classes), quantile, per_class
+        self.low, self.high, self.bins = float(low), float(high), int(bins)
+        shape = (self.num_classes,)
+        self.smallest = self.add_variable(
+            shape, initializer=keras.initializers.Constant(float("inf")), name="smallest"
+        )
+        self.sums = self.add_variable(shape, initializer="zeros", name="sums")
+        self.histogram = self.add_variable(
+            (self.num_classes * self.bins,), initializer="zeros", name="histogram"
+        )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; examples of weight 0 are left out, other weights count as 1."""
+        y_pred = ops.convert_to_tensor(y_pred)
+        if y_pred.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"{self.name}: num_classes={self.num_classes}, but y_pred has shape "
+                f"{tuple(y_pred.shape)}."
+            )
+        margins = ops.reshape(margin(y_true, y_pred), (-1,))
+        labels = ops.convert_to_tensor(y_true)
+        if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == self.num_classes:
+            labels = ops.argmax(labels, axis=-1)
+        labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
+        counted = ops.ones_like(margins)
+        if sample_weight is not None:
+            weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+            counted = ops.cast(weights > 0, "float32")
+        is_label = ops.expand_dims(labels, 0) == ops.expand_dims(
+            ops.arange(self.num_classes, dtype="int32"), 1
+        )
+        is_label = ops.logical_and(is_label, ops.expand_dims(counted > 0, 0))
+        smallest = ops.min(ops.where(is_label, margins, float("inf")), axis=1)
+        self.smallest.assign(ops.minimum(self.smallest, smallest))
+        self.sums.assign(self.sums + ops.segment_sum(margins * counted, labels, self.num_classes))
+        place = (margins - self.low) * (self.bins / (self.high - self.low))
+        place = ops.cast(ops.clip(ops.floor(place), 0, self.bins - 1), "int32")
+        self.histogram.assign(
+            self.histogram
+            + ops.segment_sum(counted, labels * self.bins + place, self.num_classes * self.bins)
+        )
+
+    def result(self):
+        histogram = ops.reshape(self.histogram, (self.num_classes, self.bins))
+        totals = ops.sum(histogram, axis=1)
+        seen = totals > 0
+        until = ops.cumsum(histogram, axis=1)
+        wanted = ops.expand_dims(self.quantile * totals, 1)
+        # The first bin by whose end the wanted share has been passed; the place inside it by a
+        # straight line.
+        index = ops.sum(ops.cast(until < wanted, "int32"), axis=1, keepdims=True)
+        index = ops.minimum(index, self.bins - 1)
+        inside = ops.take_along_axis(histogram, index, axis=1)
+        before = ops.take_along_axis(until, index, axis=1) - inside
+        part = ops.divide_no_nan(wanted - before, inside)
+        width = (self.high - self.low) / self.bins
+        quantiles = self.low + width * (ops.cast(index, self.dtype) + part)[:, 0]
+        classes = ops.sum(ops.cast(seen, self.dtype))
+        result = {
+            "margin_min": ops.min(self.smallest),
+            "margin_mean": ops.divide_no_nan(ops.sum(self.sums), ops.sum(totals)),
+            "margin_quantile": ops.divide_no_nan(ops.sum(ops.where(seen, quantiles, 0.0)), classes),
+        }
+        if self.per_class:
+            for j in range(self.num_classes):
+                nothing = float("nan")
+                result[f"margin_min_{j}"] = ops.where(seen[j], self.smallest[j], nothing)
+                result[f"margin_quantile_{j}"] = ops.where(seen[j], quantiles[j], nothing)
+        return result
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "quantile": self.quantile,
+            "low": self.low,
+            "high": self.high,
+            "bins": self.bins,
+            "per_class": self.per_class,
+        }
+
+
+# ----------------------------------------------------------------------------- a model's scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What is kept of a model's scores on n examples.
+
+    Args:
+        labels: Class of each, `[n]`.
+        guesses: Class with the best score, `[n]`.
+        ranks: How many classes scored at least as high as the label; 0 is right, `[n]`.
+        margins: γ, in `unit`, `[n]`.
+        confidences: Probability of the guess, 0 to 1, `[n]`.
+        unit: Unit of the margins.
+    """
+
+    labels: np.ndarray
+    guesses: np.ndarray
+    ranks: np.ndarray
+    margins: np.ndarray
+    confidences: np.ndarray
+    unit: str
+
+
+def score(
+    model: keras.Model,
+    batches: Iterable[tuple[Any, np.ndarray]],
+    num_classes: int,
+    *,
+    scale: float = 1.0,
+) -> Scored:
+    """Runs a model over examples.
+
+    Args:
+        model: Gives scores or probabilities `[batch, K]`.
+        batches: Pairs of examples and labels `[batch]`.
+        num_classes: K.
+        scale: s; the probabilities are softmax(s z). 1 for a model that gives logits.
+
+    Raises:
+        ValueError: if the model does not give K scores for each example, or a label is not a class.
+    """
+    predict, unit = _scorer(model)
+    parts = []
+    for examples, labels in batches:
+        labels = np.asarray(labels).reshape(-1).astype(np.int64)
+        scores, sizes = predict(examples)
+        if scores.shape != (len(labels), num_classes):
+            raise ValueError(
+                f"the model must give {num_classes} scores for each example; for {len(labels)} "
+                f"examples its output has shape {scores.shape}."
+            )
+        if labels.min() < 0 or labels.max() >= num_classes:
+            bad = labels[(labels < 0) | (labels >= num_classes)][0]
+            raise ValueError(f"labels must be from 0 to {num_classes - 1}; received {bad}.")
+        parts.append((labels, *_kept(scores, labels, sizes, scale)))
+    if not parts:
+        raise ValueError("there is no example to evaluate the model on.")
+    return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)), unit)
+
+
+def _kept(scores, labels, sizes, scale):
+    rows = np.arange(len(labels))
+    own = scores[rows, labels]
+    guesses = np.argmax(scores, axis=1)
+    # As in the evaluation: a score that is not a number ranks last.
+    ranks = np.sum(~(scores < own[:, None]), axis=1) - 1
+    ranks[np.isnan(own)] = scores.shape[1] - 1
+    rivals = scores.copy()
+    rivals[rows, labels] = -np.inf
+    margins = (own - rivals.max(axis=1)) / sizes
+    best = scores[rows, guesses]
+    if np.all(scores >= 0) and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        return guesses, ranks, margins, best
+    with np.errstate(invalid="ignore"):
+        confidences = 1.0 / np.exp(scale * (scores - best[:, None])).sum(axis=1)
+    return guesses, ranks, margins, confidences
+
+
+def _scorer(model) -> tuple[Callable, str]:
+    """A function from examples to scores and the size that they are measured by; and the unit."""
+    last = model.layers[-1] if getattr(model, "layers", None) else None
+    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear:
+        try:
+            both = keras.Model(model.inputs, [last.input, model.outputs[0]])
+        except (AttributeError, ValueError):  # A subclassed model has no graph to look into.
+            both = None
+        if both is not None:
+            longest = float(np.linalg.norm(_array(last.kernel), axis=0).max())
+
+            def predict(examples):
+                features, scores = both.predict_on_batch(examples)
+                sizes = longest * np.linalg.norm(_array(features), axis=-1)
+                return _array(scores), np.maximum(sizes, 1e-12)
+
+            return predict, "normalised score"
+
+    def predict(examples):
+        scores = _array(model.predict_on_batch(examples))
+        return scores, np.ones(len(scores), np.float32)
+
+    if isinstance(last, CosineDense):
+        return predict, "cosine"
+    softmax = last is not None and getattr(last, "activation", None) is keras.activations.softmax
+    return predict, "probability" if softmax or _is_softmax(last) else "score"
+
+
+def _is_softmax(layer):
+    return isinstance(layer, keras.layers.Softmax)
+
+
+def _array(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(tensor), dtype=np.float32)
+
+
+# ----------------------------------------------------------------------------- what they tell
+
+
+def diagnose(scored: Scored, counts: Sequence[int] | np.ndarray) -> dict:
+    """Margins, confusions and reliability of a scored split, as JSON can hold them.
+
+    Args:
+        scored: From `score`.
+        counts: Training examples per class, shape `[K]`.
+
+    Returns:
+        `n`; `margins`: `{"unit", "min", "q05", "q50"}`, each quantile a list over classes, None
+        for a class without an example; `confusion`: K lists of K counts, row the label, column
+        the guess, or None above `DENSE_CONFUSION` classes; `group_confusion`: the same over many,
+        medium and few; `most_confused`: `[label, guess, count]`, the most frequent mistakes;
+        `reliability`: see `reliability`.
+    """
+    num_classes = len(counts)
+    pairs = scored.labels * num_classes + scored.guesses
+    cells, times = np.unique(pairs, return_counts=True)
+    wrong = cells // num_classes != cells % num_classes
+    order = np.argsort(-times[wrong], kind="stable")[:20]
+    most = [
+        [int(cell // num_classes), int(cell % num_classes), int(n)]
+        for cell, n in zip(cells[wrong][order], times[wrong][order], strict=True)
+    ]
+    confusion = None
+    if num_classes <= DENSE_CONFUSION:
+        confusion = np.bincount(pairs, minlength=num_classes**2)
+        confusion = confusion.reshape(num_classes, num_classes).tolist()
+    groups = class_counts.shot_groups(counts)
+    group_of = np.zeros(num_classes, dtype=np.int64)
+    for i, classes in enumerate(groups.values()):
+        group_of[classes] = i
+    grouped = np.bincount(
+        group_of[scored.labels] * len(groups) + group_of[scored.guesses],
+        minlength=len(groups) ** 2,
+    )
+    return {
+        "n": len(scored.labels),
+        "margins": class_margins(scored.margins, scored.labels, num_classes, scored.unit),
+        "confusion": confusion,
+        "group_confusion": grouped.reshape(len(groups), len(groups)).tolist(),
+        "most_confused": most,
+        "reliability": reliability(scored.confidences, scored.guesses == scored.labels),
+    }
+
+
+def class_margins(
+    margins: np.ndarray, labels: np.ndarray, num_classes: int, unit: str = "score"
+) -> dict:
+    """γ_j of each class: the minimum and low quantiles of its examples' margins.
+
+    Args:
+        margins: γ of each example, `[n]`.
+        labels: Class of each example, `[n]`.
+        num_classes: K.
+        unit: Unit of the margins, kept as it is.
+
+    Returns:
+        `{"unit": …, "min": […], "q05": […], "q50": […]}`; None for a class without an example.
+    """
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    own = np.split(np.asarray(margins)[order], ends[:-1])
+    return {
+        "unit": unit,
+        **{
+            name: [
+                round(float(np.quantile(values, q)), 5)
+                if len(values) and np.isfinite(values).all()
+                else None
+                for values in own
+            ]
+            for name, q in QUANTILES.items()
+        },
+    }
+
+
+def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = _BINS) -> dict:
+    """How often guesses of a given confidence are right.
+
+    Args:
+        confidences: Probability of each guess, `[n]`.
+        right: Whether it is right, `[n]`.
+        bins: Bins of equal width over [0, 1].
+
+    Returns:
+        `confidence`, `accuracy` (means in each bin, 0 to 1, None for an empty bin), `count`, and
+        `ece`, the expected calibration error: the mean over examples of the bins'
+        |accuracy - confidence|.
+
+    References:
+        Guo et al., 2017, "On Calibration of Modern Neural Networks".
+    """
+    confidences = np.nan_to_num(np.asarray(confidences, dtype=np.float64))
+    place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    filled = np.maximum(count, 1)
+    confidence = np.bincount(place, confidences, bins) / filled
+    accuracy = np.bincount(place, np.asarray(right, dtype=np.float64), bins) / filled
+    gap = float(np.sum(count * np.abs(accuracy - confidence)) / max(1, count.sum()))
+
+    def shown(values):
+        return [round(float(v), 5) if n else None for v, n in zip(values, count, strict=True)]
+
+    return {
+        "confidence": shown(confidence),
+        "accuracy": shown(accuracy),
+        "count": count.tolist(),
+        "ece": round(gap, 5),
+    }
+
+
+def errors_of_ranks(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict:
+    """Errors, as of `training.evaluate_split`, from how many classes scored as high as the label."""
+    num_classes = len(counts)
+    totals = np.bincount(labels, minlength=num_classes)
+    wrong = np.bincount(labels[ranks > 0], minlength=num_classes)
+    with np.errstate(invalid="ignore"):
+        per_class = 100.0 * wrong / totals
+    mean = float(np.nanmean(per_class))
+    errors = {
+        "per_class_error": [None if np.isnan(e) else round(float(e), 4) for e in per_class],
+        "mean_error": round(mean, 4),
+        "balanced_accuracy": round(100 - mean, 4),
+        "error": round(100.0 * float(np.mean(ranks > 0)), 4),
+    }
+    if num_classes > 5:
+        errors["top5_error"] = round(100.0 * float(np.mean(ranks >= 5)), 4)
+    for group, classes in class_counts.shot_groups(counts).items():
+        if np.isfinite(per_class[classes]).any():
+            errors[f"{group}_error"] = round(float(np.nanmean(per_class[classes])), 4)
+    return errors

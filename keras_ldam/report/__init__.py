@@ -1,0 +1,70 @@
+"""Reports: runs become tables, figures, and one page that shows where the margins went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_ldam.report import collection, figures, tables
+from keras_ldam.report.collection import Run, gather
+
+__all__ = ["gather", "to_diagnose", "write"]
+
+_FIGURES = {"errors": figures.errors}
+
+
+def write(
+    sources: Sequence[str | Path],
+    *,
+    results_dir: str | Path = "results",
+    output_dir: str | Path | None = None,
+) -> str:
+    """Reports on run folders and results files.
+
+    Run folders are written into `results_dir/DATASET.json`, beside what it holds already. The
+    table and the figure of errors are about all of that file, the other figures about `sources`.
+
+    Args:
+        sources: Run folders, results files, or both.
+        results_dir: Where the results files are.
+        output_dir: Where figures and page go; None: `reports/DATASET`.
+
+    Returns:
+        The table, in Markdown.
+
+    Raises:
+        ValueError: for sources that cannot be read or do not belong together.
+    """
+    runs = gather(sources)
+    dataset = runs[0].dataset
+    results_file = Path(results_dir) / f"{dataset}.json"
+    everything = runs
+    if any(Path(source).is_dir() for source in sources):
+        everything = collection.merge(runs, results_file)
+        if runs[0].results["split"] != "test":
+            everything = runs
+    folder = Path(output_dir) if output_dir else Path("reports") / dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    for sentence in collection.unlike(everything):
+        print(sentence)
+    for name, draw in _FIGURES.items():
+        about = everything if name == "errors" else runs
+        if figures.png(draw, about, folder / f"{name}.png"):
+            print(f"wrote {folder / name}.png")
+    return tables.markdown(tables.headline(everything))
+
+
+def to_diagnose(sources: Sequence[str | Path]) -> list[Path]:
+    """Run folders that figures of margins need to be evaluated: one seed of each method."""
+    first: dict[tuple, tuple[Run, Path]] = {}
+    for path in map(Path, sources):
+        if path.is_dir():
+            run = collection.read_folder(path)
+            held = first.get(run.key[:-1])
+            if held is None or run.seed < held[0].seed:
+                first[run.key[:-1]] = run, path
+    return [
+        path
+        for run, path in first.values()
+        if run.diagnosis is None and (path / "model.keras").exists()
+    ]

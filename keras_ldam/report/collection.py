@@ -1,0 +1,238 @@
+"""Gathers finished runs, and keeps the results file of a dataset.
+
+    {"dataset": "imdb", "class_names": ["negative", "positive"],
+     "runs": [{"method": "ldam_drw", "seed": 0, "last": {"per_class_error": [...], "mean_error": …},
+               "best": {…, "epoch": …}, "counts": [...], "config": {…}, "seconds": …,
+               "versions": {…}, "hardware": …}, …]}
+
+Errors are in percent. A run is told from another by its method, seed and column (imbalance and its
+ratio); the same run anew takes the place of the old.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from keras_ldam.config import METHODS
+from keras_ldam.results import RunFolder, write_json
+
+_KEPT = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
+_ALSO_KEPT = ("config", "versions", "hardware", "margins")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, from its folder or from a results file.
+
+    Args:
+        results: What the results file holds of it.
+        dataset: Name of the dataset.
+        class_names: Name of each class.
+        history: Rows of the training history, one for each epoch; empty where not known.
+        diagnosis: What `diagnosis.json` holds, or None.
+        label: Its name in figures; None for the method's.
+    """
+
+    results: dict
+    dataset: str
+    class_names: tuple[str, ...]
+    history: tuple[dict, ...] = ()
+    diagnosis: dict | None = None
+    label: str | None = None
+
+    @property
+    def method(self) -> str:
+        """The method's name, with loss and rule where the config changed them."""
+        name, config = self.results["method"], self.results.get("config") or {}
+        usual = METHODS.get(name)
+        if usual is None or not config:
+            return name
+        changed = [
+            config[field]
+            for field, value in zip(("loss", "rule"), usual, strict=True)
+            if config.get(field) not in (None, "", value)
+        ]
+        return "+".join([name, *changed])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.results["seed"]
+
+    @property
+    def column(self) -> tuple[str, float]:
+        """The imbalance and its ratio; `("none", 0)` for data as they come."""
+        config = self.results.get("config") or {}
+        imbalance = config.get("imbalance", "none")
+        if imbalance == "none" or self.dataset == "inaturalist2018":
+            return "none", 0
+        ratio = float(config["imbalance_ratio"])
+        # IMDB has two classes, for which both profiles are the same.
+        return "longtail" if self.dataset == "imdb" else imbalance, ratio
+
+    @property
+    def key(self) -> tuple:
+        """What tells this run from others of its dataset."""
+        return (self.method, *self.column, self.seed)
+
+    @property
+    def counts(self) -> list[int] | None:
+        """Training examples per class."""
+        return self.results.get("counts")
+
+
+def gather(sources: Sequence[str | Path]) -> list[Run]:
+    """Reads runs from run folders and results files, all of one dataset.
+
+    Args:
+        sources: Run folders that `bin/train` has made, results files, or both. A run that several
+            sources hold is taken from the last.
+
+    Returns:
+        The runs, by method, column and seed.
+
+    Raises:
+        ValueError: without a source, for one that cannot be read, or for different datasets or
+            splits in one comparison.
+    """
+    if not sources:
+        raise ValueError("nothing to report on: name run folders, or a results file.")
+    runs: dict[tuple, Run] = {}
+    for source in map(Path, sources):
+        found = read_file(source) if source.is_file() else [read_folder(source)]
+        for run in found:
+            first = next(iter(runs.values()), run)
+            if run.dataset != first.dataset:
+                raise ValueError(
+                    f"{source} is about {run.dataset} and an earlier run about {first.dataset}: "
+                    "compare runs of one dataset."
+                )
+            if run.results.get("split") != first.results.get("split"):
+                raise ValueError(
+                    f"{source} was evaluated on its {run.results.get('split')} split and an "
+                    f"earlier run on its {first.results.get('split')} split: they do not compare."
+                )
+            runs[run.key] = run
+    return in_order(runs.values())
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """Runs in the order of tables: by column, by method as `METHODS` lists them, by seed."""
+    rank = {name: i for i, name in enumerate(METHODS)}
+    return sorted(
+        runs,
+        key=lambda run: (
+            run.column[0],
+            -run.column[1],
+            rank.get(run.results["method"], len(rank)),
+            run.method,
+            run.seed,
+        ),
+    )
+
+
+def read_folder(path: str | Path) -> Run:
+    """Reads one run folder; raises `ValueError` if its run has not ended or is damaged."""
+    folder = RunFolder(path)
+    results = folder.read_results()
+    kept = _checked(results, folder.results_file)
+    diagnosis = folder.read_diagnosis() if folder.diagnosis_file.exists() else None
+    if diagnosis is not None:
+        kept["margins"] = {
+            split: values["margins"] for split, values in diagnosis["splits"].items()
+        }
+    return Run(
+        kept,
+        results["dataset"],
+        tuple(results.get("class_names", ())),
+        history=tuple(folder.read_history()),
+        diagnosis=diagnosis,
+    )
+
+
+def read_file(path: str | Path) -> list[Run]:
+    """Reads a results file; raises `ValueError` if it is not one."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+        dataset, runs = content.get("dataset", path.stem), content["runs"]
+        names = tuple(content.get("class_names", ()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(
+            f'{path} is not a results file: it must be JSON with a list "runs".'
+        ) from None
+    return [Run(_checked(results, path), dataset, names) for results in runs]
+
+
+def _checked(results, path):
+    try:
+        kept = {name: results[name] for name in _KEPT if name in results}
+        kept |= {name: results[name] for name in _ALSO_KEPT if name in results}
+        kept["method"], kept["seed"]
+        float(kept["last"]["mean_error"])
+        float(kept["best"]["mean_error"])
+        kept.setdefault("split", "test")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a run's results: it lacks {error}.") from None
+    return kept
+
+
+def merge(runs: Sequence[Run], path: str | Path) -> list[Run]:
+    """Writes runs into a results file, beside those that are there already.
+
+    Args:
+        runs: Runs of one dataset. Those of a validation split are left out: the file is for
+            test errors.
+        path: The results file; made, with its folder, if it is not there.
+
+    Returns:
+        All runs that the file now holds; those given keep their histories.
+
+    Raises:
+        ValueError: if the file exists and is not a results file of this dataset.
+    """
+    path = Path(path)
+    kept = [run for run in runs if run.results["split"] == "test"]
+    if len(kept) < len(runs):
+        print(f"{path}: validation runs are not written into it.", file=sys.stderr)
+    held = read_file(path) if path.exists() else []
+    if held and runs and held[0].dataset != runs[0].dataset:
+        raise ValueError(
+            f"{path} holds results of {held[0].dataset}; these runs are of {runs[0].dataset}."
+        )
+    everything = {run.key: run for run in held} | {run.key: run for run in kept}
+    merged = in_order(everything.values())
+    if kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "dataset": kept[0].dataset,
+            "class_names": list(kept[0].class_names),
+            "runs": [run.results for run in merged],
+        }
+        if not path.exists() or json.loads(path.read_text()) != content:
+            write_json(path, content)
+    return merged
+
+
+def unlike(runs: Sequence[Run]) -> list[str]:
+    """Says where runs that differ in their seed only, by their names, differ in more."""
+    sentences, first = [], {}
+    for run in runs:
+        config = {
+            name: value
+            for name, value in (run.results.get("config") or {}).items()
+            if name not in ("seed", "data_dir")
+        }
+        other = first.setdefault(run.key[:-1], (run, config))
+        for name in config:
+            if name in other[1] and config[name] != other[1][name]:
+                sentences.append(
+                    f"{run.method}: seed {run.seed} has {name}={config[name]!r}, seed "
+                    f"{other[0].seed} has {other[1][name]!r}; their mean mixes two settings."
+                )
+                break
+    return sentences
