@@ -98,7 +98,7 @@ class DRW(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         loss, weights = self._loss(), self.weights_at(epoch)
-        before = keras.ops.convert_to_numpy(loss.class_weights)
+        before = loss.class_weights.numpy()
         if np.array_equal(before, weights):
             return
         loss.class_weights.assign(weights)
@@ -126,11 +126,6 @@ class DRW(keras.callbacks.Callback):
 
 def _compile_anew(model):
     """Makes the JAX trainer trace its steps again, with the loss's variables as they are now."""
-    import jax
-
-    # Keras makes a new jitted function of the same bound method, for which JAX would find the old
-    # trace in its cache.
-    jax.clear_caches()
     model.make_train_function(force=True)
     if model.test_function is not None:
         model.make_test_function(force=True)

@@ -160,8 +160,8 @@ def margins(
 
     Example:
 
-    >>> margins([12500, 1250]).round(4).tolist()
-    [0.2811999917030334, 0.5]
+    >>> print(margins([12500, 1250]).round(4))
+    [0.2812 0.5   ]
 
     References:
         Cao et al., 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
@@ -221,8 +221,8 @@ def class_weights(
 
     Example:
 
-    >>> class_weights([12500, 1250]).round(3).tolist()
-    [0.2829999923706055, 1.717000007629...]
+    >>> print(class_weights([12500, 1250]).round(3))
+    [0.283 1.717]
 
     References:
         Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", equation 10.

@@ -31,7 +31,7 @@ def cross_entropy(y_true, y_pred):
 
     Example:
 
-    >>> float(cross_entropy([0], [[0.0, 0.0]]))  # log 2
+    >>> float(cross_entropy([0], [[0.0, 0.0]])[0])  # log 2
     0.6931471...
     """
     labels, sparse, scores = _prepare(y_true, y_pred)
@@ -55,7 +55,7 @@ def ldam(y_true, y_pred, margins, scale=30.0):
 
     Example:
 
-    >>> float(ldam([0], [[0.42, 0.18]], margins=[0.5, 0.281]))  # scores -2.4 and 5.4
+    >>> float(ldam([0], [[0.42, 0.18]], margins=[0.5, 0.281])[0])  # scores -2.4 and 5.4
     7.80040...
 
     References:
@@ -291,7 +291,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         if self.counts is not None:
             # With the weights of this moment, so that a model saved after the switch goes on
             # training with them.
-            weights = ops.convert_to_numpy(self.class_weights)
+            weights = self.class_weights.numpy()
             config.update(counts=self.counts.tolist(), class_weights=weights.tolist())
         return config
 

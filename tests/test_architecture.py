@@ -1,0 +1,100 @@
+"""The plan of the house, held by parsing the imports."""
+
+import ast
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "keras_ldam"
+
+# Rooms by floor; a room imports from lower floors only.
+FLOORS = [
+    {"counts"},
+    {
+        "advice", "augmentation", "callbacks", "config", "layers", "diagnostics", "losses", "metrics",
+        "normalization", "optimizers", "published", "results", "schedules", "text",
+    },
+    {"datasets", "models"},
+    {"cli", "distribution", "export", "prediction", "report", "training"},
+]  # fmt: skip
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Parts that lean on another part, each with its reason.
+SAME_FLOOR = {
+    ("callbacks", "losses"),  # DRW sets a loss's variable.
+    ("results", "config"),  # A run folder belongs to a config.
+    ("models", "datasets"),  # A network is built for a Data record.
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path, *, top_level_only=False):
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in FLOOR, f"{room} has no floor: add it to the plan"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "keras_ldam" or len(parts) < 2 or parts[1] not in FLOOR:
+            continue
+        other = parts[1]
+        if other == room or (room, other) in SAME_FLOOR:
+            continue
+        same_wiring = FLOOR[room] == FLOOR[other] == 3 and room in ("cli", "export", "report")
+        assert FLOOR[other] < FLOOR[room] or same_wiring, f"{room} imports {other}"
+
+
+def test_only_one_room_imports_tensorflow_text():
+    rooms = {room_of(path) for path in FILES if "tensorflow_text" in set(imports(path))}
+    assert rooms <= {"text", "prediction"}  # Prediction needs its ops registered, no more.
+
+
+def test_parts_do_not_import_tensorflow_when_they_are_imported():
+    for path in FILES:
+        if room_of(path) == "text" or FLOOR.get(room_of(path), 0) == 3:
+            continue
+        loaded = {name.split(".")[0] for name in imports(path, top_level_only=True)}
+        assert not loaded & {"tensorflow", "tensorflow_datasets", "tensorflow_text", "jax"}, path
+
+
+def test_importing_the_library_loads_numpy_and_keras_only():
+    code = (
+        "import sys, keras; before = set(sys.modules); import keras_ldam;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before} - {'keras_ldam'};"
+        "heavy = new & {'tensorflow_datasets', 'tensorflow_text', 'absl', 'sklearn', 'matplotlib'};"
+        "assert not heavy, heavy; assert 'jax' in sys.modules;"
+        "assert 'tensorflow' not in sys.modules, 'tensorflow without need'"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={"KERAS_BACKEND": "jax", "PATH": "", "PYTHONPATH": str(PACKAGE.parent)},
+    )
+
+
+@pytest.mark.parametrize(
+    "room", ["counts", "losses", "layers", "metrics", "optimizers", "schedules"]
+)
+def test_the_examples_in_the_docstrings_run(room):
+    module = importlib.import_module(f"keras_ldam.{room}")
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -1,0 +1,25 @@
+"""The library on JAX: the same tests once more in a process with that backend."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="already on JAX")
+def test_losses_layers_metrics_and_callbacks_do_the_same_on_jax():
+    files = ["test_losses.py", "test_layers.py", "test_metrics.py", "test_callbacks.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", *(str(TESTS / file) for file in files)],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

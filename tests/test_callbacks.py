@@ -1,0 +1,142 @@
+"""Deferred re-weighting: that it fires, when, and that compiled steps see it. Every backend."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_ldam
+
+COUNTS = [90, 30, 6]
+
+
+@pytest.fixture
+def examples(rng):
+    y = np.repeat(np.arange(3), [30, 10, 2])
+    x = (rng.normal(size=(42, 6)) + y[:, None]).astype(np.float32)
+    return x, y
+
+
+def compiled(loss=None, **settings):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(8, "relu"), keras_ldam.CosineDense(3)]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.05), loss=loss or keras_ldam.LDAM(COUNTS, scale=10), **settings
+    )
+    return model
+
+
+def fit(model, examples, callbacks=(), **settings):
+    settings = {"epochs": 4, "batch_size": 14, "shuffle": False, "verbose": 0, **settings}
+    return model.fit(*examples, callbacks=list(callbacks), **settings).history
+
+
+def weights_of(model):
+    return [np.array(w) for w in model.get_weights()]
+
+
+def test_drw_equals_two_fits_with_the_weights_set_by_hand_between(examples):
+    deferred = compiled()
+    fit(deferred, examples, [keras_ldam.DRW(2, verbose=0)])
+
+    by_hand = compiled()
+    fit(by_hand, examples, epochs=2)
+    # A new loss in a new compilation: nothing that the first one kept can be seen.
+    weighted = keras_ldam.LDAM(COUNTS, scale=10, class_weights=keras_ldam.class_weights(COUNTS))
+    by_hand.compile(keras.optimizers.SGD(0.05), loss=weighted)
+    fit(by_hand, examples, epochs=2)
+    for ours, theirs in zip(weights_of(deferred), weights_of(by_hand), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+    never = compiled()
+    fit(never, examples)
+    gaps = [
+        np.abs(a - b).max() for a, b in zip(weights_of(deferred), weights_of(never), strict=True)
+    ]
+    assert max(gaps) > 1e-3
+
+
+def test_the_switch_is_seen_inside_a_compiled_fit(examples):
+    model = compiled(keras_ldam.CrossEntropy(COUNTS))
+    model.optimizer.learning_rate = 0.0  # The weights stand still, so only the switch moves it.
+    losses = fit(model, examples, [keras_ldam.DRW(2, weights="inverse", verbose=0)])["loss"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[2] == pytest.approx(losses[3], rel=1e-6)
+    assert abs(losses[2] - losses[1]) > 1e-3
+
+
+def test_start_epoch_zero_is_plain_re_weighting(examples):
+    callback = keras_ldam.DRW(0, weights="inverse", verbose=0)
+    model = compiled()
+    history = fit(model, examples, [callback])
+    assert history["reweighted"] == [1, 1, 1, 1]
+    expected = keras_ldam.class_weights(COUNTS, "inverse")
+    np.testing.assert_allclose(model.loss.class_weights.numpy(), expected)
+
+
+def test_a_resumed_fit_has_the_weights_at_once(examples):
+    model = compiled()
+    history = fit(model, examples, [keras_ldam.DRW(2, verbose=0)], initial_epoch=3)
+    assert history["reweighted"] == [1]
+    expected = keras_ldam.class_weights(COUNTS)
+    np.testing.assert_allclose(model.loss.class_weights.numpy(), expected)
+
+
+def test_fitting_again_from_the_start_switches_them_off_again(examples):
+    model, callback = compiled(), keras_ldam.DRW(1, verbose=0)
+    fit(model, examples, [callback])
+    history = fit(model, examples, [callback], epochs=2)
+    assert history["reweighted"] == [0, 1]
+
+
+def test_it_says_when_it_comes_on_and_with_which_weights(examples, capsys):
+    fit(compiled(), examples, [keras_ldam.DRW(2)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "DRW" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("Epoch 3: DRW on, class weights [0.1585 0.4741 2.3674]")
+
+
+def test_a_model_saved_after_the_switch_reloads_and_goes_on(examples, tmp_path):
+    model = compiled(metrics=[keras_ldam.ClassErrors(COUNTS)])
+    fit(model, examples, [keras_ldam.DRW(1, verbose=0)], epochs=2)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        again.loss.class_weights.numpy(), keras_ldam.class_weights(COUNTS), rtol=1e-6
+    )
+    ours = fit(model, examples, initial_epoch=2)
+    theirs = fit(again, examples, initial_epoch=2)
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras_ldam.CrossEntropy()])
+def test_a_loss_without_class_weights_gets_a_sentence(loss, examples):
+    with pytest.raises(ValueError, match=r"has\s+none. Compile with keras_ldam.LDAM"):
+        fit(compiled(loss), examples, [keras_ldam.DRW(2)])
+
+
+def test_a_start_that_is_never_reached_is_an_error_unless_allowed(examples):
+    with pytest.raises(ValueError, match=r"would never come on: start_epoch=160.*4 epochs"):
+        fit(compiled(), examples, [keras_ldam.DRW(160)])
+    fit(compiled(), examples, [keras_ldam.DRW(160, allow_unreached=True)])
+
+
+def test_counts_of_another_length_get_a_sentence(examples):
+    with pytest.raises(ValueError, match="counts of 2 classes"):
+        fit(compiled(), examples, [keras_ldam.DRW(0, counts=[5, 5])])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"start_epoch": -1}, "start_epoch"),
+        ({"start_epoch": 1.5}, "start_epoch"),
+        ({"start_epoch": 1, "weights": "cubic"}, "known: effective, inverse"),
+        ({"start_epoch": 1, "beta": 1.0}, "beta"),
+        ({"start_epoch": 1, "counts": [1, 0]}, "class 1 has 0"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_ldam.DRW(**arguments)

@@ -1,0 +1,122 @@
+"""Arithmetic on class counts."""
+
+import numpy as np
+import pytest
+
+import keras_ldam
+
+CIFAR10_LT100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+CIFAR10_LT10 = [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "max_count", "ratio", "total"),
+    [
+        (10, 5000, 100, 12406),
+        (10, 5000, 10, 20431),
+        (10, 5000, 50, 13996),
+        (100, 500, 100, 10847),
+        (100, 500, 10, 19573),
+        (100, 500, 50, 12608),
+    ],
+)
+def test_long_tailed_counts_have_the_published_totals(num_classes, max_count, ratio, total):
+    counts = keras_ldam.long_tailed_counts(num_classes, max_count, ratio)
+    assert counts.sum() == total
+    assert (np.diff(counts) <= 0).all()
+
+
+def test_long_tailed_counts_are_the_published_vectors():
+    assert keras_ldam.long_tailed_counts(10, 5000, 100).tolist() == CIFAR10_LT100
+    assert keras_ldam.long_tailed_counts(10, 5000, 10).tolist() == CIFAR10_LT10
+
+
+def test_step_counts_are_the_published_vectors():
+    assert keras_ldam.step_counts(10, 5000, 100).tolist() == [5000] * 5 + [50] * 5
+    assert keras_ldam.step_counts(100, 500, 10).tolist() == [500] * 50 + [50] * 50
+
+
+def test_margins_are_the_published_ones():
+    expected = [0.1581, 0.1797, 0.2042, 0.2321, 0.2638, 0.2998, 0.3407, 0.3872, 0.4405, 0.5]
+    np.testing.assert_allclose(keras_ldam.margins(CIFAR10_LT100), expected, atol=5e-5)
+    np.testing.assert_allclose(keras_ldam.margins([1250, 12500]), [0.5, 0.2812], atol=5e-5)
+
+
+def test_margin_times_fourth_root_of_count_is_the_constant_c():
+    constant = keras_ldam.margins(CIFAR10_LT100, 0.5) * np.array(CIFAR10_LT100) ** 0.25
+    np.testing.assert_allclose(constant, 1.3296, atol=5e-5)
+
+
+def test_equal_counts_give_equal_margins_and_weights_of_one():
+    assert keras_ldam.margins([7] * 4, 0.3).tolist() == pytest.approx([0.3] * 4)
+    for kind in ("effective", "inverse"):
+        assert keras_ldam.class_weights([7] * 4, kind).tolist() == pytest.approx([1] * 4)
+
+
+def test_exponent_zero_gives_uniform_margins():
+    assert keras_ldam.margins(CIFAR10_LT100, exponent=0).tolist() == [0.5] * 10
+
+
+def test_a_test_prior_like_the_training_prior_gives_uniform_margins():
+    margins = keras_ldam.margins(CIFAR10_LT100, test_prior=CIFAR10_LT100)
+    np.testing.assert_allclose(margins, 0.5, rtol=1e-6)
+
+
+def test_effective_number_weights_are_the_published_ones():
+    expected = [0.0506, 0.0769, 0.1211, 0.1950, 0.3188, 0.5246, 0.8683, 1.4426, 2.4092, 3.9927]
+    np.testing.assert_allclose(keras_ldam.class_weights(CIFAR10_LT100), expected, atol=5e-5)
+    np.testing.assert_allclose(keras_ldam.class_weights([12500, 1250]), [0.2828, 1.7172], atol=5e-5)
+
+
+def test_inverse_weights_are_one_over_n_with_mean_one():
+    np.testing.assert_allclose(keras_ldam.class_weights([100, 10], "inverse"), [2 / 11, 20 / 11])
+
+
+def test_effective_number_goes_from_equal_weights_to_inverse_counts_with_beta():
+    counts = [1000, 10]
+    np.testing.assert_allclose(keras_ldam.class_weights(counts, beta=0.0), 1)
+    np.testing.assert_allclose(
+        keras_ldam.class_weights(counts, beta=1 - 1e-12),
+        keras_ldam.class_weights(counts, "inverse"),
+        rtol=1e-3,
+    )
+
+
+def test_shot_groups_of_cifar100_are_35_35_30():
+    groups = keras_ldam.shot_groups(keras_ldam.long_tailed_counts(100, 500, 100))
+    assert [len(groups[name]) for name in ("many", "medium", "few")] == [35, 35, 30]
+
+
+@pytest.mark.parametrize(
+    "counts", [[10, 0], [10, -1], [10, 1.5], [10, np.nan], [10, np.inf], ["a", "b"], [10], [[1, 2]]]
+)
+def test_bad_counts_get_a_sentence(counts):
+    with pytest.raises(ValueError, match="counts must be"):
+        keras_ldam.margins(counts)
+
+
+def test_the_error_names_the_class_at_fault():
+    with pytest.raises(ValueError, match="class 2 has 0"):
+        keras_ldam.class_weights([5, 5, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: keras_ldam.margins([5, 5], -0.1), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], 2.5), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], "wide"), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], float("nan")), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], test_prior=[1]), "class prior"),
+        (lambda: keras_ldam.class_weights([5, 5], "cubic"), "known: effective, inverse"),
+        (lambda: keras_ldam.class_weights([5, 5], beta=1.0), "beta"),
+        (lambda: keras_ldam.long_tailed_counts(10, 5000, 0.5), "at least 1"),
+        (lambda: keras_ldam.long_tailed_counts(10, 50, 100), "without an example"),
+        (lambda: keras_ldam.long_tailed_counts(1, 50, 100), "num_classes"),
+        (lambda: keras_ldam.step_counts(5, 500, 10), "even"),
+        (lambda: keras_ldam.step_counts(4, 5, 10), "without an example"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

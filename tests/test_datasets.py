@@ -1,0 +1,153 @@
+"""Which examples are kept, in which order they come, and how often each class does."""
+
+import numpy as np
+import pytest
+from conftest import small_config
+
+import keras_ldam
+from keras_ldam import datasets
+from keras_ldam.datasets import imbalance, sampling
+from keras_ldam.datasets.data import Data, Ragged, Split
+from keras_ldam.datasets.sampling import Batches
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load(small_config())
+
+
+def test_digits_are_long_tailed_with_a_balanced_test_split(digits):
+    assert digits.counts.tolist() == keras_ldam.long_tailed_counts(10, 124, 20).tolist()
+    assert np.bincount(digits.test.labels).tolist() == [50] * 10
+    assert digits.train.examples.shape[1:] == (8, 8, 1)
+    assert digits.train.examples.dtype == np.uint8
+
+
+def test_no_training_image_is_a_test_image(digits):
+    train = {image.tobytes() for image in digits.train.examples}
+    assert not any(image.tobytes() in train for image in digits.test.examples)
+
+
+def test_the_seed_changes_the_training_part_and_not_the_test_part(digits):
+    other = datasets.load(small_config(seed=1))
+    assert not np.array_equal(other.train.examples, digits.train.examples)
+    np.testing.assert_array_equal(other.test.examples, digits.test.examples)
+
+
+def test_validation_comes_out_of_the_kept_training_examples(digits):
+    split = datasets.load(small_config(validation_fraction=0.2))
+    assert split.test_name == "validation"
+    assert len(split.train) + len(split.test) == len(digits.train)
+    kept = {image.tobytes() for image in digits.train.examples}
+    assert all(image.tobytes() in kept for image in split.test.examples)
+
+
+def test_the_subset_is_that_of_the_official_rule():
+    # One generator, classes in label order, file-order indices shuffled in place, the first n.
+    labels = np.array([1, 0, 1, 0, 2, 0, 1, 2, 0, 1])
+    generator = np.random.RandomState(0)
+    expected = []
+    for label, count in enumerate([3, 2, 1]):
+        indices = np.where(labels == label)[0]
+        generator.shuffle(indices)
+        expected += indices[:count].tolist()
+    assert imbalance.imbalanced_indices(labels, [3, 2, 1], seed=0).tolist() == expected
+
+
+def test_a_class_with_too_few_examples_gets_a_sentence():
+    with pytest.raises(ValueError, match="class 1 has 1 examples, 2 are to be kept"):
+        imbalance.imbalanced_indices(np.array([0, 0, 1]), [1, 2], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"imbalance_ratio": 200.0}, "without an example"),
+        ({"imbalance": "step", "imbalance_ratio": 1000.0}, "without an example"),
+    ],
+)
+def test_an_imbalance_that_empties_a_class_gets_a_sentence(changes, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.load(small_config(**changes))
+
+
+def test_labels_outside_the_classes_and_empty_classes_get_a_sentence():
+    fine = Split(np.zeros((2, 1)), np.array([0, 1]))
+    wrong = Split(np.zeros((2, 1)), np.array([0, 2]))
+    with pytest.raises(ValueError, match="training example 1 has label 2"):
+        Data("made", ("a", "b"), train=wrong, test=fine)
+    with pytest.raises(ValueError, match=r"class 2 \(c\) has no training example"):
+        Data("made", ("a", "b", "c"), train=fine, test=fine)
+
+
+LABELS = np.repeat([0, 1, 2], [900, 90, 10])
+
+
+def frequencies(batches, epoch):
+    return np.bincount(batches.split.labels[batches.order(epoch)], minlength=3) / len(batches.split)
+
+
+def batches(**settings):
+    split = Split(np.arange(1000)[:, None], LABELS)
+    return Batches(split, 128, seed=0, num_classes=3, **settings)
+
+
+def test_without_a_rule_every_example_comes_once():
+    assert sorted(batches().order(3).tolist()) == list(range(1000))
+
+
+def test_re_sampling_really_changes_the_class_frequencies():
+    np.testing.assert_allclose(frequencies(batches(resample="inverse"), 0), 1 / 3, atol=0.05)
+    # The effective number with this beta is between 1/n and nothing.
+    weights = keras_ldam.class_weights([900, 90, 10], "effective", 0.99) * [900, 90, 10]
+    expected = weights / weights.sum()
+    assert expected[0] > 0.5
+    measured = np.mean(
+        [frequencies(batches(resample="effective", beta=0.99), e) for e in range(20)], axis=0
+    )
+    np.testing.assert_allclose(measured, expected, atol=0.01)
+
+
+def test_deferred_re_sampling_starts_at_its_epoch():
+    deferred = batches(resample="inverse", start_epoch=2)
+    assert frequencies(deferred, 1).tolist() == [0.9, 0.09, 0.01]
+    np.testing.assert_allclose(frequencies(deferred, 2), 1 / 3, atol=0.05)
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch():
+    np.testing.assert_array_equal(batches().order(5), batches().order(5))
+    assert not np.array_equal(batches().order(5), batches().order(6))
+
+
+def test_the_last_partial_batch_is_kept():
+    loader = batches()
+    sizes = [len(loader[i][1]) for i in range(len(loader))]
+    assert sizes == [128] * 7 + [104]
+
+
+def test_sequences_come_in_batches_of_like_length(rng):
+    lengths = rng.integers(1, 200, size=1000)
+    order = rng.permutation(1000)
+    plan = sampling.batches_by_length(order, lengths, 50, seed=0, epoch=0)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(1000))
+    padded = sum(len(b) * lengths[b].max() for b in plan)
+    assert padded < 1.1 * lengths.sum()
+
+
+def test_ragged_sequences_are_padded_at_their_ends():
+    ragged = Ragged.from_sequences([np.array([5]), np.array([7, 8, 9]), np.zeros(0, int)])
+    assert ragged[np.array([1, 0, 2])].tolist() == [[7, 8, 9], [5, 0, 0], [0, 0, 0]]
+    taken = Split(ragged, np.array([0, 1, 0])).take(np.array([1, 2]))
+    assert taken.examples[np.array([0, 1])].tolist() == [[7, 8, 9], [0, 0, 0]]
+
+
+def test_a_dataset_that_is_not_to_be_had_names_the_place_and_two_ways_out(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def refuse(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
+    config = small_config(dataset="imdb", method="erm", data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"imdb_reviews is not prepared in .*--data_dir"):
+        datasets.load(config)

@@ -1,0 +1,69 @@
+"""The cosine head. Runs on every backend."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_ldam
+
+
+def test_it_gives_the_cosine_of_features_and_class_vectors(rng):
+    x = rng.normal(size=(5, 8)).astype(np.float32)
+    layer = keras_ldam.CosineDense(3)
+    z = ops.convert_to_numpy(layer(x))
+    w = layer.kernel.numpy()
+    expected = x @ w / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(w, axis=0)
+    np.testing.assert_allclose(z, expected, atol=1e-6)
+    assert np.abs(z).max() <= 1 + 1e-6
+
+
+def test_class_vectors_start_with_length_one():
+    layer = keras_ldam.CosineDense(3)
+    layer.build((None, 16))
+    norms = np.linalg.norm(layer.kernel.numpy(), axis=0)
+    np.testing.assert_allclose(norms, 1, rtol=1e-6)
+
+
+def test_there_is_no_bias():
+    layer = keras_ldam.CosineDense(3)
+    layer.build((None, 16))
+    assert layer.count_params() == 48
+
+
+def test_the_length_of_the_features_does_not_matter(rng):
+    x = rng.normal(size=(5, 8)).astype(np.float32)
+    layer = keras_ldam.CosineDense(3)
+    short, long = layer(0.01 * x), layer(100 * x)
+    np.testing.assert_allclose(ops.convert_to_numpy(short), ops.convert_to_numpy(long), atol=1e-6)
+
+
+def test_features_that_are_all_zero_give_zero_and_no_nan():
+    layer = keras_ldam.CosineDense(3)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(np.zeros((2, 8), np.float32))), 0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, "relu"), layer])
+    model.layers[0].set_weights([np.ones((8, 4)), -100 * np.ones(4)])  # Every unit is off.
+    layer = keras_ldam.CosineDense(3)
+    model = keras.Sequential([keras.Input((8,)), model.layers[0], layer])
+    model.compile(keras.optimizers.SGD(1.0), loss=keras_ldam.LDAM([5, 5, 5]))
+    model.fit(np.ones((4, 8)), np.zeros(4), verbose=0)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_it_works_in_float32_under_mixed_precision(rng):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    inputs = keras.Input((8,))
+    outputs = keras_ldam.CosineDense(3)(keras.layers.Dense(8)(inputs))
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
+
+
+def test_it_comes_back_from_its_config():
+    layer = keras_ldam.CosineDense(3, epsilon=1e-4, kernel_regularizer="l2", name="head")
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize("units", [0, -1, 2.5])
+def test_bad_units_get_a_sentence(units):
+    with pytest.raises(ValueError, match="units must be a whole number"):
+        keras_ldam.CosineDense(units)

@@ -1,0 +1,260 @@
+"""The losses against an independent oracle, hand numbers and identities. Runs on every backend."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from keras import ops
+
+import keras_ldam
+from keras_ldam import losses
+
+COUNTS = [500, 60, 20, 5]
+SCALE = 30.0
+
+
+@pytest.fixture
+def batch(rng):
+    z = rng.uniform(-1, 1, size=(64, 4)).astype(np.float32)
+    return rng.integers(0, 4, size=64), z
+
+
+def values(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def gradient(function, z):
+    """dΣf/dz on the backend in use."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(lambda z: function(z).sum())(z))
+    import tensorflow as tf
+
+    z = tf.constant(z)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        total = tf.reduce_sum(function(z))
+    return tape.gradient(total, z).numpy()
+
+
+EACH = {
+    "cross_entropy": (lambda y, z: losses.cross_entropy(y, z), oracle.cross_entropy),
+    "ldam": (
+        lambda y, z: losses.ldam(y, z, keras_ldam.margins(COUNTS), SCALE),
+        lambda y, z: oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE),
+    ),
+    "ldam_hinge": (
+        lambda y, z: losses.ldam_hinge(y, z, keras_ldam.margins(COUNTS), SCALE),
+        lambda y, z: oracle.ldam_hinge(y, z, oracle.margins(COUNTS, 0.5), SCALE),
+    ),
+    "focal": (
+        lambda y, z: losses.focal(y, z, 0.5),
+        lambda y, z: oracle.focal(y, z, 0.5),
+    ),
+    "sigmoid_focal": (
+        lambda y, z: losses.focal(y, z, 0.5, "sigmoid"),
+        lambda y, z: oracle.sigmoid_focal(y, z, 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_each_loss_equals_the_oracle(name, batch):
+    ours, theirs = EACH[name]
+    np.testing.assert_allclose(values(ours(*batch)), theirs(*batch), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_one_hot_labels_equal_integer_labels(name, batch):
+    (y, z), (ours, _) = batch, EACH[name]
+    one_hot = np.eye(4, dtype=np.float32)[y]
+    np.testing.assert_allclose(values(ours(one_hot, z)), values(ours(y, z)), rtol=2e-6, atol=2e-6)
+    np.testing.assert_array_equal(values(ours(y[:, None], z)), values(ours(y, z)))
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_gradients_equal_numerical_ones(name, batch):
+    (y, z), (ours, theirs) = (part[:16] for part in batch), EACH[name]
+    numerical = np.zeros(z.shape)
+    for j in range(z.shape[1]):
+        step = np.zeros(z.shape)
+        step[:, j] = 1e-5
+        z64 = z.astype(np.float64)
+        numerical[:, j] = (theirs(y, z64 + step) - theirs(y, z64 - step)) / 2e-5
+    np.testing.assert_allclose(gradient(lambda z: ours(y, z), z), numerical, rtol=1e-3, atol=2e-4)
+
+
+def test_the_review_of_the_design_loses_7_80_nats():
+    loss = keras_ldam.LDAM([1250, 12500])
+    scores = SCALE * (np.array([0.42 - 0.5, 0.18]))
+    np.testing.assert_allclose(scores, [-2.4, 5.4], atol=1e-6)
+    assert float(loss([0], [[0.42, 0.18]])) == pytest.approx(7.8004, abs=1e-4)
+
+
+def test_zero_margin_is_scaled_cross_entropy(batch):
+    y, z = batch
+    ldam = keras_ldam.LDAM(COUNTS, max_margin=0.0, scale=10.0)
+    entropy = keras_ldam.CrossEntropy(COUNTS)
+    assert float(ldam(y, z)) == pytest.approx(float(entropy(y, 10.0 * z)), rel=1e-6)
+
+
+def test_equal_margins_come_from_the_same_class(batch):
+    y, z = batch
+    uniform = keras_ldam.LDAM(COUNTS, exponent=0.0)
+    equal = keras_ldam.LDAM([9, 9, 9, 9])
+    assert float(uniform(y, z)) == pytest.approx(float(equal(y, z)), rel=1e-6)
+
+
+def test_zero_margins_give_the_plain_hinge(batch):
+    y, z = batch
+    loss = keras_ldam.LDAMHinge(COUNTS, max_margin=0.0, scale=1.0)
+    expected = oracle.ldam_hinge(y, z, np.zeros(4), 1.0).mean()
+    assert float(loss(y, z)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_without_focus_is_cross_entropy(batch):
+    y, z = batch
+    np.testing.assert_array_equal(
+        values(losses.focal(y, z, 0.0)), values(losses.cross_entropy(y, z))
+    )
+
+
+@pytest.mark.parametrize("kind", ["effective", "inverse"])
+def test_class_weights_give_a_weighted_mean(kind, batch):
+    y, z = batch
+    loss = keras_ldam.LDAM(COUNTS)
+    weights = keras_ldam.class_weights(COUNTS, kind)
+    loss.class_weights.assign(weights)
+    each = oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE)
+    expected = oracle.weighted_mean(each, weights[y].astype(np.float64))
+    assert float(loss(y, z)) == pytest.approx(expected, rel=1e-6)
+    assert float(loss(np.eye(4)[y], z)) == pytest.approx(expected, rel=2e-6)
+
+
+def test_sample_weights_multiply_class_weights(batch, rng):
+    y, z = batch
+    own = rng.uniform(0.1, 2, size=64).astype(np.float32)
+    weights = keras_ldam.class_weights(COUNTS)
+    loss = keras_ldam.CrossEntropy(COUNTS, class_weights=weights)
+    expected = oracle.weighted_mean(oracle.cross_entropy(y, z), (own * weights[y]).astype(float))
+    assert float(loss(y, z, own)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(y, z, own[:, None])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_takes_p_from_the_unweighted_cross_entropy(batch):
+    y, z = batch
+    weights = keras_ldam.class_weights(COUNTS)
+    loss = keras_ldam.Focal(COUNTS, gamma=2.0, class_weights=weights)
+    expected = oracle.weighted_mean(oracle.focal(y, z, 2.0), weights[y].astype(float))
+    assert float(loss(y, z)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_focal_stays_finite_where_the_model_is_certain(gamma, form):
+    z = np.array([[200.0, -200.0], [-200.0, 200.0]], dtype=np.float32)
+    y = np.array([0, 0])
+    slope = gradient(lambda z: losses.focal(y, z, gamma, form), z)
+    assert np.isfinite(values(losses.focal(y, z, gamma, form))).all()
+    assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_dense_predictions_lose_what_their_pixels_lose(name, rng):
+    z = rng.uniform(-1, 1, size=(2, 3, 5, 4)).astype(np.float32)
+    y = rng.integers(0, 4, size=(2, 3, 5))
+    ours, _ = EACH[name]
+    dense = values(ours(y, z))
+    assert dense.shape == (2, 3, 5)
+    np.testing.assert_allclose(dense.ravel(), values(ours(y.ravel(), z.reshape(-1, 4))), rtol=1e-6)
+    loss = keras_ldam.LDAM(COUNTS, class_weights=keras_ldam.class_weights(COUNTS))
+    assert float(loss(y, z)) == pytest.approx(float(loss(y.ravel(), z.reshape(-1, 4))), rel=1e-5)
+
+
+def test_soft_labels_mix_weights_and_margins(rng):
+    z = rng.uniform(-1, 1, size=(8, 4)).astype(np.float32)
+    soft = rng.dirichlet(np.ones(4), size=8).astype(np.float32)
+    margins = keras_ldam.margins(COUNTS)
+    expected = -(soft * oracle.log_softmax(SCALE * (z - soft * margins).astype(float))).sum(-1)
+    np.testing.assert_allclose(values(losses.ldam(soft, z, margins, SCALE)), expected, rtol=1e-5)
+
+
+def test_classes_missing_from_the_batch_do_no_harm():
+    loss = keras_ldam.LDAM(COUNTS, class_weights=keras_ldam.class_weights(COUNTS))
+    alone = float(loss([0, 0], [[0.4, 0.1, 0, 0], [0.4, 0.1, 0, 0]]))
+    assert np.isfinite(alone)
+    # A single class has a weight that cancels.
+    assert alone == pytest.approx(float(keras_ldam.LDAM(COUNTS)([0], [[0.4, 0.1, 0, 0]])), rel=1e-6)
+
+
+def test_labels_above_256_survive_bfloat16():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    counts = np.arange(1, 301)
+    scores = np.zeros((1, 300), dtype=np.float32)
+    scores[0, 257] = 1.0
+    scores = ops.cast(scores, "bfloat16")
+    loss = keras_ldam.LDAM(counts, max_margin=0.0)
+    result = loss(np.array([257]), scores)
+    assert keras.backend.standardize_dtype(result.dtype) == "float32"
+    assert float(result) < 1e-6
+    assert float(loss(np.array([256]), scores)) > 10
+
+
+def test_reduction_none_gives_one_value_for_each_example(batch):
+    loss = keras_ldam.LDAM(COUNTS, reduction=None)
+    assert values(loss(*batch)).shape == (64,)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras_ldam.LDAM(COUNTS, max_margin=0.3, scale=20, test_prior=[1, 2, 3, 4], name="a"),
+        keras_ldam.LDAMHinge(COUNTS, max_margin=0.0, exponent=1 / 3),
+        keras_ldam.Focal(COUNTS, gamma=0.5, form="sigmoid", reduction="sum"),
+        keras_ldam.Focal(),
+        keras_ldam.CrossEntropy(COUNTS, class_weights=keras_ldam.class_weights(COUNTS)),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_a_loss_comes_back_from_its_config(loss, batch):
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(again) is type(loss)
+    assert again.get_config() == loss.get_config()
+    assert float(again(*batch)) == float(loss(*batch))
+
+
+@pytest.mark.parametrize("label", [4, -1])
+def test_a_label_outside_the_classes_gets_a_sentence(label):
+    loss = keras_ldam.LDAM(COUNTS)
+    with pytest.raises(ValueError, match=rf"labels must be in 0 … 3.*received {label}"):
+        loss([0, label], np.zeros((2, 4), np.float32))
+
+
+def test_counts_that_do_not_fit_the_output_get_a_sentence():
+    with pytest.raises(ValueError, match="counts name 4 classes, but y_pred has 3"):
+        keras_ldam.LDAM(COUNTS)([0], np.zeros((1, 3), np.float32))
+
+
+def test_labels_of_a_wrong_shape_get_a_sentence():
+    with pytest.raises(ValueError, match="y_true must hold integer labels of shape"):
+        keras_ldam.LDAM(COUNTS)(np.zeros((2, 3)), np.zeros((2, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: keras_ldam.LDAM([5, 0]), "class 1 has 0"),
+        (lambda: keras_ldam.LDAM(None), "counts must be"),
+        (lambda: keras_ldam.LDAM(COUNTS, max_margin=-1), "max_margin"),
+        (lambda: keras_ldam.LDAM(COUNTS, scale=0), "scale"),
+        (lambda: keras_ldam.LDAMHinge(COUNTS, scale=float("nan")), "scale"),
+        (lambda: keras_ldam.Focal(COUNTS, gamma=-1), "gamma"),
+        (lambda: keras_ldam.Focal(COUNTS, form="tanh"), "known: softmax, sigmoid"),
+        (lambda: keras_ldam.CrossEntropy(class_weights=[1, 1]), "need counts"),
+        (lambda: keras_ldam.CrossEntropy(COUNTS, class_weights=[1]), "class_weights must be 4"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

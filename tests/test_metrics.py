@@ -1,0 +1,55 @@
+"""Errors per class against scikit-learn. Runs on every backend."""
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, recall_score
+
+import keras_ldam
+
+COUNTS = [500, 60, 20, 5]
+
+
+def test_it_agrees_with_scikit_learn_over_several_batches(rng):
+    y, z = rng.integers(0, 4, size=200), rng.normal(size=(200, 4)).astype(np.float32)
+    metric = keras_ldam.ClassErrors(COUNTS, per_class=True)
+    for start in range(0, 200, 64):
+        metric.update_state(y[start : start + 64], z[start : start + 64])
+    result = {name: float(value) for name, value in metric.result().items()}
+    guesses = z.argmax(1)
+    recalls = recall_score(y, guesses, average=None)
+    assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, guesses))
+    assert result["error"] == pytest.approx(np.mean(guesses != y))
+    assert [result[f"error_{j}"] for j in range(4)] == pytest.approx(list(1 - recalls))
+    assert result["many_error"] == pytest.approx(1 - recalls[0])
+    assert result["medium_error"] == pytest.approx(1 - recalls[1:3].mean())
+    assert result["few_error"] == pytest.approx(1 - recalls[3])
+
+
+def test_a_class_not_seen_is_left_out_of_the_means():
+    metric = keras_ldam.ClassErrors(COUNTS, per_class=True)
+    metric.update_state([0, 1], np.eye(4)[[0, 2]])
+    result = metric.result()
+    assert float(result["balanced_error"]) == pytest.approx(0.5)
+    assert np.isnan(float(result["error_3"]))
+
+
+def test_one_hot_labels_and_sample_weights_count():
+    metric = keras_ldam.ClassErrors([5, 5])
+    metric.update_state(np.eye(2)[[0, 0]], np.eye(2)[[0, 1]], sample_weight=[3, 1])
+    assert float(metric.result()["error"]) == pytest.approx(0.25)
+
+
+def test_its_parts_stand_in_the_logs_of_fit(rng):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(
+        "sgd", loss=keras_ldam.CrossEntropy([9, 3]), metrics=[keras_ldam.ClassErrors([9, 3])]
+    )
+    x, y = rng.normal(size=(12, 3)), np.repeat([0, 1], [9, 3])
+    history = model.fit(x, y, validation_data=(x, y), verbose=0).history
+    assert {"balanced_error", "few_error", "val_balanced_accuracy"} <= set(history)
+
+
+def test_counts_that_do_not_fit_get_a_sentence():
+    with pytest.raises(ValueError, match="counts name 2 classes"):
+        keras_ldam.ClassErrors([5, 5]).update_state([0], np.zeros((1, 3)))
