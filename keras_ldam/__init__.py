@@ -40,6 +40,7 @@ __all__ = [
     "LDAMHinge",
     "class_weights",
     "cross_entropy",
+    "export_saved_model",
     "focal",
     "ldam",
     "ldam_hinge",
@@ -48,3 +49,12 @@ __all__ = [
     "shot_groups",
     "step_counts",
 ]
+
+
+def __getattr__(name: str):
+    # TensorFlow is imported by those who export, and not by everyone.
+    if name == "export_saved_model":
+        from keras_ldam.export import export_saved_model
+
+        return export_saved_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

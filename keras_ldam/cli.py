@@ -85,11 +85,6 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_console() -> None:
-    """The console command `keras-ldam`."""
-    sys.exit(main())
-
-
 def _one_sentence(error):
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"unknown flag --{error.flagname}; --help lists the flags."
@@ -229,7 +224,10 @@ def _help(name):
         if flag == "inputs":
             continue
         lines.append(f"  --{flag}  {values[flag].help}")
-        if flag in fields:
+        if flag not in fields or name != "train":
+            if values[flag].default not in (None, "", []):
+                lines.append(f"      default: {values[flag].default!r}")
+        else:
             meta = fields[flag].metadata
             if meta["choices"]:
                 lines.append(f"      one of: {', '.join(c for c in meta['choices'] if c)}")

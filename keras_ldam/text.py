@@ -72,7 +72,7 @@ class Tokenizer(tf.Module):
         """Ids with zeros at the end, int32 `[batch, longest]`; at least one column."""
         ids = self.ragged(texts)
         width = tf.maximum(tf.reduce_max(tf.concat([ids.row_lengths(), [0]], 0)), 1)
-        return ids.to_tensor(default_value=PADDING, shape=[None, width])
+        return ids.to_tensor(default_value=PADDING, shape=tf.stack([-1, width]))
 
     def encode(self, texts: Iterable[bytes]) -> list[np.ndarray]:
         """Ids of many texts as NumPy vectors."""

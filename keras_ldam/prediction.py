@@ -1,0 +1,181 @@
+"""Answers of an exported model to lines of text or image files, as they come in.
+
+Needs TensorFlow, and tensorflow_text for text; neither Keras' model nor its class is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import tensorflow as tf
+
+IMAGE_SIGNATURE, TEXT_SIGNATURE = "serving_bytes", "serving_default"
+
+
+class Predictor:
+    """An exported model, ready to answer.
+
+    Args:
+        path: `DIR/NAME`, of which the highest version is taken, or `DIR/NAME/VERSION`.
+
+    Raises:
+        ValueError: if there is no exported model, or it cannot be loaded.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = _newest_version(Path(path))
+        # Its ops have to be there before a graph that uses them is loaded.
+        import tensorflow_text  # noqa: F401
+
+        try:
+            self._loaded = tf.saved_model.load(str(self.path))
+            signatures = dict(self._loaded.signatures)
+        except Exception as error:  # TensorFlow raises whatever it met first.
+            reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+            raise ValueError(f"{self.path} cannot be loaded as a SavedModel: {reason}") from None
+        self.takes_images = IMAGE_SIGNATURE in signatures
+        name = IMAGE_SIGNATURE if self.takes_images else TEXT_SIGNATURE
+        self._serve = signatures.get(name)
+        inputs = {} if self._serve is None else self._serve.structured_input_signature[1]
+        if len(inputs) != 1 or next(iter(inputs.values())).dtype != tf.string:
+            raise ValueError(f"{self.path} is not a model that bin/export has written.")
+        self._input = next(iter(inputs))
+
+    def predict(
+        self, lines: Iterable[bytes], *, batch_size: int = 64, probabilities: bool = True
+    ) -> Iterator[dict]:
+        """Answers each line, in order, as soon as it can.
+
+        Whatever lines are there already are answered together, up to a batch; nothing waits for a
+        batch to fill.
+
+        Args:
+            lines: Texts, or paths of image files.
+            batch_size: How many to answer together at most.
+            probabilities: Whether to give the probability of every class.
+
+        Yields:
+            `{"line", "label", "class_index", "probability", "probabilities"}`, for images also
+            `"path"`; for a line that cannot be answered `{"line", "error"}`. Lines count from 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; received {batch_size}.")
+        number = 0
+        for batch in _arriving(lines, batch_size):
+            for line, answer in zip(batch, self._answer_lines(batch), strict=True):
+                number += 1
+                record = {"line": number}
+                if self.takes_images:
+                    record["path"] = os.fsdecode(line)
+                if not probabilities:
+                    answer.pop("probabilities", None)
+                yield {**record, **answer}
+
+    def _answer_lines(self, lines):
+        answers, inputs = [None] * len(lines), []
+        for index, line in enumerate(lines):
+            if self.takes_images:
+                try:
+                    line = Path(os.fsdecode(line)).read_bytes()
+                except (OSError, ValueError) as error:
+                    reason = getattr(error, "strerror", None) or str(error)
+                    answers[index] = {"error": f"cannot be read: {reason}"}
+                    continue
+            inputs.append((index, line))
+        for (index, _), answer in zip(inputs, self._answer([x for _, x in inputs]), strict=True):
+            answers[index] = answer
+        return answers
+
+    def _answer(self, inputs):
+        """Answers of a batch; one that is refused is halved until the input at fault is alone."""
+        if not inputs:
+            return []
+        try:
+            out = self._serve(**{self._input: tf.constant(inputs, tf.string)})
+        except tf.errors.InvalidArgumentError as error:
+            if len(inputs) == 1:
+                return [{"error": _sentence(error)}]
+            half = len(inputs) // 2
+            return self._answer(inputs[:half]) + self._answer(inputs[half:])
+        rows = out["probabilities"].numpy().tolist()
+        indices = out["class_index"].numpy().tolist()
+        labels = out["label"].numpy().tolist()
+        return [
+            {
+                "label": label.decode(),
+                "class_index": index,
+                "probability": row[index],
+                "probabilities": row,
+            }
+            for row, index, label in zip(rows, indices, labels, strict=True)
+        ]
+
+
+def lines_of(file) -> Iterator[bytes]:
+    """The lines of a binary file, without their ends."""
+    for line in file:
+        yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _newest_version(path):
+    if (path / "saved_model.pb").exists():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path} is not the folder of an exported model: no such folder.")
+    versions = [p for p in path.iterdir() if p.name.isdigit() and (p / "saved_model.pb").exists()]
+    if not versions:
+        raise ValueError(
+            f"{path} is not the folder of an exported model: it has neither saved_model.pb nor a "
+            "numbered version. bin/export makes one from a run folder."
+        )
+    return max(versions, key=lambda version: int(version.name))
+
+
+def _arriving(lines, batch_size):
+    """Batches of the lines that are there; reads ahead in a thread."""
+    waiting: queue.Queue = queue.Queue(maxsize=4 * batch_size)
+    end = object()
+    failure = []
+
+    def read():
+        try:
+            for line in lines:
+                waiting.put(line)
+        except Exception as error:
+            failure.append(error)
+        waiting.put(end)
+
+    threading.Thread(target=read, daemon=True).start()
+    item = None
+    while item is not end:
+        batch = []
+        item = waiting.get()
+        while item is not end:
+            batch.append(item)
+            if len(batch) == batch_size:
+                break
+            try:
+                item = waiting.get_nowait()
+            except queue.Empty:
+                break
+        if batch:
+            yield batch
+    if failure:
+        raise failure[0]
+
+
+def _sentence(error):
+    """What is wrong with an input, out of TensorFlow's long message."""
+    text = error.message or str(error)
+    found = re.search(r"assertion failed: \[([^\]]*?)(?:: number in the batch[^\]]*)?\](.*)", text)
+    if found:
+        details = re.sub(r"[\[\]]", "", found.group(2).split("\n")[0]).strip()
+        return found.group(1) if "number in the batch" in text else f"{found.group(1)} {details}"
+    noise = ("Graph execution", "Detected at", "<stack", "\t", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith(noise)]
+    return (lines[0] if lines else text)[:300]
