@@ -154,6 +154,30 @@ class Config:
     units: int = _option(64, "imdb: LSTM units in each direction", low=1, high=10_000)
     dropout: float = _option(0.3, "imdb: share of features dropped in training", low=0, high=0.95)
 
+    # Images that are read from disk: inaturalist2018 and folder.
+    image_size: int = _option(
+        224,
+        "inaturalist2018, folder: side of the square cut out of an image, whose shorter side is "
+        "scaled to 8/7 of it before",
+        low=32,
+        high=4096,
+    )
+    network: str = _option(
+        "resnet50",
+        "inaturalist2018, folder: resnet50, or small_cnn to try things out",
+        choices=("resnet50", "small_cnn"),
+    )
+    weights: str = _option(
+        "",
+        "inaturalist2018, folder: weights of Keras' ResNet-50 without its top, an .h5 file, to "
+        "start from; empty: random ones",
+    )
+    skip_corrupt: bool = _option(
+        False,
+        "inaturalist2018, folder: decode every image once before training, and leave out and "
+        "count those that cannot be read; otherwise they are an error",
+    )
+
     # The machine.
     precision: str = _option(
         "float32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from keras_ldam.results import RunFolder, hardware, versions, write_json, write_
 from keras_ldam.schedules import stepwise
 
 EVALUATION_BATCH = 500
+STREAMED_BATCH = 100
+"""Images from disk are larger than those that fit into memory."""
 
 
 def train(config: Config, run_dir: str | Path) -> dict:
@@ -50,19 +53,22 @@ def train(config: Config, run_dir: str | Path) -> dict:
             "class_names": list(data.class_names),
             "counts": data.counts.tolist(),
             "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
+            "skipped": list(data.skipped),
         },
     )
     model = compiled_model(config, data)
     progress = _Progress(folder, config, data)
     initial_epoch = progress.resume(model)
     batches = training_batches(config, data)
-    model.fit(
-        feed(batches),
-        epochs=config.epochs,
-        initial_epoch=initial_epoch,
-        callbacks=[EpochClock(batches), *_schedule(config, data), progress],
-        verbose="auto",
-    )
+    with _naming_unreadable(batches):
+        model.fit(
+            feed(batches),
+            epochs=config.epochs,
+            initial_epoch=initial_epoch,
+            callbacks=[EpochClock(batches), *_schedule(config, data), progress],
+            shuffle=False,  # The order is decided already.
+            verbose="auto",
+        )
     write_whole(folder.model_file, model.save)
     results = progress.results(model)
     write_json(folder.results_file, results)
@@ -174,7 +180,14 @@ def training_batches(config: Config, data: Data) -> Batches:
 
 
 def feed(batches: Batches):
-    """What `fit` takes: a prefetching tf.data pipeline on TensorFlow, the batches elsewhere."""
+    """What `fit` takes: a prefetching tf.data pipeline on TensorFlow, the batches elsewhere.
+
+    Images that are read from disk come through tf.data on every backend.
+    """
+    if batches.split.load is not None:
+        from keras_ldam.datasets import images
+
+        return images.stream(batches)
     if keras.backend.backend() != "tensorflow":
         return batches
     import tensorflow as tf
@@ -194,6 +207,14 @@ def feed(batches: Batches):
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _naming_unreadable(batches):
+    if batches.split.load is None:
+        return contextlib.nullcontext()
+    from keras_ldam.datasets import images
+
+    return images.naming_unreadable(batches)
 
 
 def _schedule(config, data):
@@ -252,6 +273,11 @@ def evaluate_split(model: keras.Model, split: Split, counts: np.ndarray) -> dict
 
 def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All examples of a split once, with their indices; sequences of like length together."""
+    if split.load is not None:
+        from keras_ldam.datasets import images
+
+        yield from images.stream_in_order(split, min(batch_size, STREAMED_BATCH))
+        return
     order = np.arange(len(split))
     if isinstance(split.examples, Ragged):
         order = np.argsort(split.examples.lengths, kind="stable")
@@ -335,6 +361,7 @@ class _Progress(keras.callbacks.Callback):
             "best": self.best,
             "class_names": list(self.data.class_names),
             "counts": self.data.counts.tolist(),
+            "skipped": len(self.data.skipped),
             "parameters": int(model.count_params()),
             "seconds": round(self.seconds, 1),
             "config": self.config.to_json(),

@@ -49,8 +49,9 @@ class Split:
         examples: What is indexed with an array of whole numbers: an array `[n, …]`, a `Ragged`,
             or an array of file names.
         labels: Class of each example, int32 `[n]`.
-        load: Turns one element of `examples` into an image, in TensorFlow's graph; for examples
-            that are read from disk as they are needed. None: elements are fed as they are.
+        load: For examples that are read from disk as they are needed: turns one element of
+            `examples`, and a seed for training, into an image, in TensorFlow's graph; see
+            `images.Loader`. None: elements are fed as they are.
     """
 
     examples: Any
@@ -84,6 +85,7 @@ class Data:
         test_name: `"test"`, or `"validation"` where a part of the training examples stands in.
         counts: Training examples per class, counted in `train`.
         vocabulary: For text: the known words; word i has id i + 2 (0 pads, 1 is unknown).
+        skipped: What was left out because it could not be read.
 
     Raises:
         ValueError: for a label outside the classes, or a class without a training example.
@@ -95,6 +97,7 @@ class Data:
     test: Split
     test_name: str = "test"
     vocabulary: tuple[str, ...] | None = None
+    skipped: tuple[str, ...] = ()
     counts: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self):

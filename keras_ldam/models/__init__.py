@@ -29,4 +29,15 @@ def build(config: Config, data: Data) -> keras.Model:
         from keras_ldam.models.bilstm import bilstm
 
         return bilstm(head=last, config=config, data=data)
+    if config.dataset in ("inaturalist2018", "folder"):
+        shape = (config.image_size, config.image_size, 3)
+        if config.network == "small_cnn":
+            if config.weights:
+                raise ValueError("weights are for network resnet50; received small_cnn.")
+            from keras_ldam.models.small_cnn import small_cnn
+
+            return small_cnn(head=last, input_shape=shape)
+        from keras_ldam.models.resnet50 import resnet50
+
+        return resnet50(head=last, input_shape=shape, weights=config.weights)
     raise ValueError(f"no network for dataset {config.dataset!r}.")

@@ -1,0 +1,43 @@
+"""iNaturalist 2018 with ResNet-50: the rows of the paper's table 3.
+
+    bin/train --dataset inaturalist2018 --data_dir DIR --method erm
+    bin/train --dataset inaturalist2018 --data_dir DIR --method cb_focal
+    bin/train --dataset inaturalist2018 --data_dir DIR --method ce_drw
+    bin/train --dataset inaturalist2018 --data_dir DIR --method ldam
+    bin/train --dataset inaturalist2018 --data_dir DIR --method ldam_drw
+
+DIR holds train2018.json, val2018.json and train_val2018/, as the release unpacks.
+
+    method      top-1 error   top-5 error   in the paper
+    erm         42.86         21.31
+    cb_focal    38.88         18.97
+    ce_drw      36.27         16.55
+    ldam        35.42         16.48
+    ldam_drw    32.00         14.82
+
+The paper gives 90 epochs, learning rate 0.1, x0.1 at 30 and 60, re-weighting from 60, largest
+margin 0.3, images scaled to 256 and cropped to 224 at random or flipped. It does not give batch
+size (256 here, as a later paper says of it), weight decay (1e-4, as He et al.) or scale (30, as in
+the official code for CIFAR). The row of class-balanced focal loss is copied from Cui et al., so
+their gamma and beta are used.
+"""
+
+from keras_ldam.config import Config
+
+
+def config(method: str) -> Config:
+    cui = {"gamma": 0.5, "beta": 0.999} if method in ("focal", "cb_focal") else {}
+    return Config(
+        dataset="inaturalist2018",
+        method=method,
+        imbalance="none",
+        epochs=90,
+        batch_size=256,
+        learning_rate=0.1,
+        drop_at=(1 / 3, 2 / 3),
+        drop_factor=0.1,
+        weight_decay=1e-4,
+        max_margin=0.3,
+        start_epoch=60,
+        **cui,
+    )

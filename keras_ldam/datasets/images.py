@@ -1,0 +1,404 @@
+"""Images that are read from disk as they are needed: decoding, cropping, checking, streaming.
+
+What stays in memory is the index, names and labels. An image is read, decoded, scaled and cropped
+inside tf.data, in parallel, in an order and with random crops that depend on seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_ldam.datasets.data import Split
+from keras_ldam.datasets.sampling import Batches
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+"""Endings, in lower case, of the names of files that are taken for images."""
+
+_MARGIN = 256 / 224
+"""Shorter side of the scaled image over the side of the square that is cut out of it."""
+
+# A file that begins and ends like this is not looked at more closely before training.
+_ENDS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
+_TAIL = 64
+_KEPT_BATCHES = 64
+
+
+# ----------------------------------------------------------------------------- one image
+
+
+def scaled_side(image_size: int) -> int:
+    """Shorter side that an image is scaled to before `image_size` is cut out: 256 for 224."""
+    return round(image_size * _MARGIN)
+
+
+def centre_image(contents: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decodes an image for evaluation: shorter side to 8/7 of `image_size`, centre cut out.
+
+    Args:
+        contents: An encoded image, a string scalar: JPEG, PNG, GIF (its first frame), BMP or
+            WebP. Grey, CMYK, palette and 16-bit images come out as RGB of 8 bits; transparency
+            is dropped. A rotation that is only noted in EXIF is not applied.
+        image_size: Side of the square, in pixels.
+
+    Returns:
+        uint8 tensor `[image_size, image_size, 3]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
+    """
+    image, scale, height, width = _decode(contents, image_size)
+    offset = tf.stack([height - image_size, width - image_size]) // 2
+    return _window(image, scale, offset, image_size)
+
+
+def random_image(contents: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Decodes an image for training: scaled as in `centre_image`, a random square, flipped or not.
+
+    Args:
+        contents: An encoded image, as in `centre_image`.
+        image_size: Side of the square, in pixels.
+        seed: int64 `[2]`; decides the square and the flip.
+
+    Returns:
+        uint8 tensor `[image_size, image_size, 3]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
+    """
+    image, scale, height, width = _decode(contents, image_size)
+    drawn = tf.random.stateless_uniform([3], seed, dtype=tf.float32)
+    room = tf.cast(tf.stack([height - image_size, width - image_size]) + 1, tf.float32)
+    # The product can round up to the end of its range.
+    offset = tf.minimum(tf.cast(drawn[:2] * room, tf.int32), tf.cast(room, tf.int32) - 1)
+    window = _window(image, scale, offset, image_size)
+    return tf.where(drawn[2] < 0.5, window, window[:, ::-1])
+
+
+def _decode(contents, image_size):
+    """Pixels, the factor they are to be scaled by, and the scaled image's height and width."""
+    side = scaled_side(image_size)
+    image, shape, ratio = tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: _decode_jpeg(contents, side),
+        lambda: _decode_other(contents),
+    )
+    image.set_shape([None, None, 3])
+    shorter = tf.minimum(shape[0], shape[1])
+    # Both axes by the same factor, as the shorter side asks for.
+    scale = tf.cast(side, tf.float32) / tf.cast(shorter, tf.float32) * tf.cast(ratio, tf.float32)
+    scaled = tf.cast(tf.cast(shape, tf.int64) * side // tf.cast(shorter, tf.int64), tf.int32)
+    return image, scale, scaled[0], scaled[1]
+
+
+def _decode_jpeg(contents, side):
+    def decoder(ratio):
+        return lambda: tf.io.decode_jpeg(
+            contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        )
+
+    # JPEG can be decoded at 1/2, 1/4, 1/8 of its size from fewer frequencies, which costs less
+    # and is as good as averaging; never to below the size that is wanted.
+    shape = tf.io.extract_jpeg_shape(contents)[:2]
+    shorter = tf.minimum(shape[0], shape[1])
+    halvings = sum(tf.cast(shorter >= ratio * side, tf.int32) for ratio in (2, 4, 8))
+    image = tf.switch_case(halvings, [decoder(ratio) for ratio in (1, 2, 4, 8)])
+    return image, shape, tf.bitwise.left_shift(1, halvings)
+
+
+def _decode_other(contents):
+    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    return image, tf.shape(image)[:2], 1
+
+
+def _window(image, scale, offset, image_size):
+    # Scaling and cutting in one operation: only the pixels of the window are computed. The
+    # triangle widens as the image shrinks (as Pillow's BILINEAR does), so that nothing aliases.
+    window = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[image_size, image_size],
+        scale=tf.stack([scale, scale]),
+        translation=-tf.cast(offset, tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    window = tf.saturate_cast(tf.round(window), tf.uint8)
+    window.set_shape([image_size, image_size, 3])
+    return window
+
+
+# ----------------------------------------------------------------------------- where images lie
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Images that are files below a folder; an example is a file name, relative to it.
+
+    Args:
+        root: The folder.
+    """
+
+    root: Path
+    _prefix: bytes = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "_prefix", os.fsencode(self.root) + b"/")
+
+    def read(self, example: tf.Tensor) -> tf.Tensor:
+        """The file's contents."""
+        return tf.io.read_file(tf.strings.join([self._prefix, example]))
+
+    def describe(self, example: bytes) -> str:
+        """The file's path, for messages."""
+        return str(self.root / os.fsdecode(example))
+
+    def looks_whole(self, example: bytes) -> bool:
+        """Whether the file begins and ends like a whole JPEG or PNG."""
+        try:
+            with open(self.root / os.fsdecode(example), "rb") as file:
+                head = file.read(8)
+                file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                tail = file.read(_TAIL)
+        except OSError:
+            return False
+        return any(head.startswith(begin) and end in tail for begin, end in _ENDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Images inside TFRecord files; an example is int64 `[file, first byte, bytes]`.
+
+    Args:
+        paths: The TFRecord files.
+        feature: Which feature of a record holds the encoded image.
+    """
+
+    paths: tuple[str, ...]
+    feature: str = "image"
+
+    def read(self, example: tf.Tensor) -> tf.Tensor:
+        """The encoded image of a record."""
+        record = tf.numpy_function(self._record, [example], tf.string, stateful=False)
+        record = tf.ensure_shape(record, [])
+        wanted = {self.feature: tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_single_example(record, wanted)[self.feature]
+
+    def _record(self, example):
+        file, start, length = (int(number) for number in example)
+        with open(self.paths[file], "rb", buffering=0) as records:
+            return os.pread(records.fileno(), length, start)
+
+    def describe(self, example: np.ndarray) -> str:
+        """Where the record stands, for messages."""
+        return f"{self.paths[int(example[0])]}, record at byte {int(example[1])}"
+
+    def looks_whole(self, example: np.ndarray) -> bool:
+        """TFRecord files were checked when they were indexed."""
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Maps an example of a split to its image: what `Split.load` is for images on disk.
+
+    Args:
+        source: Where the images lie.
+        image_size: Side of the image that the network sees, in pixels.
+    """
+
+    source: Files | Records
+    image_size: int
+
+    def __call__(self, example: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """uint8 image `[image_size, image_size, 3]`: the centre or, with a seed, a random crop."""
+        contents = self.source.read(example)
+        if seed is None:
+            return centre_image(contents, self.image_size)
+        return random_image(contents, self.image_size, seed)
+
+
+# ----------------------------------------------------------------------------- streaming
+
+
+def stream(batches: Batches) -> tf.data.Dataset:
+    """The batches of an epoch, read from disk: uint8 images and int32 labels.
+
+    Order, re-sampling and random crops depend on the run's seed and the epoch alone.
+
+    Args:
+        batches: Its split has a `load`. Each pass over the result is one over the epoch
+            that `batches.epoch` names when it begins.
+
+    Returns:
+        A dataset of `([batch, side, side, 3], [batch])` with as many elements as there are
+        batches.
+    """
+    split = batches.split
+    # For `naming_unreadable`: what has been asked for last.
+    batches.recent = recent = collections.deque(maxlen=_KEPT_BATCHES)
+
+    def generate():
+        recent.clear()
+        epoch, position = batches.epoch, 0
+        key = np.random.SeedSequence([batches.seed, epoch, 2]).generate_state(1, np.uint64)
+        key = int(key[0] >> np.uint64(1))
+        for indices in batches.plan(epoch):
+            recent.append(indices)
+            positions = np.arange(position, position + len(indices))
+            seeds = np.stack([np.full(len(indices), key), positions], axis=1)
+            yield split.examples[indices], split.labels[indices], seeds
+            position += len(indices)
+
+    names = tf.TensorSpec((None, *split.examples.shape[1:]), _type_of(split.examples))
+    signature = (
+        names,
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None, 2), tf.int64),
+    )
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    dataset = dataset.unbatch().map(
+        lambda example, label, seed: (split.load(example, seed), label),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    dataset = dataset.batch(batches.batch_size)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All examples of a split once: indices, and uint8 images `[batch, side, side, 3]`.
+
+    Raises:
+        ValueError: for an image that cannot be read, naming it.
+    """
+    dataset = tf.data.Dataset.from_tensor_slices(split.examples).map(
+        split.load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    stream = iter(dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE))
+    for start in range(0, len(split), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(split)))
+        try:
+            images = next(stream).numpy()
+        except tf.errors.OpError as error:
+            raise unreadable(split, [indices]) or error from None
+        yield indices, images
+
+
+@contextlib.contextmanager
+def naming_unreadable(batches: Batches) -> Iterator[None]:
+    """Turns TensorFlow's error for an image of `stream(batches)` into one that names the file."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise unreadable(batches.split, reversed(batches.recent)) or error from None
+
+
+def unreadable(split: Split, batches: Iterable[np.ndarray]) -> ValueError | None:
+    """The error for the first image in batches of indices that cannot be read; None if all can.
+
+    For when a pipeline has failed: TensorFlow does not say which image it was.
+    """
+    for indices in batches:
+        for index in indices:
+            reason = _fault(split.load, split.examples[index])
+            if reason:
+                return _error([split.load.source.describe(split.examples[index])], reason)
+    return None
+
+
+# ----------------------------------------------------------------------------- checking
+
+
+def check(split: Split, *, skip_corrupt: bool, what: str) -> tuple[Split, list[str]]:
+    """Looks for images that cannot be read, before training.
+
+    Without `skip_corrupt` the first and last bytes of each file are looked at, and only where
+    they are not those of a whole JPEG or PNG is it decoded: damage in the middle of a file comes
+    up when it is read in the first epoch. With `skip_corrupt` every image is decoded once, since
+    only then can the classes be counted.
+
+    Args:
+        split: Its `load` is a `Loader`.
+        skip_corrupt: Whether to leave out what cannot be read.
+        what: What the split is, for messages.
+
+    Returns:
+        The split without the images that cannot be read, and descriptions of these.
+
+    Raises:
+        ValueError: without `skip_corrupt`, naming the first image that cannot be read.
+    """
+    load, examples = split.load, split.examples
+    if skip_corrupt:
+        print(f"decodes all {len(split)} {what} images once, to find the unreadable", flush=True)
+        good = _decodable(load, examples)
+        if good.all():
+            return split, []
+        bad = [load.source.describe(examples[i]) for i in np.flatnonzero(~good)]
+        print(f"skips {len(bad)} unreadable {what} images: {_some(bad)}", flush=True)
+        return split.take(np.flatnonzero(good)), bad
+    bad, reason = [], ""
+    # Threads wait for the disk, not for Python.
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // 1000))
+        suspects = pool.map(
+            lambda part: [i for i in part if not load.source.looks_whole(examples[i])], parts
+        )
+        suspects = [i for part in suspects for i in part]
+    for i in suspects:
+        fault = _fault(load, examples[i])
+        if fault:
+            reason = reason or fault
+            bad.append(load.source.describe(examples[i]))
+    if bad:
+        raise _error(bad, reason)
+    return split, []
+
+
+def _decodable(load, examples):
+    """Which examples can be loaded, bool `[n]`."""
+    good = np.zeros(len(examples), dtype=bool)
+    dataset = tf.data.Dataset.from_tensor_slices((np.arange(len(examples)), examples)).map(
+        lambda index, example: (index, load(example)[0, 0, 0]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    for indices, _ in dataset.ignore_errors().batch(1000):
+        good[indices.numpy()] = True
+    return good
+
+
+def _fault(load, example):
+    """Why an example cannot be loaded, or an empty string."""
+    try:
+        load(tf.constant(example))
+    except tf.errors.NotFoundError:
+        return "it is not there"
+    except tf.errors.OpError as error:
+        text = error.message.split("}} ")[-1].split(" [Op:")[0]
+        return text.splitlines()[0][:200].rstrip(".") if text else "it cannot be decoded"
+    return ""
+
+
+def _error(bad, reason):
+    others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return ValueError(
+        f"{bad[0]}{others} cannot be read: {reason}. Repair or remove it, or go on without with "
+        "--skip_corrupt."
+    )
+
+
+def _some(names, most=5):
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _type_of(examples):
+    return tf.string if examples.dtype.kind == "S" else tf.as_dtype(examples.dtype)
