@@ -9,6 +9,8 @@ import typing
 from pathlib import Path
 
 DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder")
+IMAGE_DATASETS = ("inaturalist2018", "folder")
+"""Datasets of image files of any size."""
 LOSSES = (
     "cross_entropy",
     "focal",
@@ -150,9 +152,14 @@ class Config:
     # The network; only for the datasets that use it.
     max_tokens: int = _option(256, "imdb: last words of a review that are read", low=1, high=10**5)
     vocabulary_size: int = _option(20_000, "imdb: words that are known", low=10, high=10**7)
-    embedding_dim: int = _option(100, "imdb: size of a word vector", low=1, high=10_000)
-    units: int = _option(64, "imdb: LSTM units in each direction", low=1, high=10_000)
-    dropout: float = _option(0.3, "imdb: share of features dropped in training", low=0, high=0.95)
+    embedding_dim: int = _option(65, "imdb: size of a word vector", low=2, high=10_000)
+    units: int = _option(48, "imdb: LSTM units in each direction", low=1, high=10_000)
+    dropout: float = _option(
+        0.3, "imdb: share of word vectors' components and of states dropped", low=0, high=0.95
+    )
+    head_dropout: float = _option(
+        0.5, "imdb: share of features dropped before the head", low=0, high=0.95
+    )
 
     # Images that are read from disk: inaturalist2018 and folder.
     image_size: int = _option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -305,7 +306,10 @@ class _Progress(keras.callbacks.Callback):
         weights = saved[-1]
         try:
             state = self.folder._read(self._state_file(weights))
-            model.load_weights(weights)
+            # Before it is built an optimizer has no variables to load into, and Keras only warns.
+            model.optimizer.build(model.trainable_variables)
+            with warnings.catch_warnings(action="error"):
+                model.load_weights(weights)
         except Exception as error:  # h5py and Keras raise whatever they met first.
             reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
             raise ValueError(
@@ -329,14 +333,18 @@ class _Progress(keras.callbacks.Callback):
         self.last = {**errors, "epoch": epoch}
         if self.best is None or errors["mean_error"] < self.best["mean_error"]:
             self.best = self.last
-        logs = logs if logs is not None else {}
         shown = {k: v for k, v in errors.items() if isinstance(v, float)}
         if len(errors["per_class_error"]) <= 10:
             shown.update({f"error_{j}": e for j, e in enumerate(errors["per_class_error"])})
-        logs.update({f"{self.data.test_name}_{k}": v for k, v in shown.items() if v is not None})
+        row = {f"{self.data.test_name}_{k}": v for k, v in shown.items() if v is not None}
+        if logs is not None:
+            # The history file gets them all, the progress bar the one that counts.
+            mean = f"{self.data.test_name}_mean_error"
+            row = {**logs, **row}
+            logs[mean] = row[mean]
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
-        self.rows.append({"epoch": epoch, **{k: float(v) for k, v in logs.items()}})
+        self.rows.append({"epoch": epoch, **{k: float(v) for k, v in row.items()}})
         self._save(epoch)
 
     def _save(self, epoch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_ldam.config import COSINE_LOSSES, Config
+from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS, Config
 from keras_ldam.datasets.data import Data
 from keras_ldam.layers import CosineDense
 
@@ -26,10 +26,12 @@ def build(config: Config, data: Data) -> keras.Model:
 
         return small_cnn(head=last, input_shape=data.train.examples.shape[1:])
     if config.dataset == "imdb":
-        from keras_ldam.models.bilstm import bilstm
+        return _bilstm(last, config, data)
+    if config.dataset in ("cifar10", "cifar100"):
+        from keras_ldam.models.resnet32 import resnet32
 
-        return bilstm(head=last, config=config, data=data)
-    if config.dataset in ("inaturalist2018", "folder"):
+        return resnet32(head=last, seed=config.seed)
+    if config.dataset in IMAGE_DATASETS:
         shape = (config.image_size, config.image_size, 3)
         if config.network == "small_cnn":
             if config.weights:
@@ -41,3 +43,27 @@ def build(config: Config, data: Data) -> keras.Model:
 
         return resnet50(head=last, input_shape=shape, weights=config.weights)
     raise ValueError(f"no network for dataset {config.dataset!r}.")
+
+
+def _bilstm(last, config, data):
+    from keras_ldam import word_vectors
+    from keras_ldam.models.bilstm import bilstm
+
+    reviews, known = data.train.examples, len(data.vocabulary) + 2
+    embedding = word_vectors.prepared(
+        reviews.values,
+        reviews.lengths,
+        data.train.labels,
+        known,
+        size=config.embedding_dim,
+        seed=config.seed,
+    )
+    return bilstm(
+        head=last,
+        vocabulary_size=known,
+        units=config.units,
+        word_dropout=config.dropout,
+        layer_dropout=config.dropout,
+        head_dropout=config.head_dropout,
+        embedding=embedding,
+    )

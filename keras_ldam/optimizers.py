@@ -1,0 +1,111 @@
+"""What Keras' own optimizers lack for the published recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class MomentumSGD(keras.optimizers.Optimizer):
+    """Gradient descent with momentum and weight decay as the published recipes define them.
+
+    For a variable $w$ with gradient $g$ and velocity $v$, every step is
+
+        g = g + coupled_weight_decay * w
+        v = momentum * v + g
+        w = w - learning_rate * v
+
+    Use it where a recipe from PyTorch is to be followed. Two things differ from
+    `keras.optimizers.SGD`:
+
+    - The velocity does not contain the learning rate. Keras' does
+      (`v = momentum * v - learning_rate * g`), so after a drop of the rate by 100 the steps
+      stay up to 100 times too large until the old velocity has died away.
+    - Weight decay is coupled: it is part of the gradient and passes through the momentum.
+      Keras' `weight_decay` is decoupled. It acts on every trainable variable, those of
+      normalisation layers and biases included.
+
+    Clipping, where asked for, acts on the gradient before the decay is added.
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a
+            callable without arguments. Defaults to 0.1.
+        momentum: Float in [0, 1). Defaults to 0.9.
+        coupled_weight_decay: Float, 0 or more. A decay of $c$ has the same gradient as the
+            penalty $c/2 \\cdot \\lVert w \\rVert^2$, that is `keras.regularizers.L2(c / 2)`.
+            Defaults to 0.
+        **kwargs: Further arguments of `keras.optimizers.Optimizer`, such as `clipnorm` or
+            `use_ema`; not `weight_decay`.
+
+    Raises:
+        ValueError: If `momentum` or `coupled_weight_decay` is out of range, or if
+            `weight_decay` is given.
+
+    Example:
+
+    >>> import numpy as np
+    >>> weight = keras.Variable([1.0])
+    >>> optimizer = MomentumSGD(0.1, momentum=0.9, coupled_weight_decay=0.0)
+    >>> for gradient in (1.0, 1.0):
+    ...     optimizer.apply([np.array([gradient], "float32")], [weight])
+    >>> round(float(weight[0]), 4)  # 1 - 0.1 * 1 - 0.1 * 1.9
+    0.71
+
+    References:
+
+    - [Sutskever et al., 2013](https://proceedings.mlr.press/v28/sutskever13.html)
+    - [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101): coupled and decoupled
+      weight decay
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.1,
+        *,
+        momentum: float = 0.9,
+        coupled_weight_decay: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: {momentum}")
+        if not coupled_weight_decay >= 0:
+            raise ValueError(
+                f"`coupled_weight_decay` must be 0 or more. Received: {coupled_weight_decay}"
+            )
+        if kwargs.get("weight_decay") is not None:
+            raise ValueError(
+                "`weight_decay` is decoupled and not supported here; use "
+                f"`coupled_weight_decay`. Received: weight_decay={kwargs['weight_decay']}"
+            )
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self.momentum = float(momentum)
+        self.coupled_weight_decay = float(coupled_weight_decay)
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Creates one velocity per variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Moves one variable by one step."""
+        gradient = ops.cast(gradient, variable.dtype)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        velocity = self._velocities[self._get_variable_index(variable)]
+        if self.coupled_weight_decay:
+            gradient = ops.add(gradient, ops.multiply(variable, self.coupled_weight_decay))
+        step = ops.add(ops.multiply(velocity, self.momentum), gradient)
+        self.assign(velocity, step)
+        self.assign_sub(variable, ops.multiply(step, learning_rate))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal optimizer."""
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "coupled_weight_decay": self.coupled_weight_decay,
+        }

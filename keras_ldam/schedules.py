@@ -1,0 +1,76 @@
+"""Learning rates as pure functions of the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+
+def stepwise(
+    learning_rate: float,
+    *,
+    warmup_epochs: int = 0,
+    drops: Mapping[int, float] | None = None,
+) -> Callable[[int], float]:
+    """Makes a schedule that warms up in steps and then drops at given epochs.
+
+    With $e$ the epoch, counted from zero:
+
+    - during warm-up ($e <$ `warmup_epochs`) the rate is
+      `learning_rate * (e + 1) / warmup_epochs`,
+    - afterwards it is `learning_rate` times the product of the factors of all drops
+      whose epoch is at most $e$. Factors are cumulative: `{160: 0.01, 180: 0.01}` ends at
+      `1e-4 * learning_rate`.
+
+    The result depends on the epoch alone, so a resumed run continues with the right rate.
+
+    Args:
+        learning_rate: Peak learning rate, above 0.
+        warmup_epochs: Number of warm-up epochs, 0 or more. The rate is constant within an
+            epoch. Defaults to 0, no warm-up.
+        drops: Mapping from the first epoch, counted from zero, at which a factor applies to
+            that factor, above 0. Every epoch must come after the warm-up. Defaults to no
+            drops.
+
+    Returns:
+        A function from the epoch to the learning rate, as
+        `keras.callbacks.LearningRateScheduler` takes it.
+
+    Raises:
+        ValueError: If an argument is out of the ranges above.
+
+    Example:
+
+    >>> rate = stepwise(0.1, warmup_epochs=5, drops={160: 0.01, 180: 0.01})
+    >>> [round(rate(epoch), 9) for epoch in (0, 4, 5, 159, 160, 180)]
+    [0.02, 0.1, 0.1, 0.1, 0.001, 1e-05]
+
+    References:
+
+    - [Cao et al., 2019](https://arxiv.org/abs/1906.07413), appendix B: the CIFAR recipe is
+      the example above.
+    """
+    drops = dict(sorted((drops or {}).items()))
+    if not learning_rate > 0:
+        raise ValueError(f"`learning_rate` must be above 0. Received: {learning_rate}")
+    if warmup_epochs < 0:
+        raise ValueError(f"`warmup_epochs` must be 0 or more. Received: {warmup_epochs}")
+    for epoch, factor in drops.items():
+        if epoch < warmup_epochs:
+            raise ValueError(
+                f"`drops` must start at or after `warmup_epochs` = {warmup_epochs}. "
+                f"Received: a drop at epoch {epoch}"
+            )
+        if not factor > 0:
+            raise ValueError(f"Factors in `drops` must be above 0. Received: {factor}")
+
+    def learning_rate_at(epoch: int, *_: float) -> float:
+        """Returns the rate of `epoch`; Keras also passes the current rate, which is ignored."""
+        if epoch < warmup_epochs:
+            return learning_rate * (epoch + 1) / warmup_epochs
+        rate = learning_rate
+        for start, factor in drops.items():
+            if epoch >= start:
+                rate *= factor
+        return rate
+
+    return learning_rate_at

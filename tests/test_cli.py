@@ -1,0 +1,107 @@
+"""The programs as a user types them: what they print, and what wrong input gets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_ldam import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_answer_is_on_standard_output_and_the_rest_is_not(tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["--smoke", "--method=erm", "--seed=3", f"--run_dir={run}"]
+    assert cli.main("train", arguments) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert (answer["method"], answer["seed"], answer["run_dir"]) == ("erm", 3, str(run))
+    assert "digits: 417 training examples in 10 classes" in printed.err
+    assert cli.main("evaluate", [f"--run_dir={run}"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["per_class_error"] == answer["last"]["per_class_error"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "message"),
+    [
+        ("train", ["--dataset=mnist"], "unknown dataset 'mnist'; known: digits"),
+        ("train", ["--method=magic"], "unknown method 'magic'; known: erm"),
+        ("train", ["--loss=magic"], "unknown loss 'magic'; known: cross_entropy"),
+        ("train", ["--rule=magic"], "unknown rule 'magic'; known: none"),
+        ("train", ["--epoch=3"], "unknown flag --epoch"),
+        ("train", ["--epochs=many"], "epochs"),
+        ("train", ["--epochs=0"], "epochs must be from 1"),
+        ("train", ["--drop_at=soon"], "drop_at must be numbers"),
+        ("train", ["--start_epoch=90", "--epochs=20"], "start_epoch=90"),
+        ("train", ["digits"], "does not take the argument 'digits'"),
+        ("train", ["--imbalance_ratio=0.5"], "imbalance_ratio must be from 1"),
+        ("evaluate", [], "--run_dir is needed"),
+        ("evaluate", ["--run_dir=nowhere"], "no such folder"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence_and_code_2(
+    verb, arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(verb, arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.startswith(f"{verb}: ")
+    assert len(printed.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_config_is_refused_by_the_first_field_that_differs(
+    finished_run, capsys
+):
+    before = {file.name: file.read_bytes() for file in finished_run.glob("*.*")}
+    assert cli.main("train", ["--method=erm", f"--run_dir={finished_run}"]) == 2
+    assert "with method='ldam_drw', not 'erm'" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in finished_run.glob("*.*")} == before
+
+
+def test_flags_stand_over_the_recipe_and_the_recipe_over_defaults():
+    import absl.flags
+
+    values = absl.flags.FlagValues()
+    cli.VERBS["train"].define(values)
+    values(["train", "--dataset=digits", "--epochs=7", "--drop_at=0.2,0.6"])
+    config = cli.config_from(values)
+    assert (config.epochs, config.drop_at) == (7, (0.2, 0.6))
+    assert config.optimizer == "adam"  # The recipe's.
+    assert config.beta == 0.9999  # The default.
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_help_explains_every_flag_with_examples(verb, capsys):
+    assert cli.main(verb, ["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"bin/{verb}" in printed
+    if verb == "train":
+        assert "--method" in printed
+        assert "one of: erm, rs" in printed
+
+
+def test_every_verb_has_its_file_and_the_console_command_knows_them_all(capsys):
+    names = {file.name for file in (ROOT / "bin").iterdir() if file.is_file()}
+    assert set(cli.VERBS) <= names
+    assert cli.main(None, []) == 2
+    assert cli.main(None, ["help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in cli.VERBS)
+
+
+def test_a_program_runs_from_any_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "bin" / "train", "--epochs=0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "train: epochs must be from 1 to 100000; received 0.\n"

@@ -1,0 +1,61 @@
+"""Tests of the learning-rate schedules."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ldam.schedules import stepwise
+
+
+def test_the_cifar_recipe_gives_the_published_rate_in_every_epoch():
+    rate = stepwise(0.1, warmup_epochs=5, drops={160: 0.01, 180: 0.01})
+    expected = [0.02, 0.04, 0.06, 0.08, 0.1] + [0.1] * 155 + [1e-3] * 20 + [1e-5] * 20
+    np.testing.assert_allclose([rate(epoch) for epoch in range(200)], expected, rtol=1e-12)
+
+
+def test_without_options_the_rate_is_constant():
+    assert {stepwise(0.3)(epoch) for epoch in range(10)} == {0.3}
+
+
+def test_drops_apply_in_order_of_epoch_however_they_are_written():
+    rate = stepwise(1.0, drops={20: 0.5, 10: 0.1})
+    assert [rate(9), rate(10), rate(19)] == [1.0, 0.1, 0.1]
+    assert math.isclose(rate(20), 0.05)
+
+
+def test_the_rate_depends_on_the_epoch_alone():
+    rate = stepwise(0.1, warmup_epochs=2, drops={4: 0.1})
+    forward = [rate(epoch) for epoch in range(6)]
+    backward = [rate(epoch, 123.0) for epoch in reversed(range(6))]
+    assert forward == backward[::-1]
+
+
+def test_changing_the_mapping_later_does_not_change_the_schedule():
+    drops = {2: 0.1}
+    rate = stepwise(1.0, drops=drops)
+    drops[1] = 0.5
+    assert rate(1) == 1.0
+
+
+def test_the_learning_rate_scheduler_of_keras_takes_it():
+    scheduler = keras.callbacks.LearningRateScheduler(stepwise(0.1, warmup_epochs=2))
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    history = model.fit(np.ones((2, 1)), np.ones(2), epochs=3, callbacks=[scheduler], verbose=0)
+    np.testing.assert_allclose(history.history["learning_rate"], [0.05, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": 0.1, "warmup_epochs": -1}, "warmup_epochs"),
+        ({"learning_rate": 0.1, "warmup_epochs": 5, "drops": {4: 0.1}}, "drops"),
+        ({"learning_rate": 0.1, "drops": {4: 0.0}}, "drops"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        stepwise(**arguments)

@@ -1,0 +1,192 @@
+"""A run from beginning to end, and what happens when it is cut off."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_config
+
+from keras_ldam import datasets, diagnostics, training
+from keras_ldam.datasets.data import Ragged, Split
+from keras_ldam.results import RunFolder
+
+ROOT = Path(__file__).parent.parent
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_after(epoch):
+    """A callback that ends the process, as far as training can tell, once an epoch is complete."""
+    return keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: _raise_if(e > epoch))
+
+
+def _raise_if(condition):
+    if condition:
+        raise KilledError
+
+
+def test_a_finished_run_has_its_files_and_its_errors_in_percent(finished_run):
+    names = {file.name for file in finished_run.iterdir()}
+    expected = {"config.json", "data.json", "history.csv", "model.keras", "results.json"}
+    assert expected <= names
+    results = json.loads((finished_run / "results.json").read_text())
+    assert results["method"] == "ldam_drw"
+    assert results["split"] == "test"
+    assert len(results["last"]["per_class_error"]) == 10
+    assert results["last"]["mean_error"] == pytest.approx(
+        np.mean(results["last"]["per_class_error"]), abs=1e-3
+    )
+    assert 0 < results["last"]["mean_error"] < 60  # Percent; guessing would be 90.
+    assert results["best"]["mean_error"] <= results["last"]["mean_error"]
+    assert results["last"]["epoch"] == 3
+    assert results["seconds"] > 0
+    assert results["versions"]["keras"] == keras.__version__
+    assert "cores" in results["hardware"]
+
+
+def test_the_history_shows_when_the_rule_came_on(finished_run):
+    rows = RunFolder(finished_run).read_history()
+    assert [row["reweighted"] for row in rows] == [0, 0, 1, 1]
+    assert rows[2]["learning_rate"] == pytest.approx(0.1 * rows[1]["learning_rate"])
+
+
+def test_evaluating_the_saved_model_gives_the_results_of_the_last_epoch(finished_run):
+    results = RunFolder(finished_run).read_results()
+    again = training.evaluate(finished_run)
+    for key, value in results["last"].items():
+        if key != "epoch":
+            assert again[key] == pytest.approx(value, abs=1e-3), key
+
+
+def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda config: pytest.fail("it trains again"))
+    results = training.train(small_config(method="ldam_drw"), finished_run)
+    assert results == RunFolder(finished_run).read_results()
+
+
+@pytest.mark.parametrize("method", ["ldam_drw", "ldam_drs"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(method, tmp_path, monkeypatch):
+    config = small_config(method=method)
+    training.train(config, tmp_path / "whole")
+
+    schedule = training._schedule
+    monkeypatch.setattr(
+        training, "_schedule", lambda *args: [*schedule(*args), kill_after(epoch=2)]
+    )
+    with pytest.raises(KilledError):
+        training.train(config, tmp_path / "cut")
+    monkeypatch.undo()
+    left = {file.suffix for file in (tmp_path / "cut" / "checkpoints").iterdir()}
+    assert left == {".h5", ".json"}
+    training.train(config, tmp_path / "cut")
+
+    whole, cut = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "cut")
+    for ours, theirs in zip(cut.read_history(), whole.read_history(), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    first, second = (training.load_model(folder).get_weights() for folder in (whole, cut))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_training_survives_kill_9(tmp_path):
+    command = [sys.executable, "bin/train", "--method=ldam_drw", "--epochs=6"]
+    command += [f"--run_dir={tmp_path / 'run'}"]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(checkpoints.glob("epoch-*.weights.h5")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "run" / "results.json").exists()
+    done = int(next(iter(checkpoints.glob("epoch-*.weights.h5"))).name[6:11])
+
+    resumed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert f"after epoch {done + 1}" in resumed.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["last"]["epoch"] == 5
+    assert len(RunFolder(tmp_path / "run").read_history()) == 6
+    assert json.loads(resumed.stdout)["last"] == results["last"]
+
+
+def test_a_corrupt_checkpoint_gets_a_sentence_and_is_left_alone(tmp_path):
+    config = small_config(method="erm")
+    RunFolder(tmp_path).create(config)
+    (tmp_path / "checkpoints" / "epoch-00001.json").write_text(
+        '{"epoch": 1, "last": null, "best": null, "seconds": 0}'
+    )
+    broken = tmp_path / "checkpoints" / "epoch-00001.weights.h5"
+    broken.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"epoch-00001.weights.h5 cannot be read .*remove it"):
+        training.train(config, tmp_path)
+    assert broken.read_bytes() == b"not a checkpoint"
+
+
+def test_a_damaged_model_gets_a_sentence(finished_run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    (copy / "model.keras").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"model.keras cannot be read"):
+        training.evaluate(copy)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [("erm", "CrossEntropy"), ("cb_focal", "Focal"), ("m_drw", "LDAM"), ("hg_drs", "LDAMHinge")],
+)
+def test_a_method_names_its_loss(method, loss):
+    built = training.build_loss(small_config(method=method), np.array([5, 5]))
+    assert type(built).__name__ == loss
+    if method == "m_drw":
+        assert built.margins.tolist() == [0.5, 0.5]
+    if method == "hg_drs":
+        assert built.margins.tolist() == [0, 0]
+
+
+def test_errors_of_ranks_are_those_of_scikit_learn(rng):
+    from sklearn.metrics import recall_score, top_k_accuracy_score
+
+    y, z = rng.integers(0, 8, size=300), rng.normal(size=(300, 8))
+    ranks = (z > np.take_along_axis(z, y[:, None], 1)).sum(1)
+    errors = diagnostics.errors_of_ranks(ranks, y, np.full(8, 50))
+    recalls = 100 * recall_score(y, z.argmax(1), average=None)
+    np.testing.assert_allclose(errors["per_class_error"], 100 - recalls, atol=1e-4)
+    assert errors["top5_error"] == pytest.approx(
+        100 - 100 * top_k_accuracy_score(y, z, k=5), abs=1e-3
+    )
+    assert errors["medium_error"] == pytest.approx(errors["mean_error"], abs=1e-3)
+
+
+def test_scores_that_are_not_numbers_or_all_equal_count_as_wrong():
+    class Broken:
+        def __init__(self, value):
+            self.value = value
+
+        def predict_on_batch(self, examples):
+            return np.full((len(examples), 4), self.value, dtype=np.float32)
+
+    split = Split(np.zeros((8, 1)), np.arange(8) % 4)
+    for value in (np.nan, 0.0):
+        errors = training.evaluate_split(Broken(value), split, np.full(4, 5))
+        assert errors["error"] == 100
+
+
+def test_every_example_is_evaluated_once_whatever_its_length(rng):
+    lengths = rng.integers(1, 20, size=37)
+    split = Split(Ragged.from_sequences([np.ones(n, int) for n in lengths]), np.zeros(37, int))
+    seen = np.concatenate([indices for indices, _ in training.in_order(split, 10)])
+    assert sorted(seen.tolist()) == list(range(37))
