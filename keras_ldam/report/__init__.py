@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_ldam.report import collection, figures, tables
+from keras_ldam.report import canvas, collection, tables
 from keras_ldam.report.collection import Run, gather
+from keras_ldam.report.page import SECTIONS, focus, page
+from keras_ldam.results import write_whole
 
 __all__ = ["gather", "to_diagnose", "write"]
-
-_FIGURES = {"errors": figures.errors}
 
 
 def write(
@@ -43,15 +43,21 @@ def write(
         everything = collection.merge(runs, results_file)
         if runs[0].results["split"] != "test":
             everything = runs
-    folder = Path(output_dir) if output_dir else Path("reports") / dataset
-    folder.mkdir(parents=True, exist_ok=True)
     for sentence in collection.unlike(everything):
         print(sentence)
-    for name, draw in _FIGURES.items():
-        about = everything if name == "errors" else runs
-        if figures.png(draw, about, folder / f"{name}.png"):
-            print(f"wrote {folder / name}.png")
+    folder = Path(output_dir) if output_dir else Path("reports") / dataset
+    _draw(runs, everything, folder)
     return tables.markdown(tables.headline(everything))
+
+
+def _draw(runs, everything, folder, title=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in SECTIONS:
+        about = everything if section.name == "errors" else focus(runs)
+        canvas.png(section.draw, about, folder / f"{section.name}.png")
+    file = folder / "index.html"
+    write_whole(file, lambda aside: aside.write_text(page(runs, everything, title)))
+    print(f"wrote {file} and its figures as PNG")
 
 
 def to_diagnose(sources: Sequence[str | Path]) -> list[Path]:

@@ -145,6 +145,11 @@ def cell(runs: Sequence[Run], method: str, column: Column, which: str) -> Cell |
     errors = seed_errors(runs, method, column, which)
     if not errors:
         return None
+    return spread(errors)
+
+
+def spread(errors: Sequence[float]) -> Cell:
+    """Mean, standard deviation and number of some errors."""
     deviation = statistics.stdev(errors) if len(errors) > 1 else None
     return Cell(statistics.fmean(errors), deviation, len(errors))
 
@@ -155,6 +160,7 @@ def seed_errors(runs: Sequence[Run], method: str, column: Column, which: str) ->
         error
         for run in runs
         if run.method == method and run.column == (column.imbalance, column.ratio)
+        if run.results.get(which)
         if (error := _measure(run.results[which], column.measure)) is not None
     ]
 
@@ -172,6 +178,7 @@ def headline(runs: Sequence[Run]) -> Table:
     paper = published.PAPER.get(dataset, {})
     reruns = published.RERUNS.get(dataset, {})
     ours = {run.method for run in runs}
+    labels = {run.method: run.label for run in runs}
     rank = {name: i for i, name in enumerate(METHODS)}
     methods = sorted(
         ours | set(paper),
@@ -179,7 +186,7 @@ def headline(runs: Sequence[Run]) -> Table:
     )
     rows, quoted, best = [], [], False
     for method in methods:
-        title = method_title(method)
+        title = labels.get(method) or method_title(method)
         if method in paper:
             rows.append(Row(title, "paper", _published(paper[method], columns), False))
         if method in ours:
@@ -188,8 +195,9 @@ def headline(runs: Sequence[Run]) -> Table:
                 (BEST, f"ours, best epoch {BEST_MARK}"),
             ):
                 cells = [cell(runs, method, column, which) for column in columns]
-                rows.append(Row(title, source, tuple(str(c) if c else "" for c in cells), True))
-            best = True
+                if any(cells):
+                    rows.append(Row(title, source, tuple(str(c) if c else "" for c in cells), True))
+                    best = best or which == BEST
         for who, errors in reruns.get(method, {}).items():
             texts = _published(errors, columns)
             if any(texts):

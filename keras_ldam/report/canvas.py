@@ -1,0 +1,176 @@
+"""What figures are drawn on: a page that sets the text colour, narrow or wide, or white paper.
+
+Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; markers and dashes
+tell the methods apart without colour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from keras_ldam.report import tables
+from keras_ldam.report.collection import Run
+
+INK = "#1b1b1f"
+_PAGE_INK = "#010203"
+"""Stands for the page's own text colour in an SVG, and is replaced by it."""
+
+BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
+RED, PURPLE, GREY = "#d55e00", "#cc79a7", "#8c8c8c"
+_LOOKS = {
+    "erm": (RED, "o", "-"),
+    "ldam_drw": (BLUE, "s", "-"),
+    "ldam": (SKY, "^", "--"),
+    "ce_drw": (ORANGE, "D", "--"),
+    "rw": (PURPLE, "v", "-."),
+    "rs": (GREEN, "P", "-."),
+    "cb_rw": (PURPLE, "<", "-."),
+    "cb_rs": (GREEN, ">", "-."),
+    "m_drw": (GREEN, "X", ":"),
+    "ldam_rw": (ORANGE, "p", ":"),
+    "focal": (GREY, "h", ":"),
+}
+_SPARE = [(GREY, "*", ":"), (ORANGE, "d", ":"), (PURPLE, "H", "--"), (SKY, "8", ":")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """What a figure is drawn on.
+
+    Args:
+        width: Inches. Below 5 panels stand under each other and legends above them.
+        ink: Colour of text and lines.
+    """
+
+    width: float = 8.0
+    ink: str = INK
+
+    @property
+    def narrow(self) -> bool:
+        """Whether there is room for one panel only."""
+        return self.width < 5
+
+    def figure(self, height: float) -> Figure:
+        """An empty figure of this width; `height` in inches."""
+        figure = Figure(figsize=(self.width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.patch.set_alpha(0)
+        return figure
+
+    @contextlib.contextmanager
+    def style(self):
+        """Matplotlib's settings for this canvas, and only inside."""
+        ink = self.ink
+        settings = {
+            "font.size": 9,
+            "font.family": "sans-serif",
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 9,
+            "axes.edgecolor": ink,
+            "axes.labelcolor": ink,
+            "axes.titlecolor": ink,
+            "axes.facecolor": "none",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": GREY,
+            "grid.alpha": 0.25,
+            "grid.linewidth": 0.6,
+            "xtick.color": ink,
+            "ytick.color": ink,
+            "text.color": ink,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "lines.linewidth": 1.6,
+            "lines.markersize": 5.5,
+            "svg.fonttype": "none",
+            "axes.unicode_minus": True,
+        }
+        with matplotlib.rc_context(settings):
+            yield
+
+
+def png(draw: Callable, runs: Sequence[Run], path: Path) -> bool:
+    """Draws a figure into a PNG file on white; returns False if there is nothing to draw."""
+    canvas = Canvas()
+    with canvas.style():
+        figure = draw(runs, canvas)
+        if figure is None:
+            return False
+        figure.patch.set_alpha(1)
+        figure.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return True
+
+
+def svg(draw: Callable, runs: Sequence[Run], name: str, width: float) -> str | None:
+    """Draws a figure as an `<svg>` element that takes the text colour of the page around it.
+
+    Args:
+        draw: One of this module's figures.
+        runs: What it shows.
+        name: Goes before every id, so that several figures can stand in one page.
+        width: Inches.
+    """
+    canvas = Canvas(width, _PAGE_INK)
+    with canvas.style():
+        matplotlib.rcParams["svg.hashsalt"] = name
+        figure = draw(runs, canvas)
+        if figure is None:
+            return None
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(_PAGE_INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    # The page's style decides the size.
+    return re.sub(r'^<svg([^>]*?) (?:width|height)="[^"]*"', r"<svg\1", text).strip()
+
+
+def looks(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and dashes for each name in `by_label(runs)`; a method keeps its own."""
+    return assigned({name: same[0].method for name, same in by_label(runs).items()})
+
+
+def assigned(methods: dict[str, str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and dashes for each name, given the method that it stands for."""
+    given: dict[str, tuple[str, str, str]] = {}
+    spare = [*_SPARE, *_LOOKS.values()]
+    for name, method in methods.items():
+        own = _LOOKS.get(method) or _LOOKS.get(re.sub(r"[^a-z]+", "_", name.lower()))
+        if own is None or own in given.values():
+            own = next((look for look in spare if look not in given.values()), spare[0])
+        given[name] = own
+    return given
+
+
+def by_label(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that are seeds of one thing together, under the name that figures give it."""
+    columns = {run.column for run in runs}
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        name = run.label or tables.method_title(run.method)
+        if len(columns) > 1:
+            name += f", {tables.profile_title(run.column)}"
+        together.setdefault(name, []).append(run)
+    return together
+
+
+def legend_above(figure: Figure, axes, canvas: Canvas, count: int) -> None:
+    """Puts a legend of `count` entries above all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(count, 2 if canvas.narrow else 5))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns)

@@ -1,0 +1,368 @@
+"""One self-contained HTML page: no script, no other file, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from keras_ldam.report import figures, tables
+from keras_ldam.report.canvas import by_label, svg
+from keras_ldam.report.collection import Run
+
+_WIDE, _NARROW = 8.8, 3.7
+
+
+class Section(NamedTuple):
+    """A figure of the page: its file name, heading, how to read it, and what draws it."""
+
+    name: str
+    heading: str
+    text: str
+    draw: Callable
+
+
+SECTIONS = (
+    Section(
+        "errors",
+        "Errors",
+        "Each method's error: every seed, their mean and standard deviation, and the paper's "
+        "number where it has one. Left is better.",
+        figures.errors,
+    ),
+    Section(
+        "margins",
+        "Where the margins went",
+        "The margin of an example is its label's score minus the best other score: above 0 it is "
+        "right, and the more so the higher. Filled marks are the smallest margin of a class, the "
+        "dash its 5 % quantile, hollow marks its median. The dashed line is what the loss asks "
+        "for: the fewer training examples, the larger. Scores of a head without normalisation are "
+        "divided by the length of the example's features and of the longest class vector, which "
+        "moves no decision and makes them comparable with cosines.",
+        figures.margins,
+    ),
+    Section(
+        "class_errors",
+        "Error class by class",
+        "From the most frequent class to the rarest.",
+        figures.class_errors,
+    ),
+    Section(
+        "groups",
+        "Many, medium, few",
+        "The mean error over the classes with many, medium and few training examples.",
+        figures.groups,
+    ),
+    Section(
+        "curves",
+        "Training",
+        "Loss and balanced error, epoch by epoch. The values of different losses do not compare; "
+        "their course does. The dotted line is where the deferred rule came on.",
+        figures.curves,
+    ),
+    Section(
+        "confusion",
+        "What is taken for what",
+        "Each row is a class, from the first to the last, and sums to 100 %. What leaves the "
+        "diagonal of the rare classes is what the frequent ones take from them.",
+        figures.confusion,
+    ),
+    Section(
+        "reliability",
+        "Can the probabilities be believed?",
+        "Guesses of a given confidence, and how many of them are right: on the dotted line both "
+        "agree. ECE is the mean distance from it. A point stands for at least "
+        f"{figures.FEWEST_GUESSES} guesses.",
+        figures.reliability,
+    ),
+    Section(
+        "trade_off",
+        "Why n^(-1/4)",
+        "For two classes the bound on the balanced error is 1/(γ₁√n₁) + 1/(γ₂√n₂), and the two "
+        "margins share the room between the classes. It is smallest at γ ∝ n^(-1/4): the closed "
+        "form, and the minimum found by trying. This figure is the same for all runs.",
+        figures.trade_off,
+    ),
+)
+"""The figures, in the order of the page."""
+
+_FOCUS = ("erm", "ldam_drw", "ldam", "ce_drw", "rw")
+_AT_MOST = 4
+
+
+def focus(runs: Sequence[Run]) -> list[Run]:
+    """The runs that figures overlay: of one column, and of few enough methods to be told apart."""
+    column = runs[0].column
+    runs = [run for run in runs if run.column == column]
+    names = list(by_label(runs))
+    if len(names) <= _AT_MOST:
+        return runs
+    methods = list(dict.fromkeys(run.method for run in runs))
+    chosen = [method for method in _FOCUS if method in methods]
+    chosen = [*chosen, *(m for m in methods if m not in chosen)][:_AT_MOST]
+    return [run for run in runs if run.method in chosen]
+
+
+def page(runs: Sequence[Run], everything: Sequence[Run], title: str | None = None) -> str:
+    """The page as text.
+
+    Args:
+        runs: Runs that the figures are about.
+        everything: Runs that the table and the figure of errors are about.
+        title: Of the page; the dataset's by default.
+    """
+    table = tables.headline(everything)
+    title = title or table.title
+    shown = focus(runs)
+    parts = [f"<header><h1>{escape(title)}</h1>{_summary(shown)}</header>", _table(table)]
+    number = 0
+    for section in SECTIONS:
+        about = everything if section.name == "errors" else shown
+        wide = svg(section.draw, about, f"{section.name}-w", _WIDE)
+        if wide is None:
+            parts.append(_missing(section))
+            continue
+        number += 1
+        narrow = svg(section.draw, about, f"{section.name}-n", _NARROW)
+        caption = f"<b>Figure {number}.</b> {escape(section.text)} {escape(_who(section, about))}"
+        parts.append(
+            f'<section id="{section.name}"><h2>{escape(section.heading)}</h2><figure>'
+            f'<div class="wide" role="img" aria-label="{escape(section.heading)}">{wide}</div>'
+            f'<div class="narrow" role="img" aria-label="{escape(section.heading)}">{narrow}</div>'
+            f"<figcaption>{caption}</figcaption></figure></section>"
+        )
+    parts.append(_settings(shown))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(parts)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _summary(runs):
+    first = runs[0]
+    split = first.results["split"]
+    sentences = []
+    if first.counts:
+        n, ratio = sum(first.counts), max(first.counts) / min(first.counts)
+        sentences.append(
+            f"{n:,} training examples in {len(first.counts):,} classes, from "
+            f"{max(first.counts):,} down to {min(first.counts):,} a class (ratio {ratio:,.3g})."
+        )
+    cards = []
+    for name, same in by_label(runs).items():
+        cell = tables.spread([run.results["last"]["mean_error"] for run in same])
+        spread = "" if cell.deviation is None else f"<small> ± {cell.deviation:.2f}</small>"
+        cards.append(
+            f"<div><dt>{escape(name)}</dt><dd>{cell.mean:.2f} %{spread}</dd>"
+            f"<dd><small>{_seeds(same)}</small></dd></div>"
+        )
+    sentences.append(f"Balanced error on the {split} split, last epoch:")
+    return f'<p>{escape(" ".join(sentences))}</p><dl class="cards">{"".join(cards)}</dl>'
+
+
+def _seeds(runs):
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
+    if not seeds:
+        return "one model"
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    whole = seeds == list(range(seeds[0], seeds[-1] + 1))
+    shown = f"{seeds[0]}–{seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    return f"seeds {shown}, n = {len(seeds)}"
+
+
+def _who(section, runs):
+    if section.name == "trade_off":
+        return ""
+    if section.name in ("margins", "confusion", "reliability"):
+        runs = figures.diagnosed(runs) or runs
+    together = by_label(runs)
+    who = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
+    tail = ""
+    split = (runs[0].diagnosis or {}).get("splits", {}).get(runs[0].results["split"])
+    if split and section.name in ("margins", "confusion", "reliability"):
+        tail = f" {split['n']:,} {runs[0].results['split']} examples."
+        if section.name == "confusion":
+            tail += _most_confused(runs)
+    if section.name in ("class_errors", "groups") and len(together) and _several(together):
+        tail = " Bars: standard deviation over seeds."
+    return f"{who}.{tail}"
+
+
+def _several(together):
+    return any(len(same) > 1 for same in together.values())
+
+
+def _most_confused(runs):
+    run = runs[-1]
+    most = run.diagnosis["splits"][run.results["split"]]["most_confused"][:5]
+    if not most:
+        return ""
+    names = run.class_names
+
+    def name(j):
+        return names[j] if j < len(names) else j
+
+    pairs = ", ".join(f"{name(label)} as {name(guess)} ({n}×)" for label, guess, n in most)
+    return f" Most frequent mistakes of {run.label or tables.method_title(run.method)}: {pairs}."
+
+
+_NEEDS = {
+    "margins": "bin/evaluate --run_dir RUN finds the margins of a run.",
+    "confusion": "bin/evaluate --run_dir RUN finds the confusions of a run.",
+    "reliability": "bin/evaluate --run_dir RUN finds the reliability of a run.",
+    "curves": "Histories are in run folders, not in results files.",
+    "groups": "All classes are in one group here.",
+    "class_errors": "These results hold no class counts.",
+}
+
+
+def _missing(section):
+    return (
+        f'<section id="{section.name}"><h2>{escape(section.heading)}</h2>'
+        f'<p class="missing">Not shown. {escape(_NEEDS.get(section.name, ""))}</p></section>'
+    )
+
+
+def _table(table):
+    head = "".join(f"<th scope=col>{escape(column.title)}</th>" for column in table.columns)
+    rows, above = [], None
+    for row in table.rows:
+        first = row.method != above
+        above = row.method
+        kind = "ours" if row.source.startswith("ours, last") else "quoted"
+        cells = "".join(f"<td>{_no_break(text)}</td>" for text in row.cells)
+        rows.append(
+            f'<tr class="{kind}{" first" if first else ""}">'
+            f"<th scope=row>{escape(row.method) if first else ''}</th>"
+            f"<td>{escape(row.source)}</td>{cells}</tr>"
+        )
+    notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
+    return (
+        '<section id="table"><h2>Beside the paper</h2>'.replace(
+            "Beside the paper",
+            "Beside the paper" if any(r.source == "paper" for r in table.rows) else "Numbers",
+        )
+        + '<div class="scroll" tabindex="0"><table><thead><tr><th scope=col>method</th><th></th>'
+        f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="notes">{notes}</div></section>'
+    )
+
+
+def _no_break(text):
+    # "6.70 ± 1.56 (n=2)": the number stays whole, n may go below it.
+    match = re.fullmatch(r"([^()]*?) (\(n=\d+\))", text)
+    if match is None:
+        return escape(text)
+    return f"<span>{escape(match[1])}</span> <small>{escape(match[2])}</small>"
+
+
+def _settings(runs):
+    named = {name: same[0] for name, same in by_label(runs).items()}
+    configs = {name: run.results.get("config") or {} for name, run in named.items()}
+    fields = list(dict.fromkeys(field for config in configs.values() for field in config))
+    fields = [field for field in fields if field not in ("seed", "data_dir")]
+    rows = []
+    for name, run in named.items():
+        about = [
+            ("hardware", run.results.get("hardware")),
+            ("versions", ", ".join(f"{k} {v}" for k, v in run.results.get("versions", {}).items())),
+            (
+                "training time",
+                f"{run.results['seconds']:,.0f} s" if "seconds" in run.results else "",
+            ),
+            ("parameters", f"{run.results['parameters']:,}" if "parameters" in run.results else ""),
+        ]
+        text = "; ".join(f"{key}: {value}" for key, value in about if value)
+        if text:
+            rows.append(f"<p><b>{escape(name)}</b> {escape(text)}.</p>")
+    if not fields and not rows:
+        return ""
+    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in named)
+    body = []
+    for field in fields:
+        values = [configs[name].get(field) for name in named]
+        differs = any(value != values[0] for value in values)
+        cells = "".join(f"<td>{escape(_value(value))}</td>" for value in values)
+        body.append(
+            f'<tr class="{"ours" if differs else "quoted"}"><th scope=row>{escape(field)}</th>'
+            f"{cells}</tr>"
+        )
+    table = (
+        f'<div class="scroll" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+        if fields
+        else ""
+    )
+    return (
+        '<section id="settings"><h2>What was run</h2>'
+        f'<div class="notes">{"".join(rows)}</div>'
+        "<details><summary>All settings; those that differ are bold</summary>"
+        f"{table}</details></section>"
+    )
+
+
+def _value(value):
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+_STYLE = """
+:root { --paper: #ffffff; --ink: #1b1b1f; --soft: #5b5b66; --line: #d9d9e0; --card: #f4f4f7; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #16171b; --ink: #e8e8ec; --soft: #a5a5b1; --line: #37383f; --card: #212329; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 58rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.8rem; line-height: 1.2; margin: .5rem 0 1rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; }
+p { margin: .5rem 0; }
+.cards { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
+.cards div { background: var(--card); border-radius: .5rem; padding: .6rem 1rem; }
+.cards dt { color: var(--soft); font-size: .9rem; }
+.cards dd { margin: 0; font-size: 1.5rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.cards small { font-size: .85rem; color: var(--soft); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;
+  min-width: 100%; }
+th, td { padding: .25rem .6rem; text-align: right; vertical-align: baseline; }
+th:first-child, #table td:nth-child(2), #table th:nth-child(2) { text-align: left; }
+thead th { border-bottom: 1px solid var(--ink); vertical-align: bottom; }
+tr.first > * { border-top: 1px solid var(--line); }
+tbody th { font-weight: 600; white-space: nowrap; }
+tr.ours td { font-weight: 600; }
+tr.quoted td { color: var(--soft); }
+td span { white-space: nowrap; }
+td small { font-weight: 400; color: var(--soft); white-space: nowrap; }
+#settings td, #settings th { text-align: left; font-weight: inherit; }
+#settings tr.ours { font-weight: 600; }
+.notes, figcaption { color: var(--soft); font-size: .88rem; }
+.notes p { margin: .3rem 0; overflow-wrap: anywhere; }
+figure { margin: 0; }
+figure svg { display: block; width: 100%; height: auto; }
+figcaption { margin-top: .5rem; }
+figcaption b { color: var(--ink); }
+.narrow { display: none; max-width: 30rem; margin: 0 auto; }
+.missing { color: var(--soft); font-style: italic; }
+summary { cursor: pointer; margin: .75rem 0; }
+@media (max-width: 640px) { .wide { display: none; } .narrow { display: block; } }
+@media print {
+  :root { --paper: #fff; --ink: #000; --soft: #444; --line: #ccc; --card: #f4f4f7; }
+  body { font-size: 10pt; }
+  .wide { display: block; } .narrow { display: none; }
+  .scroll { overflow: visible; }
+  figure, tr, .cards div { break-inside: avoid; }
+  h2 { break-after: avoid; }
+}
+"""

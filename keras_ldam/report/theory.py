@@ -1,0 +1,75 @@
+"""The trade-off that the margins come from: the paper's bound, and where it is smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_ldam.counts import check_counts, check_prior
+
+
+def bound(
+    gammas: Sequence[float] | np.ndarray,
+    counts: Sequence[int] | np.ndarray,
+    *,
+    test_prior: Sequence[float] | np.ndarray | None = None,
+) -> np.ndarray:
+    """The part of the bound on the balanced test error that margins decide, Σ_j 1/(γ_j √n_j).
+
+    With a test prior p, Σ_j √(K p_j)/(γ_j √n_j), whose minimum is equation 15 of the paper; equal
+    p_j give the form without.
+
+    Args:
+        gammas: Margins γ, shape `[…, K]`, positive.
+        counts: Training examples per class, shape `[K]`.
+        test_prior: How frequent the classes are at test time, shape `[K]`.
+
+    Returns:
+        Array of shape `[…]`.
+
+    References:
+        Cao et al., 2019, theorem 2 and equation 8.
+    """
+    counts = check_counts(counts)
+    weights = 1.0 / np.sqrt(counts)
+    if test_prior is not None:
+        weights = weights * np.sqrt(len(counts) * check_prior(test_prior, len(counts)))
+    return np.sum(weights / np.asarray(gammas, dtype=np.float64), axis=-1)
+
+
+def best_margins(
+    counts: Sequence[int] | np.ndarray,
+    total: float = 1.0,
+    *,
+    test_prior: Sequence[float] | np.ndarray | None = None,
+) -> np.ndarray:
+    """The margins of a given sum at which `bound` is smallest, γ_j ∝ (p_j/n_j)^(1/4).
+
+    Args:
+        counts: Training examples per class, shape `[K]`.
+        total: β = Σ_j γ_j, positive: how much room there is between the classes.
+        test_prior: p, shape `[K]`; equal by default.
+
+    Returns:
+        float64 array of shape `[K]`.
+
+    Example:
+
+    >>> best_margins([10000, 1]).round(3).tolist()
+    [0.091, 0.909]
+
+    References:
+        Cao et al., 2019, theorem 3: γ_1 = β n_2^(1/4) / (n_1^(1/4) + n_2^(1/4)) for two classes.
+    """
+    counts = check_counts(counts)
+    prior = 1.0 if test_prior is None else check_prior(test_prior, len(counts))
+    relative = (prior / counts) ** 0.25
+    return total * relative / relative.sum()
+
+
+def minimised(count_1: int, count_2: int, steps: int = 200_000) -> float:
+    """γ_1/β of two classes where `bound` is smallest, by trying `steps` values."""
+    share = np.arange(1, steps) / steps
+    values = bound(np.stack([share, 1 - share], axis=-1), [count_1, count_2])
+    return float(share[np.argmin(values)])
