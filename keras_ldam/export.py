@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import math
 import os
@@ -27,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_ldam import counts as class_counts
-from keras_ldam.config import COSINE_LOSSES
+from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS
 from keras_ldam.layers import CosineDense
 from keras_ldam.results import RunFolder, versions
 
@@ -45,6 +46,7 @@ def export_saved_model(
     tokenizer: Callable[[tf.Tensor], tf.Tensor] | None = None,
     image_shape: tuple[int | None, int | None, int] | None = None,
     resize: bool = False,
+    decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
     scale: float | None = None,
     temperature: float = 1.0,
     counts: Sequence[int] | np.ndarray | None = None,
@@ -80,6 +82,8 @@ def export_saved_model(
         image_shape: For images: height, width and channels; by default those of the model's input.
         resize: Whether `serving_bytes` takes images of any size and resizes them (bilinear,
             antialiased, both sides apart); otherwise another size is an error.
+        decode: For images: turns an encoded file, a string scalar, into the model's input, in
+            place of the above; such as `datasets.images.centre_image`.
         scale: s > 0. By default that of the loss the model was compiled with (`LDAM` has one), or
             1 where the loss has none.
         temperature: T > 0; see `keras_ldam.calibration`.
@@ -132,7 +136,7 @@ def export_saved_model(
     if tokenizer is not None:
         served = _ServedText(answer, tokenizer)
     else:
-        served = _ServedImages(answer, _image_shape(model, image_shape), resize)
+        served = _ServedImages(answer, _image_shape(model, image_shape), resize, decode)
     facts = {
         "name": folder.parent.name,
         "version": int(folder.name),
@@ -190,12 +194,19 @@ def export(
         from keras_ldam import text
 
         tokenizer = text.Tokenizer(data["vocabulary"], config.max_tokens)
+    decode = None
+    if config.dataset in IMAGE_DATASETS:
+        from keras_ldam.datasets import images
+
+        # What is served is scaled and cropped as what the results are about.
+        decode = functools.partial(images.centre_image, image_size=config.image_size)
     written = export_saved_model(
         model,
         output,
         class_names=data["class_names"],
         tokenizer=tokenizer,
         resize=resize,
+        decode=decode,
         scale=config.scale if config.loss in COSINE_LOSSES else 1.0,
         counts=data["counts"],
         target_prior=target_prior,
@@ -303,9 +314,10 @@ class _ServedText(tf.Module):
 
 
 class _ServedImages(tf.Module):
-    def __init__(self, answer, shape, resize):
+    def __init__(self, answer, shape, resize, decode):
         super().__init__()
-        self._answer, self._shape, self._resize = answer, shape, resize
+        self._answer, self._shape, self._resize = answer, shape, resize or decode is not None
+        self._decode = decode
 
     def _serve(self, image):
         wanted = [-1 if length is None else length for length in self._shape]
@@ -338,7 +350,9 @@ class _ServedImages(tf.Module):
         with tf.control_dependencies([_check_rank(image_bytes, 1, "image files")]):
             image_bytes = tf.identity(image_bytes)
         images = tf.map_fn(
-            decode, image_bytes, fn_output_signature=tf.TensorSpec(self._shape, tf.uint8)
+            self._decode or decode,
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(self._shape, tf.uint8),
         )
         return self._answer(images)
 

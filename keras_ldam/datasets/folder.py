@@ -52,33 +52,39 @@ def load(config: Config) -> Data:
         _check_none_empty(split.labels, class_names, folder, "readable image")
         return split
 
-    source = read(parts[0])
-    labels = source.labels
-    num_classes = len(class_names)
-    counts = imbalance.profile(config.imbalance, labels, num_classes, config.imbalance_ratio)
-    if len(parts) == 2 and not config.validation_fraction:
-        train = source.take(imbalance.imbalanced_indices(labels, counts, config.seed))
-        test, test_name = read(parts[1]), parts[1]
-    else:
-        kept = imbalance.imbalanced_indices(labels, counts, config.seed)
-        fraction = config.validation_fraction or _HELD_OUT
-        alone = np.flatnonzero(counts == 1)
-        if alone.size:
-            raise ValueError(
-                f"class {class_names[alone[0]]} has a single image, so none can be held out for "
-                f"validation: add images, leave the class out, or make {root}/val/CLASS yourself."
-            )
-        # The same images are held out whatever the run's seed, so that runs can be compared.
-        stay, held = imbalance.hold_out(labels[kept], fraction, seed=0)
-        train, test, test_name = source.take(kept[stay]), source.take(kept[held]), "validation"
+    train = read(parts[0])
+    if len(parts) == 1:
+        # The same images for every seed, so that runs can be compared.
+        stay, held = _hold_out(train.labels, class_names, root)
+        train, test = train.take(stay), train.take(held)
+    elif not config.validation_fraction:
+        test = read(parts[1])
+    counts = imbalance.profile(
+        config.imbalance, train.labels, len(class_names), config.imbalance_ratio
+    )
+    kept, held = imbalance.select(train.labels, counts, config)
+    if held is not None:
+        test = train.take(held)
+    train = train.take(kept)
     return Data(
         name="folder",
         class_names=class_names,
         train=train,
         test=test,
-        test_name="test" if test_name == "test" else "validation",
+        test_name="test" if parts[-1] == "test" and held is None else "validation",
         skipped=tuple(skipped),
     )
+
+
+def _hold_out(labels, class_names, root):
+    alone = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 1)
+    if alone.size:
+        raise ValueError(
+            f"class {class_names[alone[0]]} has a single image, so none can be held out for "
+            f"validation: add images, remove the class, or divide the images yourself into "
+            f"{root / _TRAINING} and {root / _VALIDATION[0]}."
+        )
+    return imbalance.hold_out(labels, _HELD_OUT, seed=0)
 
 
 def _parts(root):
