@@ -6,8 +6,17 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test lint clean
 
+# Plain training against the paper's method on long-tailed digits, three seeds each.
 demo: $(READY)
-	$(BIN)/python bin/demo
+	for seed in 0 1 2; do for method in erm ldam_drw; do \
+		$(BIN)/python bin/train --method $$method --seed $$seed --noprogress \
+			--run_dir demo/$$method-$$seed > /dev/null || exit 1; done; done
+	$(BIN)/python bin/evaluate --run_dir demo/erm-0
+	$(BIN)/python bin/evaluate --run_dir demo/ldam_drw-0
+	$(BIN)/python bin/export --run_dir demo/ldam_drw-0 --output demo/exports/digits
+	$(BIN)/python bin/samples --output_dir demo/samples \
+		| $(BIN)/python bin/predict --model demo/exports/digits --noprobabilities
+	$(BIN)/python bin/report --results_dir demo --output_dir demo/report demo/*-?
 
 test: $(READY)
 	$(BIN)/ruff check .

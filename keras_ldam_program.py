@@ -7,11 +7,15 @@ the package since importing anything of the package imports Keras, and so Tensor
 
 import os
 import sys
+from pathlib import Path
 
 
 def main(verb: str | None = None) -> None:
     """Runs the program `verb` (None: the one that the first argument names) and exits."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        # Without a GPU, TensorFlow reports an error from looking for one.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:

@@ -1,7 +1,11 @@
-"""Imbalanced IMDB: 12,500 positive and 1,250 negative training reviews.
+"""Imbalanced IMDB: 12,500 positive and 1,250 negative training reviews, the paper's Table 1.
 
-bin/train --dataset imdb --method erm
-bin/train --dataset imdb --method ldam_drw
+    bin/train --dataset imdb --method erm
+    bin/train --dataset imdb --method ldam_drw
+
+Chosen on a validation part (`--validation_fraction 0.2`) by balanced error, and the same for every
+method but for its loss and rule. Two LSTMs in either direction read the last 200 words; word
+vectors start from what counting the kept training reviews tells. The weights are 1/n, as in the table.
 """
 
 from keras_ldam.config import Config
@@ -12,12 +16,13 @@ def config(method: str) -> Config:
         dataset="imdb",
         method=method,
         imbalance_ratio=10.0,
-        epochs=4,
+        max_tokens=200,
+        epochs=5,
         batch_size=64,
         optimizer="adam",
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         clipnorm=1.0,
-        drop_at=(0.5,),
+        drop_at=(0.6,),
         drop_factor=0.1,
         weighting="inverse",
     )

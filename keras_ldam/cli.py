@@ -100,6 +100,7 @@ def _define_train(values):
     flags.DEFINE_string(
         "run_dir", "", "run folder; empty: runs/DATASET-METHOD-SEED", flag_values=values
     )
+    flags.DEFINE_boolean("progress", True, "show the progress of each epoch", flag_values=values)
     flags.DEFINE_boolean(
         "smoke", False, "a run of seconds: few epochs, a small network", flag_values=values
     )
@@ -244,7 +245,7 @@ def _train(values):
 
     config = config_from(values)
     run_dir = values.run_dir or f"runs/{config.dataset}-{config.method}-{config.seed}"
-    results = training.train(config, run_dir)
+    results = training.train(config, run_dir, progress=values.progress)
     return {
         "run_dir": str(run_dir),
         **{key: results[key] for key in ("dataset", "method", "seed", "split", "last", "best")},
@@ -308,6 +309,24 @@ def _run_dir(values):
     return Path(values.run_dir)
 
 
+def _define_samples(values):
+    for name in ("dataset", "data_dir", "seed"):
+        field = next(f for f in dataclasses.fields(Config) if f.name == name)
+        _define_field(values, field)
+    flags.DEFINE_string("output_dir", "samples", "folder for the images", flag_values=values)
+    flags.DEFINE_integer("number", 5, "how many examples", lower_bound=1, flag_values=values)
+
+
+def _samples(values):
+    config = configuration.load_recipe(values.dataset or Config().dataset, "erm")
+    given = {name: values[name].value for name in ("data_dir", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    from keras_ldam import datasets
+
+    config = dataclasses.replace(config, **given).resolve()
+    return "\n".join(datasets.write_samples(config, values.output_dir, values.number))
+
+
 VERBS = {
     "train": Verb(
         _train,
@@ -318,6 +337,12 @@ VERBS = {
             "bin/train --dataset imdb --method ldam_drw --seed 1",
             "bin/train --dataset cifar10 --method erm --imbalance step --imbalance_ratio 10",
         ),
+    ),
+    "samples": Verb(
+        _samples,
+        _define_samples,
+        "write some test images as files, to try a model on, and list them",
+        ("bin/samples --dataset digits --output_dir samples --number 3",),
     ),
     "evaluate": Verb(
         _evaluate,

@@ -125,7 +125,7 @@ class Config:
         2e-4, "factor of the weights that is added to their gradient, for sgd", low=0.0, high=1.0
     )
     clipnorm: float = _option(
-        0.0, "largest norm of each variable's gradient; 0: no clipping", low=0.0, high=1e6
+        0.0, "largest norm of the whole gradient; 0: no clipping", low=0.0, high=1e6
     )
 
     # The method's own constants.

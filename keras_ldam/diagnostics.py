@@ -446,7 +446,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = _BINS) -
 
 
 def errors_of_ranks(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict:
-    """Errors, as of `training.evaluate_split`, from how many classes scored as high as the label."""
+    """Errors as of `training.evaluate_split`, from how many classes scored as high as the label."""
     num_classes = len(counts)
     totals = np.bincount(labels, minlength=num_classes)
     wrong = np.bincount(labels[ranks > 0], minlength=num_classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -25,12 +26,14 @@ STREAMED_BATCH = 100
 """Images from disk are larger than those that fit into memory."""
 
 
-def train(config: Config, run_dir: str | Path) -> dict:
+def train(config: Config, run_dir: str | Path, *, progress: bool = True) -> dict:
     """Trains one run to its end, resuming it if it was begun before.
 
     Args:
         config: A resolved config.
         run_dir: The run folder; made if it is not there. A run that is complete is not repeated.
+        progress: Whether to show Keras' progress bar, or a line for each epoch where nobody
+            watches a terminal.
 
     Returns:
         What `results.json` holds.
@@ -58,22 +61,22 @@ def train(config: Config, run_dir: str | Path) -> dict:
         },
     )
     model = compiled_model(config, data)
-    progress = _Progress(folder, config, data)
-    initial_epoch = progress.resume(model)
+    record = _Progress(folder, config, data)
+    initial_epoch = record.resume(model)
     batches = training_batches(config, data)
     with _naming_unreadable(batches):
         model.fit(
             feed(batches),
             epochs=config.epochs,
             initial_epoch=initial_epoch,
-            callbacks=[EpochClock(batches), *_schedule(config, data), progress],
+            callbacks=[EpochClock(batches), *_schedule(config, data), record],
             shuffle=False,  # The order is decided already.
-            verbose="auto",
+            verbose=(1 if sys.stderr.isatty() else 2) if progress else 0,
         )
     write_whole(folder.model_file, model.save)
-    results = progress.results(model)
+    results = record.results(model)
     write_json(folder.results_file, results)
-    progress.forget()
+    record.forget()
     return results
 
 
@@ -124,13 +127,13 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
     model = models.build(config, data)
     clipnorm = config.clipnorm or None
     if config.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(config.learning_rate, clipnorm=clipnorm)
+        optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)
     else:
         optimizer = MomentumSGD(
             config.learning_rate,
             momentum=config.momentum,
             coupled_weight_decay=config.weight_decay,
-            clipnorm=clipnorm,
+            global_clipnorm=clipnorm,
         )
     model.compile(
         optimizer,

@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parent.parent / "keras_ldam"
 FLOORS = [
     {"counts"},
     {
-        "advice", "augmentation", "callbacks", "config", "diagnostics", "layers", "losses",
-        "metrics", "normalization", "optimizers", "published", "results", "schedules", "text", "word_vectors",
+        "advice", "augmentation", "calibration", "callbacks", "config", "diagnostics", "layers", "losses",
+        "metrics", "normalization", "optimizers", "results", "schedules", "text",
+        "word_vectors",
     },
     {"datasets", "models"},
     {"cli", "distribution", "export", "prediction", "report", "training"},

@@ -182,30 +182,51 @@ def test_decoding_at_a_fraction_of_the_size_shows_the_same_part_of_the_image(siz
     [("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("1", "PNG")],
 )
 def test_an_image_of_another_mode_comes_out_as_the_rgb_that_pillow_makes_of_it(mode, kind):
-    smooth = made_images.picture(1, 0, (8, 6)).resize((48, 36), Image.BICUBIC).convert(mode)
+    # Of the size that an image is scaled to for 32, so that pixels can be compared.
+    smooth = made_images.picture(1, 0, (8, 8)).resize((37, 37), Image.BICUBIC).convert(mode)
     contents = encoded(smooth, kind, **({"quality": 98} if kind == "JPEG" else {}))
     wanted = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"), dtype=np.float64)
-    got = np.asarray(images._decode(contents, 32)[0], dtype=np.float64)
-    assert got.shape == (36, 48, 3)
-    assert np.abs(got - wanted).mean() < 2
+    got = images.centre_image(contents, 32).numpy()
+    assert np.abs(got - wanted[2:34, 2:34]).mean() < 2
 
 
 def test_a_16_bit_image_keeps_its_brightness():
-    levels = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
-    got = images._decode(encoded(Image.fromarray(levels), "PNG"), 32)[0].numpy()
-    assert np.abs(got[..., 0] - levels / 257).max() <= 1.01
+    levels = np.linspace(0, 65535, 37 * 37).reshape(37, 37).astype(np.uint16)
+    got = images.centre_image(encoded(Image.fromarray(levels), "PNG"), 32).numpy()
+    assert np.abs(got[..., 0] - levels[2:34, 2:34] / 257).max() <= 1.01
     assert (got[..., 0] == got[..., 2]).all()
 
 
-def test_random_crops_depend_on_the_seed_stay_inside_and_reach_every_corner_and_flip():
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+def test_decoding_a_part_gives_the_pixels_of_the_whole(mode):
+    photograph = made_images.picture(1, 0, (90, 61)).resize((900, 610), Image.BICUBIC)
+    contents = encoded(photograph.convert(mode), quality=95)
+    for row, column in ((0.0, 0.0), (0.99, 0.5), (0.4, 0.99)):
+        got = images.random_image(contents, 224, tf.constant([row, column, 0.0]))
+        whole = tf.io.decode_jpeg(contents, channels=3, ratio=2, dct_method="INTEGER_ACCURATE")
+        scale, place = images._place(tf.constant([610, 900]), 224, tf.constant([row, column]))
+        wanted = tf.raw_ops.ScaleAndTranslate(
+            images=whole[None],
+            size=[224, 224],
+            scale=[2 * scale, 2 * scale],
+            translation=-place,
+            kernel_type="triangle",
+            antialias=True,
+        )[0]
+        assert np.abs(got.numpy() - wanted.numpy()).max() < 1
+
+
+def test_random_crops_depend_on_the_numbers_stay_inside_and_reach_every_corner_and_flip():
     # Each pixel tells its column and its row.
     pixels = np.zeros((37, 37, 3), dtype=np.uint8)
     pixels[..., 0] = 5 * np.arange(37)[None]
     pixels[..., 1] = 5 * np.arange(37)[:, None]
     contents = encoded(Image.fromarray(pixels), "PNG")
-    crop = tf.function(lambda seed: images.random_image(contents, 32, seed))
-    crops = [crop(tf.constant([3, i], tf.int64)).numpy() for i in range(200)]
-    assert (crops[0] == crop(tf.constant([3, 0], tf.int64)).numpy()).all()
+    crop = tf.function(lambda drawn: images.random_image(contents, 32, drawn))
+    drawn = np.random.default_rng(3).random((200, 3), dtype=np.float32)
+    drawn[:2] = 0, np.nextafter(np.float32(1), np.float32(0))
+    crops = [crop(numbers).numpy() for numbers in drawn]
+    assert (crops[7] == crop(drawn[7]).numpy()).all()
     seen = set()
     for image in crops:
         flipped = image[0, 0, 0] > image[0, -1, 0]

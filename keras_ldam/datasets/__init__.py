@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+
+import numpy as np
 
 from keras_ldam.config import DATASETS, Config
 from keras_ldam.datasets.data import Data, Ragged, Split
 
-__all__ = ["Data", "Ragged", "Split", "load"]
+__all__ = ["Data", "Ragged", "Split", "load", "write_samples"]
 
 _MODULES = {"cifar10": "cifar", "cifar100": "cifar"}
 """Where a dataset's file has another name than the dataset."""
@@ -26,3 +29,35 @@ def load(config: Config) -> Data:
         f"keras_ldam.datasets.{_MODULES.get(config.dataset, config.dataset)}"
     )
     return module.load(config)
+
+
+def write_samples(config: Config, folder: str | Path, number: int) -> list[str]:
+    """Writes some test images as PNG files that a model can be tried on.
+
+    Args:
+        config: Names the dataset, one whose images are in memory; its seed chooses the images.
+        folder: Where to; made if it is not there.
+        number: How many, of classes that follow one another.
+
+    Returns:
+        The files' names; each ends in the name of the image's class.
+
+    Raises:
+        ValueError: for a dataset whose examples are not images in memory.
+    """
+    from PIL import Image
+
+    data = load(config)
+    images = data.test.examples
+    if not isinstance(images, np.ndarray) or images.ndim != 4:
+        raise ValueError(f"{config.dataset} has no images in memory to write as files.")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(config.seed)
+    names = []
+    for i in range(number):
+        label = i % len(data.class_names)
+        index = generator.choice(np.flatnonzero(data.test.labels == label))
+        path = Path(folder) / f"{i}-{data.class_names[label]}.png"
+        Image.fromarray(images[index].squeeze()).save(path)
+        names.append(str(path))
+    return names

@@ -50,7 +50,7 @@ class Split:
             or an array of file names.
         labels: Class of each example, int32 `[n]`.
         load: For examples that are read from disk as they are needed: turns one element of
-            `examples`, and a seed for training, into an image, in TensorFlow's graph; see
+            `examples`, and random numbers for training, into an image, in TensorFlow's graph; see
             `images.Loader`. None: elements are fed as they are.
     """
 

@@ -55,18 +55,17 @@ def centre_image(contents: tf.Tensor, image_size: int) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
     """
-    image, scale, height, width = _decode(contents, image_size)
-    offset = tf.stack([height - image_size, width - image_size]) // 2
-    return _window(image, scale, offset, image_size)
+    return _scaled_square(contents, image_size, None)
 
 
-def random_image(contents: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Tensor:
+def random_image(contents: tf.Tensor, image_size: int, drawn: tf.Tensor) -> tf.Tensor:
     """Decodes an image for training: scaled as in `centre_image`, a random square, flipped or not.
 
     Args:
         contents: An encoded image, as in `centre_image`.
         image_size: Side of the square, in pixels.
-        seed: int64 `[2]`; decides the square and the flip.
+        drawn: Three random numbers in [0, 1), float32 `[3]`: the square's row and column, and
+            the flip.
 
     Returns:
         uint8 tensor `[image_size, image_size, 3]`.
@@ -74,65 +73,87 @@ def random_image(contents: tf.Tensor, image_size: int, seed: tf.Tensor) -> tf.Te
     Raises:
         tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
     """
-    image, scale, height, width = _decode(contents, image_size)
-    drawn = tf.random.stateless_uniform([3], seed, dtype=tf.float32)
-    room = tf.cast(tf.stack([height - image_size, width - image_size]) + 1, tf.float32)
-    # The product can round up to the end of its range.
-    offset = tf.minimum(tf.cast(drawn[:2] * room, tf.int32), tf.cast(room, tf.int32) - 1)
-    window = _window(image, scale, offset, image_size)
-    return tf.where(drawn[2] < 0.5, window, window[:, ::-1])
+    square = _scaled_square(contents, image_size, drawn[:2])
+    return tf.cond(drawn[2] < 0.5, lambda: square, lambda: tf.reverse(square, [1]))
 
 
-def _decode(contents, image_size):
-    """Pixels, the factor they are to be scaled by, and the scaled image's height and width."""
-    side = scaled_side(image_size)
-    image, shape, ratio = tf.cond(
+def _scaled_square(contents, image_size, drawn):
+    """The square at `drawn`, two shares of the room that there is, or in the centre."""
+    image, scale, translation = tf.cond(
         tf.io.is_jpeg(contents),
-        lambda: _decode_jpeg(contents, side),
-        lambda: _decode_other(contents),
+        lambda: _part_of_jpeg(contents, image_size, drawn),
+        lambda: _other_format(contents, image_size, drawn),
     )
     image.set_shape([None, None, 3])
-    shorter = tf.minimum(shape[0], shape[1])
-    # Both axes by the same factor, as the shorter side asks for.
-    scale = tf.cast(side, tf.float32) / tf.cast(shorter, tf.float32) * tf.cast(ratio, tf.float32)
-    scaled = tf.cast(tf.cast(shape, tf.int64) * side // tf.cast(shorter, tf.int64), tf.int32)
-    return image, scale, scaled[0], scaled[1]
-
-
-def _decode_jpeg(contents, side):
-    def decoder(ratio):
-        return lambda: tf.io.decode_jpeg(
-            contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-        )
-
-    # JPEG can be decoded at 1/2, 1/4, 1/8 of its size from fewer frequencies, which costs less
-    # and is as good as averaging; never to below the size that is wanted.
-    shape = tf.io.extract_jpeg_shape(contents)[:2]
-    shorter = tf.minimum(shape[0], shape[1])
-    halvings = sum(tf.cast(shorter >= ratio * side, tf.int32) for ratio in (2, 4, 8))
-    image = tf.switch_case(halvings, [decoder(ratio) for ratio in (1, 2, 4, 8)])
-    return image, shape, tf.bitwise.left_shift(1, halvings)
-
-
-def _decode_other(contents):
-    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
-    return image, tf.shape(image)[:2], 1
-
-
-def _window(image, scale, offset, image_size):
-    # Scaling and cutting in one operation: only the pixels of the window are computed. The
+    # Scaling and cutting in one operation: only the pixels of the square are computed. The
     # triangle widens as the image shrinks (as Pillow's BILINEAR does), so that nothing aliases.
-    window = tf.raw_ops.ScaleAndTranslate(
+    square = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[image_size, image_size],
         scale=tf.stack([scale, scale]),
-        translation=-tf.cast(offset, tf.float32),
+        translation=translation,
         kernel_type="triangle",
         antialias=True,
     )[0]
-    window = tf.saturate_cast(tf.round(window), tf.uint8)
-    window.set_shape([image_size, image_size, 3])
-    return window
+    square = tf.saturate_cast(tf.round(square), tf.uint8)
+    square.set_shape([image_size, image_size, 3])
+    return square
+
+
+def _place(shape, image_size, drawn):
+    """By which factor an image `[height, width]` is scaled, and where the square begins then."""
+    side = scaled_side(image_size)
+    shorter = tf.minimum(shape[0], shape[1])
+    scaled = tf.cast(tf.cast(shape, tf.int64) * side // tf.cast(shorter, tf.int64), tf.int32)
+    room = scaled - image_size
+    if drawn is None:
+        offset = room // 2
+    else:
+        # The product can round up to the end of its range.
+        offset = tf.minimum(tf.cast(drawn * tf.cast(room + 1, tf.float32), tf.int32), room)
+    return tf.cast(side, tf.float32) / tf.cast(shorter, tf.float32), tf.cast(offset, tf.float32)
+
+
+def _part_of_jpeg(contents, image_size, drawn):
+    """Decodes no more than the square needs: a part of the image, at a fraction of its size."""
+    shape = tf.io.extract_jpeg_shape(contents)[:2]
+    scale, offset = _place(shape, image_size, drawn)
+    # JPEG can be decoded at 1/2, 1/4, 1/8 of its size from fewer frequencies, which costs less
+    # and is as good as averaging; never to below the size that is wanted.
+    shorter, side = tf.minimum(shape[0], shape[1]), scaled_side(image_size)
+    halvings = sum(tf.cast(shorter >= ratio * side, tf.int32) for ratio in (2, 4, 8))
+    ratio = tf.bitwise.left_shift(1, halvings)
+    scale *= tf.cast(ratio, tf.float32)
+    # As far beyond the square as the triangle reaches, and a pixel more.
+    reach = tf.math.ceil(tf.maximum(1.0, 1.0 / scale)) + 1.0
+    begin = tf.maximum(tf.cast(tf.floor(offset / scale) - reach, tf.int32), 0)
+    end = tf.cast(tf.math.ceil((offset + image_size) / scale) + reach, tf.int32)
+    end = tf.minimum(end, -(-shape // ratio))
+    part = tf.concat([begin, end - begin], 0)
+
+    def decoder(ratio):
+        return lambda: tf.image.decode_and_crop_jpeg(
+            contents, part, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        )
+
+    image = tf.switch_case(halvings, [decoder(ratio) for ratio in (1, 2, 4, 8)])
+    return image, scale, tf.cast(begin, tf.float32) * scale - offset
+
+
+def _other_format(contents, image_size, drawn):
+    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    scale, offset = _place(tf.shape(image)[:2], image_size, drawn)
+    return image, scale, -offset
+
+
+def _decodes(contents):
+    """Decodes a whole image, in the cheapest way; an error, or true."""
+    image = tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: tf.io.decode_jpeg(contents, channels=3, ratio=8),
+        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+    )
+    return tf.size(image) > 0
 
 
 # ----------------------------------------------------------------------------- where images lie
@@ -217,12 +238,12 @@ class Loader:
     source: Files | Records
     image_size: int
 
-    def __call__(self, example: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """uint8 image `[image_size, image_size, 3]`: the centre or, with a seed, a random crop."""
+    def __call__(self, example: tf.Tensor, drawn: tf.Tensor | None = None) -> tf.Tensor:
+        """uint8 image `[image_size, image_size, 3]`: the centre or, with numbers, a random crop."""
         contents = self.source.read(example)
-        if seed is None:
+        if drawn is None:
             return centre_image(contents, self.image_size)
-        return random_image(contents, self.image_size, seed)
+        return random_image(contents, self.image_size, drawn)
 
 
 # ----------------------------------------------------------------------------- streaming
@@ -247,25 +268,22 @@ def stream(batches: Batches) -> tf.data.Dataset:
 
     def generate():
         recent.clear()
-        epoch, position = batches.epoch, 0
-        key = np.random.SeedSequence([batches.seed, epoch, 2]).generate_state(1, np.uint64)
-        key = int(key[0] >> np.uint64(1))
+        epoch = batches.epoch
+        generator = np.random.default_rng([batches.seed, epoch, 2])
         for indices in batches.plan(epoch):
             recent.append(indices)
-            positions = np.arange(position, position + len(indices))
-            seeds = np.stack([np.full(len(indices), key), positions], axis=1)
-            yield split.examples[indices], split.labels[indices], seeds
-            position += len(indices)
+            drawn = generator.random((len(indices), 3), dtype=np.float32)
+            yield split.examples[indices], split.labels[indices], drawn
 
     names = tf.TensorSpec((None, *split.examples.shape[1:]), _type_of(split.examples))
     signature = (
         names,
         tf.TensorSpec((None,), tf.int32),
-        tf.TensorSpec((None, 2), tf.int64),
+        tf.TensorSpec((None, 3), tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.unbatch().map(
-        lambda example, label, seed: (split.load(example, seed), label),
+        lambda example, label, drawn: (split.load(example, drawn), label),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -368,7 +386,7 @@ def _decodable(load, examples):
     """Which examples can be loaded, bool `[n]`."""
     good = np.zeros(len(examples), dtype=bool)
     dataset = tf.data.Dataset.from_tensor_slices((np.arange(len(examples)), examples)).map(
-        lambda index, example: (index, load(example)[0, 0, 0]),
+        lambda index, example: (index, _decodes(load.source.read(example))),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     for indices, _ in dataset.ignore_errors().batch(1000):
@@ -379,7 +397,7 @@ def _decodable(load, examples):
 def _fault(load, example):
     """Why an example cannot be loaded, or an empty string."""
     try:
-        load(tf.constant(example))
+        _decodes(load.source.read(tf.constant(example)))
     except tf.errors.NotFoundError:
         return "it is not there"
     except tf.errors.OpError as error:
