@@ -5,7 +5,8 @@
 
 Chosen on a validation part (`--validation_fraction 0.2`) by balanced error, and the same for every
 method but for its loss and rule. Two LSTMs in either direction read the last 200 words; word
-vectors start from what counting the kept training reviews tells. The weights are 1/n, as in the table.
+vectors start from what counting the kept training reviews tells. The weights are 1/n, as in the
+table.
 """
 
 from keras_ldam.config import Config

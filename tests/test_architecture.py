@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "keras_ldam"
 FLOORS = [
     {"counts"},
     {
-        "advice", "augmentation", "calibration", "callbacks", "config", "diagnostics", "layers", "losses",
-        "metrics", "normalization", "optimizers", "results", "schedules", "text",
+        "advice", "augmentation", "calibration", "callbacks", "config", "diagnostics", "layers",
+        "losses", "metrics", "normalization", "optimizers", "results", "schedules", "text",
         "word_vectors",
     },
     {"datasets", "models"},
