@@ -149,6 +149,13 @@ def _define_export(values):
     flags.DEFINE_boolean(
         "resize", False, "for images: take files of any size, and resize them", flag_values=values
     )
+    flags.DEFINE_boolean(
+        "calibrate",
+        False,
+        "fit the temperature of the probabilities on the examples that the run's "
+        "--validation_fraction held out",
+        flag_values=values,
+    )
 
 
 def _define_predict(values):
@@ -269,7 +276,9 @@ def _export(values):
     }
     from keras_ldam import export
 
-    return export.export(run_dir, values.output, resize=values.resize, **priors)
+    return export.export(
+        run_dir, values.output, resize=values.resize, calibrate=values.calibrate, **priors
+    )
 
 
 def _predict(values):

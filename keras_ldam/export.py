@@ -14,6 +14,7 @@ augmentation, dropout.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import json
@@ -28,6 +29,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_ldam import counts as class_counts
+from keras_ldam import datasets, training
+from keras_ldam.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    prior_weights,
+    softmax,
+)
 from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS
 from keras_ldam.layers import CosineDense
 from keras_ldam.results import RunFolder, versions
@@ -36,6 +45,8 @@ EXPORT_FILE = "export.json"
 CARD_FILE = "model_card.md"
 MAX_TEXT_BYTES = 100_000
 """Longer texts are refused: the longest review of IMDB has 14,000 bytes."""
+_CARD_CLASSES = 100
+"""How many classes the model card lists."""
 
 
 def export_saved_model(
@@ -94,7 +105,7 @@ def export_saved_model(
             `counts`. A model that was trained with re-weighting or re-sampling has learned other
             ones (1/K each, if it was to full balance).
         details: What else `export.json` is to hold.
-        card: Text of the model card; a short one by default.
+        card: Text of the model card; made from the above by default.
 
     Returns:
         The folder of the version that was written.
@@ -156,7 +167,7 @@ def export_saved_model(
         with _portable(model):
             tf.saved_model.save(served, str(aside), signatures=served.signatures())
         (aside / EXPORT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
-        (aside / CARD_FILE).write_text(card if card is not None else _short_card(facts))
+        (aside / CARD_FILE).write_text(card if card is not None else _card(facts))
 
     _write_folder(folder, write)
     return folder
@@ -169,6 +180,7 @@ def export(
     target_prior: Sequence[float] | None = None,
     source_prior: Sequence[float] | None = None,
     resize: bool = False,
+    calibrate: bool = False,
 ) -> dict:
     """Exports the model of a finished run; see `export_saved_model` for what is written.
 
@@ -178,6 +190,9 @@ def export(
         target_prior: See `export_saved_model`.
         source_prior: See `export_saved_model`.
         resize: See `export_saved_model`.
+        calibrate: Whether to fit the temperature, on the validation part of a run that had one
+            (`validation_fraction` above 0). The errors of calibration before and after are those
+            on the test split, which neither training nor the fit has seen.
 
     Returns:
         What `export.json` holds, and the `folder` of the version.
@@ -187,7 +202,22 @@ def export(
     """
     folder = RunFolder(run_dir)
     config, results, data = folder.read_config(), folder.read_results(), folder.read_data()
-    model = _read_model(folder)
+    if not folder.complete:
+        raise ValueError(f"{folder.path} has no {folder.model_file.name}: the run is not finished.")
+    if calibrate and not config.validation_fraction:
+        raise ValueError(
+            f"--calibrate needs examples that the model was not trained on, and {folder.path} held "
+            "none out; train a run with --validation_fraction, 0.1 say."
+        )
+    model = training.load_model(folder)
+    scale = config.scale if config.loss in COSINE_LOSSES else 1.0
+    counts = class_counts.check_counts(data["counts"])
+    calibration = None
+    if calibrate:
+        shift, target, _ = prior_shift(
+            len(counts), counts=counts, target_prior=target_prior, source_prior=source_prior
+        )
+        calibration = _calibrate(model, config, scale, shift, target)
     tokenizer = None
     if data["vocabulary"] is not None:
         # Only here: the import takes a second, and images need none of it.
@@ -207,11 +237,19 @@ def export(
         tokenizer=tokenizer,
         resize=resize,
         decode=decode,
-        scale=config.scale if config.loss in COSINE_LOSSES else 1.0,
-        counts=data["counts"],
+        scale=scale,
+        temperature=calibration["temperature"] if calibration else 1.0,
+        counts=counts,
         target_prior=target_prior,
         source_prior=source_prior,
-        details={"dataset": data["name"], "method": config.method, "seed": results["seed"]},
+        details={
+            "dataset": data["name"],
+            "method": config.method,
+            "seed": config.seed,
+            "results": {"split": results["split"], **results["last"]},
+            "calibration": calibration,
+            "config": config.to_json(),
+        },
     )
     return {"folder": str(written), **json.loads((written / EXPORT_FILE).read_text())}
 
@@ -423,14 +461,40 @@ def _portable(model):
             layer.use_cudnn = value
 
 
-def _read_model(folder):
-    if not folder.model_file.exists():
-        raise ValueError(f"{folder.path} has no {folder.model_file.name}: the run is not finished.")
-    try:
-        return keras.models.load_model(folder.model_file, compile=False)
-    except Exception as error:  # Keras, h5py and zipfile each have their own.
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        raise ValueError(f"{folder.model_file} cannot be read: {reason}") from None
+def _calibrate(model, config, scale, shift, target):
+    """Fits the temperature on the run's validation part; what it changes on the test split."""
+    validation = datasets.load(config)
+    test = datasets.load(dataclasses.replace(config, validation_fraction=0.0))
+    num_classes = len(validation.counts)
+    prior = np.full(num_classes, 1 / num_classes) if target is None else np.asarray(target)
+    # The validation part is as imbalanced as the training examples; where the model is used, the
+    # classes are as frequent as the prior says.
+    logits, labels = scale * _scores(model, validation.test), validation.test.labels
+    temperature = fit_temperature(logits, labels, weights=prior_weights(labels, prior), shift=shift)
+    logits, labels = scale * _scores(model, test.test), test.test.labels
+    found = {
+        "temperature": temperature,
+        "fitted_on": f"{len(validation.test)} validation examples",
+        "measured_on": f"{len(test.test)} {test.test_name} examples",
+    }
+    for name, divisor in (("before", 1.0), ("after", temperature)):
+        shifted = logits / divisor + shift
+        weights = prior_weights(labels, prior)
+        error = expected_calibration_error(softmax(shifted), labels, weights=weights)
+        found[f"ece_{name}"] = round(100 * error, 4)
+        found[f"negative_log_likelihood_{name}"] = round(
+            negative_log_likelihood(shifted, labels, weights=weights), 6
+        )
+    return found
+
+
+def _scores(model, split):
+    scores = [None] * len(split)
+    for indices, examples in training.in_order(split, training.EVALUATION_BATCH):
+        batch = keras.ops.convert_to_numpy(model.predict_on_batch(examples))
+        for index, row in zip(indices, batch, strict=True):
+            scores[index] = row
+    return np.asarray(scores, dtype=np.float64)
 
 
 # ----------------------------------------------------------------------------- checks
@@ -544,6 +608,127 @@ def _write_folder(folder, write):
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _short_card(facts):
-    names = ", ".join(facts["class_names"][:20]) + (" …" if len(facts["class_names"]) > 20 else "")
-    return f"# {facts['name']}, version {facts['version']}\n\nClasses: {names}.\n"
+# ----------------------------------------------------------------------------- the model card
+
+
+def _card(facts):
+    """The model card: what the model is, what it was trained on, how good it is, its limits."""
+    return (
+        "\n\n".join(
+            [
+                f"# {facts['name']}, version {facts['version']}",
+                _card_summary(facts),
+                "## Intended use",
+                _card_use(facts),
+                "## Classes" if "results" not in facts else "## Classes and errors",
+                _card_classes(facts),
+                "## Probabilities",
+                _card_probabilities(facts),
+                "## Limits",
+                _card_limits(facts),
+                "## Versions",
+                "\n".join(f"- {name}: {version}" for name, version in facts["versions"].items()),
+                *_card_config(facts),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _card_summary(facts):
+    kind = "images" if facts["input"] == "image" else "texts"
+    text = f"A classifier of {kind} into {len(facts['class_names'])} classes"
+    if "dataset" in facts:
+        text += (
+            f", trained on {facts['dataset']} by the method {facts['method']} "
+            f"(loss {facts['config']['loss']}, rule {facts['config']['rule']}, seed "
+            f"{facts['seed']})"
+        )
+    return f"{text}. Written {facts['created']}."
+
+
+def _card_use(facts):
+    if facts["input"] == "image":
+        kind = "images like those it was trained on"
+    else:
+        kind = "texts like those it was trained on, in the same language"
+    return (
+        f"To tell the classes below apart in {kind}, where every class matters as much as any "
+        "other, however rare it was in training. It answers with one of these classes whatever "
+        "it is given: it was not taught to say that something is none of them."
+    )
+
+
+def _card_classes(facts):
+    names, counts, results = facts["class_names"], facts["counts"], facts.get("results")
+    head, rule = "| class | name |", "|---|---|"
+    if counts:
+        head, rule = head + " training examples |", rule + "---|"
+    if results:
+        head, rule = head + f" error on {results['split']}, % |", rule + "---|"
+    rows = []
+    for j, name in enumerate(names[:_CARD_CLASSES]):
+        row = f"| {j} | {name.replace('|', chr(92) + '|')} |"
+        if counts:
+            row += f" {counts[j]} |"
+        if results:
+            error = results["per_class_error"][j]
+            row += f" {'' if error is None else f'{error:.2f}'} |"
+        rows.append(row)
+    lines = [head, rule, *rows]
+    if len(names) > _CARD_CLASSES:
+        lines += ["", f"The other {len(names) - _CARD_CLASSES} classes are in {EXPORT_FILE}."]
+    if results:
+        lines += [
+            "",
+            f"Mean of the classes' errors: {results['mean_error']:.2f} %. These are errors of the "
+            "model as trained, after its last epoch"
+            + (", before the shift to another prior." if facts["target_prior"] else "."),
+        ]
+    return "\n".join(lines)
+
+
+def _card_probabilities(facts):
+    text = (
+        f"softmax of the model's scores times {facts['scale']:g}, divided by the temperature "
+        f"{facts['temperature']:.4g}"
+    )
+    if facts["target_prior"]:
+        text += ", shifted from the class frequencies that the scores have learned to others"
+    found = facts.get("calibration")
+    if not found:
+        return f"{text}. They were not calibrated: a probability of 0.9 need not be right 9 times of 10."
+    return (
+        f"{text}. The temperature was fitted on {found['fitted_on']}. Expected calibration error "
+        f"on {found['measured_on']}: {found['ece_before']:.2f} % before, {found['ece_after']:.2f} % "
+        "after."
+    )
+
+
+def _card_limits(facts):
+    limits = []
+    counts = facts["counts"]
+    if counts:
+        rare = int(np.argmin(counts))
+        limits.append(
+            f"- The rarest class, {facts['class_names'][rare]}, had {counts[rare]} training "
+            f"examples, the most frequent {max(counts)}."
+        )
+    if facts.get("results"):
+        limits.append("- The errors are those of one run; another seed gives others.")
+    if facts["input"] == "text":
+        limits.append(
+            f"- Refused: empty texts, texts without a word, over {MAX_TEXT_BYTES} bytes, or not in "
+            "UTF-8."
+        )
+    else:
+        limits.append("- Refused: files that cannot be decoded whole, and images of a wrong shape.")
+    limits.append("- Nothing is known of how it treats groups of people that the data do not name.")
+    return "\n".join(limits)
+
+
+def _card_config(facts):
+    if "config" not in facts:
+        return []
+    rows = [f"| {name} | {value} |" for name, value in facts["config"].items() if value != ""]
+    return ["## Configuration", "\n".join(["| field | value |", "|---|---|", *rows])]

@@ -95,7 +95,8 @@ def _scaled_square(contents, image_size, drawn):
         kernel_type="triangle",
         antialias=True,
     )[0]
-    square = tf.saturate_cast(tf.round(square), tf.uint8)
+    # Means of pixels do not leave 0 … 255.
+    square = tf.cast(square + 0.5, tf.uint8)
     square.set_shape([image_size, image_size, 3])
     return square
 
