@@ -697,11 +697,11 @@ def _card_probabilities(facts):
         text += ", shifted from the class frequencies that the scores have learned to others"
     found = facts.get("calibration")
     if not found:
-        return f"{text}. They were not calibrated: a probability of 0.9 need not be right 9 times of 10."
+        return f"{text}. They were not calibrated: 0.9 need not be right 9 times of 10."
     return (
         f"{text}. The temperature was fitted on {found['fitted_on']}. Expected calibration error "
-        f"on {found['measured_on']}: {found['ece_before']:.2f} % before, {found['ece_after']:.2f} % "
-        "after."
+        f"on {found['measured_on']}: {found['ece_before']:.2f} % before, "
+        f"{found['ece_after']:.2f} % after."
     )
 
 
