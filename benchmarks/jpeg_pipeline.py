@@ -4,7 +4,9 @@
 
 PYTHON is that of an environment with torch and pillow. Each measurement is a process of its own;
 the contestants take turns, and medians are reported. Files are made from the two photographs that
-come with scikit-learn: 800x600 pixels, about as many bytes as an image of iNaturalist 2018 has.
+come with scikit-learn: 800x600 pixels, with noise. `torch_pillow` does what torchvision's transforms
+do; `torch_pillow_draft` also lets Pillow decode at a fraction of the size, as this library does and
+as few pipelines do. On a shared machine the processor time per image says more than the rate.
 
 Measured: images decoded, scaled to 256, cropped to 224 at random, flipped and batched, per second;
 the memory after each epoch; the time and memory that the index of 437,513 files takes; and the
@@ -82,6 +84,7 @@ def compare(folder: Path, given: argparse.Namespace) -> dict:
         "images_per_second": {
             name: {
                 "median": medians[name],
+                "cpu_ms_per_image": statistics.median(run["cpu_ms"] for run in runs),
                 "all": [rate for run in runs for rate in run["per_second"][1:]],
             }
             for name, runs in found.items()
@@ -112,6 +115,11 @@ def measure(name, folder, python):
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def make_files(folder: Path, count: int) -> int:
@@ -160,14 +168,15 @@ def _keras_ldam(folder):
     names, _ = folder_dataset._index(folder, folder_dataset._classes(folder), config)
     batches = Batches(names, BATCH, seed=0, num_classes=8)
     stream = images.stream(batches)
-    rates, memory = [], []
+    rates, memory, used = [], [], cpu_seconds()
     for batches.epoch in range(4):
         begun, seen = time.perf_counter(), 0
         for pixels, _ in stream:
             seen += len(pixels)
         rates.append(round(seen / (time.perf_counter() - begun), 1))
         memory.append(memory_mb())
-    return {"per_second": rates, "memory_mb": memory}
+    used = (cpu_seconds() - used) / (len(rates) * len(names)) * 1000
+    return {"per_second": rates, "memory_mb": memory, "cpu_ms": round(used, 2)}
 
 
 def _torch(folder, draft):
@@ -199,8 +208,9 @@ def _torch(folder, draft):
                 image = image.transpose(Image.FLIP_LEFT_RIGHT)
             return torch.from_numpy(np.array(image)), int(path.parent.name)
 
+    used, files = cpu_seconds(), Files()
     loader = torch.utils.data.DataLoader(
-        Files(), BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True
+        files, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True
     )
     rates = []
     for _ in range(4):
@@ -208,7 +218,9 @@ def _torch(folder, draft):
         for pixels, _ in loader:
             seen += len(pixels)
         rates.append(round(seen / (time.perf_counter() - begun), 1))
-    return {"per_second": rates, "version": torch.__version__}
+    del loader  # Its workers' time counts once they have ended.
+    used = (cpu_seconds() - used) / (len(rates) * len(files)) * 1000
+    return {"per_second": rates, "version": torch.__version__, "cpu_ms": round(used, 2)}
 
 
 def _index(folder):

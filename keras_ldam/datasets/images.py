@@ -79,9 +79,9 @@ def random_image(contents: tf.Tensor, image_size: int, drawn: tf.Tensor) -> tf.T
 
 def _scaled_square(contents, image_size, drawn):
     """The square at `drawn`, two shares of the room that there is, or in the centre."""
-    image, scale, translation = tf.cond(
+    image, scale, offset = tf.cond(
         tf.io.is_jpeg(contents),
-        lambda: _part_of_jpeg(contents, image_size, drawn),
+        lambda: _jpeg(contents, image_size, drawn),
         lambda: _other_format(contents, image_size, drawn),
     )
     image.set_shape([None, None, 3])
@@ -91,7 +91,7 @@ def _scaled_square(contents, image_size, drawn):
         images=image[None],
         size=[image_size, image_size],
         scale=tf.stack([scale, scale]),
-        translation=translation,
+        translation=-offset,
         kernel_type="triangle",
         antialias=True,
     )[0]
@@ -115,36 +115,27 @@ def _place(shape, image_size, drawn):
     return tf.cast(side, tf.float32) / tf.cast(shorter, tf.float32), tf.cast(offset, tf.float32)
 
 
-def _part_of_jpeg(contents, image_size, drawn):
-    """Decodes no more than the square needs: a part of the image, at a fraction of its size."""
+def _jpeg(contents, image_size, drawn):
     shape = tf.io.extract_jpeg_shape(contents)[:2]
     scale, offset = _place(shape, image_size, drawn)
     # JPEG can be decoded at 1/2, 1/4, 1/8 of its size from fewer frequencies, which costs less
     # and is as good as averaging; never to below the size that is wanted.
     shorter, side = tf.minimum(shape[0], shape[1]), scaled_side(image_size)
     halvings = sum(tf.cast(shorter >= ratio * side, tf.int32) for ratio in (2, 4, 8))
-    ratio = tf.bitwise.left_shift(1, halvings)
-    scale *= tf.cast(ratio, tf.float32)
-    # As far beyond the square as the triangle reaches, and a pixel more.
-    reach = tf.math.ceil(tf.maximum(1.0, 1.0 / scale)) + 1.0
-    begin = tf.maximum(tf.cast(tf.floor(offset / scale) - reach, tf.int32), 0)
-    end = tf.cast(tf.math.ceil((offset + image_size) / scale) + reach, tf.int32)
-    end = tf.minimum(end, -(-shape // ratio))
-    part = tf.concat([begin, end - begin], 0)
 
     def decoder(ratio):
-        return lambda: tf.image.decode_and_crop_jpeg(
-            contents, part, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        return lambda: tf.io.decode_jpeg(
+            contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
         )
 
     image = tf.switch_case(halvings, [decoder(ratio) for ratio in (1, 2, 4, 8)])
-    return image, scale, tf.cast(begin, tf.float32) * scale - offset
+    return image, scale * tf.cast(tf.bitwise.left_shift(1, halvings), tf.float32), offset
 
 
 def _other_format(contents, image_size, drawn):
     image = tf.io.decode_image(contents, channels=3, expand_animations=False)
     scale, offset = _place(tf.shape(image)[:2], image_size, drawn)
-    return image, scale, -offset
+    return image, scale, offset
 
 
 def _decodes(contents):
