@@ -5,7 +5,7 @@
 PYTHON is that of an environment with torch and pillow. Each measurement is a process of its own;
 the contestants take turns, and medians are reported. Files are made from the two photographs that
 come with scikit-learn: 800x600 pixels, with noise. `torch_pillow` does what torchvision does to
-images; `torch_pillow_draft` also lets Pillow decode at a fraction of the size, as this library does and
+images; `torch_pillow_draft` lets Pillow decode at a fraction of the size, as this library does, and
 as few pipelines do. On a shared machine the processor time per image says more than the rate.
 
 Measured: images decoded, scaled to 256, cropped to 224 at random, flipped and batched, per second;

@@ -70,7 +70,7 @@ def test_only_one_room_imports_tensorflow_text():
         "text",
         "prediction",
         "serving",
-    }  # Prediction needs its ops registered, no more.
+    }
 
 
 def test_parts_do_not_import_tensorflow_when_they_are_imported():
