@@ -99,7 +99,7 @@ class Predictor:
             out = self._serve(**{self._input: tf.constant(inputs, tf.string)})
         except tf.errors.InvalidArgumentError as error:
             if len(inputs) == 1:
-                return [{"error": _sentence(error)}]
+                return [{"error": reason_of(error)}]
             half = len(inputs) // 2
             return self._answer(inputs[:half]) + self._answer(inputs[half:])
         rows = out["probabilities"].numpy().tolist()
@@ -169,8 +169,8 @@ def _arriving(lines, batch_size):
         raise failure[0]
 
 
-def _sentence(error):
-    """What is wrong with an input, out of TensorFlow's long message."""
+def reason_of(error: tf.errors.InvalidArgumentError) -> str:
+    """What is wrong with an input: the sentence in TensorFlow's long message."""
     text = error.message or str(error)
     found = re.search(r"assertion failed: \[([^\]]*?)(?:: number in the batch[^\]]*)?\](.*)", text)
     if found:

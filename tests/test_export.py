@@ -1,0 +1,371 @@
+"""What is exported: the trained model's probabilities, from raw input, without this library."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import small_config
+
+import keras_ldam
+from keras_ldam import cli, datasets, export, text, training
+from keras_ldam.results import RunFolder
+
+
+@pytest.fixture(scope="module")
+def exported(finished_run, tmp_path_factory):
+    """What `export` says of the finished run on digits; not to be changed."""
+    return export.export(finished_run, tmp_path_factory.mktemp("exports") / "digits")
+
+
+@pytest.fixture(scope="module")
+def digits(finished_run):
+    return datasets.load(RunFolder(finished_run).read_config()).test
+
+
+@pytest.fixture(scope="module")
+def expected(finished_run, digits):
+    """softmax(30 · cosines) of the trained model, in float64."""
+    model = training.load_model(RunFolder(finished_run))
+    scores = 30.0 * model.predict(digits.examples, verbose=0).astype(np.float64)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def served(exported):
+    loaded = tf.saved_model.load(exported["folder"])
+    served.loaded = loaded  # The signatures hold it only weakly.
+    return dict(loaded.signatures)
+
+
+def png(image):
+    return tf.io.encode_png(image).numpy()
+
+
+def small_model(units=2, shape=(4, 4, 1)):
+    inputs = keras.Input(shape, dtype="uint8")
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, keras_ldam.CosineDense(units)(features))
+
+
+def small_text_model():
+    inputs = keras.Input((None,), dtype="int32")
+    vectors = keras.layers.Embedding(5, 3)(inputs)
+    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(vectors))
+    model = keras.Model(inputs, outputs)
+    return model, text.Tokenizer(("a", "good", "film"), 10)
+
+
+def test_images_are_answered_with_the_probabilities_of_the_trained_model(served, digits, expected):
+    answers = served["serving_default"](image=tf.constant(digits.examples))
+    np.testing.assert_allclose(answers["probabilities"], expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(answers["class_index"], expected.argmax(axis=1))
+    np.testing.assert_array_equal(
+        answers["label"], [str(j).encode() for j in expected.argmax(axis=1)]
+    )
+    np.testing.assert_allclose(tf.nn.softmax(answers["logits"]), expected, rtol=0, atol=1e-6)
+
+
+def test_encoded_files_are_answered_like_their_pixels(served, digits, expected):
+    files = [png(image) for image in digits.examples[:20]]
+    answers = served["serving_bytes"](image_bytes=tf.constant(files))
+    np.testing.assert_allclose(answers["probabilities"], expected[:20], rtol=0, atol=1e-6)
+
+
+def test_an_empty_batch_gets_an_empty_answer(served):
+    for answers in (
+        served["serving_default"](image=tf.zeros([0, 8, 8, 1], tf.uint8)),
+        served["serving_bytes"](image_bytes=tf.constant([], tf.string)),
+    ):
+        assert answers["probabilities"].shape == (0, 10)
+        assert answers["label"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("signature", "argument", "value", "message"),
+    [
+        ("serving_default", "image", np.zeros([1, 8, 9, 1], np.uint8), "[8, 8, 1]; received"),
+        ("serving_default", "image", np.zeros([8, 8, 1], np.uint8), "a tensor of 4 axes"),
+        ("serving_default", "image", np.zeros([1, 8, 8, 1], np.float32), "uint8"),
+        ("serving_bytes", "image_bytes", [b"not an image"], "Unknown image file format"),
+        ("serving_bytes", "image_bytes", [b""], "Input is empty"),
+        ("serving_bytes", "image_bytes", b"scalar", "a tensor of 1 ax"),
+    ],
+)
+def test_bad_images_are_refused(served, signature, argument, value, message):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        served[signature](**{argument: tf.constant(value)})
+    assert message in caught.value.message
+
+
+def test_an_image_that_is_cut_off_or_of_another_size_is_refused(served, digits):
+    whole = png(digits.examples[0])
+    jpeg = tf.io.encode_jpeg(digits.examples[0]).numpy()
+    for contents, message in (
+        (whole[:-20], "Invalid PNG data"),
+        (jpeg[: len(jpeg) // 2], "Invalid JPEG data"),
+        (png(np.zeros([9, 8, 1], np.uint8)), "image must be 8 pixels high and 8 wide"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            served["serving_bytes"](image_bytes=tf.constant([whole, contents]))
+        assert message in caught.value.message
+
+
+def test_a_process_without_this_library_serves_the_same(exported, digits, expected, tmp_path):
+    np.savez(tmp_path / "data.npz", images=digits.examples, expected=expected)
+    code = (
+        "import sys, numpy as np, tensorflow as tf, tensorflow_text;"
+        "d = np.load(sys.argv[2]); m = tf.saved_model.load(sys.argv[1]);"
+        "p = m.signatures['serving_default'](image=tf.constant(d['images']))['probabilities'];"
+        "assert 'keras_ldam' not in sys.modules;"
+        "print(np.abs(p - d['expected']).max())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, exported["folder"], str(tmp_path / "data.npz")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-6
+
+
+def ops_of(folder):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
+    graph = proto.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    functions = {f.signature.name for f in graph.library.function}
+    return {node.op for node in nodes} - functions
+
+
+def test_the_graph_of_an_image_model_has_ops_of_tensorflow_only(exported):
+    from tensorflow.python.framework import op_def_registry
+
+    text_ops = {"CaseFoldUTF8", "TFText>WhitespaceTokenizeWithOffsetsV2"}
+    ops = ops_of(exported["folder"])
+    assert not ops & text_ops
+    assert all(op_def_registry.get(op) for op in ops)
+    assert not {op for op in ops if "Cudnn" in op or "PyFunc" in op}
+
+
+def test_saved_model_cli_shows_and_runs_it(exported, tmp_path):
+    command = str(Path(sys.executable).parent / "saved_model_cli")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    np.save(tmp_path / "images.npy", np.zeros([2, 8, 8, 1], np.uint8))
+    run = [
+        *(command, "run", "--dir", exported["folder"], "--tag_set", "serve"),
+        *("--signature_def", "serving_default", "--inputs", f"image={tmp_path}/images.npy"),
+        *("--outdir", str(tmp_path)),
+    ]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "probabilities.npy").shape == (2, 10)
+
+
+def test_a_prior_shifts_the_logits_by_the_log_ratio_to_the_training_counts(
+    finished_run, served, digits, tmp_path
+):
+    prior = np.arange(1.0, 11.0)
+    facts = export.export(finished_run, tmp_path / "shifted", target_prior=prior)
+    counts = np.asarray(facts["counts"])
+    loaded = tf.saved_model.load(facts["folder"])
+    images = tf.constant(digits.examples[:50])
+    shifted = loaded.signatures["serving_default"](image=images)
+    plain = served["serving_default"](image=images)
+    shift = np.log(prior / prior.sum()) - np.log(counts / counts.sum())
+    np.testing.assert_allclose(
+        shifted["logits"] - plain["logits"], np.tile(shift, (50, 1)), atol=1e-5
+    )
+    np.testing.assert_allclose(facts["target_prior"], prior / prior.sum())
+
+
+def test_the_temperature_is_fitted_on_held_out_examples_and_served(tmp_path):
+    config = small_config(method="ldam_drw", validation_fraction=0.2)
+    run = tmp_path / "run"
+    training.train(config, run)
+    facts = export.export(run, tmp_path / "calibrated", calibrate=True)
+    found = facts["calibration"]
+    assert found["fitted_on"] == "84 validation examples"
+    assert found["measured_on"] == "500 test examples"
+    assert found["temperature"] == facts["temperature"] != 1.0
+    # Fitted on other examples than it is measured on, and still no worse on those.
+    assert found["negative_log_likelihood_after"] <= found["negative_log_likelihood_before"]
+    assert "84 validation examples" in (Path(facts["folder"]) / "model_card.md").read_text()
+    test = datasets.load(small_config()).test
+    scores = training.load_model(RunFolder(run)).predict(test.examples, verbose=0)
+    logits = tf.saved_model.load(facts["folder"]).signatures["serving_default"](
+        image=tf.constant(test.examples)
+    )["logits"]
+    np.testing.assert_allclose(logits, 30 * scores / facts["temperature"], atol=1e-4)
+
+
+def test_calibration_needs_held_out_examples(finished_run, tmp_path, capsys):
+    output = tmp_path / "exports" / "m"
+    arguments = [f"--run_dir={finished_run}", f"--output={output}", "--calibrate"]
+    assert cli.main("export", arguments) == 2
+    assert "--validation_fraction" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_the_card_and_the_facts_tell_what_the_run_was(exported, finished_run):
+    folder = Path(exported["folder"])
+    facts = json.loads((folder / "export.json").read_text())
+    results = RunFolder(finished_run).read_results()
+    assert facts["counts"] == results["counts"]
+    assert (facts["scale"], facts["method"]) == (30.0, "ldam_drw")
+    card = (folder / "model_card.md").read_text()
+    for error, count in zip(results["last"]["per_class_error"], facts["counts"], strict=True):
+        assert f"| {count} | {error:.2f} |" in card
+    for word in ("## Intended use", "## Limits", "tensorflow: ", "| max_margin | 0.5 |"):
+        assert word in card
+
+
+def test_versions_are_numbered_and_never_overwritten(tmp_path):
+    model = small_model()
+    arguments = {"class_names": ["a", "b"], "scale": 30.0}
+    first = keras_ldam.export_saved_model(model, tmp_path / "name", **arguments)
+    before = {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
+    assert first == tmp_path / "name" / "1"
+    keras_ldam.export_saved_model(model, tmp_path / "name" / "7", **arguments)
+    last = keras_ldam.export_saved_model(model, tmp_path / "name", **arguments)
+    assert last.name == "8"
+    with pytest.raises(ValueError, match="exists, and a version is never overwritten"):
+        keras_ldam.export_saved_model(model, first, **arguments)
+    assert before == {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
+    assert sorted(path.name for path in (tmp_path / "name").iterdir()) == ["1", "7", "8"]
+
+
+def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(ValueError, match="no space left"):
+        keras_ldam.export_saved_model(
+            small_model(), tmp_path / "name", class_names=["a", "b"], scale=1.0
+        )
+    assert not list((tmp_path / "name").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["a", "b", "c"]}, "class_names has 3 entries, but the model has 2"),
+        ({"class_names": ["a", "a"]}, "'a' is there more than once"),
+        ({"scale": 0.0}, "scale must be a finite number above 0"),
+        ({"scale": None}, "the model gives cosines and is not compiled"),
+        ({"temperature": float("nan")}, "temperature must be a finite number"),
+        ({"counts": [5, 0]}, "class 1 has 0"),
+        ({"target_prior": [0.5, 0.5]}, "target_prior needs the counts"),
+        ({"target_prior": [1.0, 0.0], "counts": [5, 2]}, "target_prior must be 2 finite numbers"),
+        ({"source_prior": [0.5, 0.5]}, "source_prior is of use with a target_prior only"),
+        ({"image_shape": (4, 4)}, "images must be [height, width, channels]"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(changes, message, tmp_path):
+    arguments = {"class_names": ["a", "b"], "scale": 30.0, **changes}
+    with pytest.raises(ValueError) as caught:
+        keras_ldam.export_saved_model(small_model(), tmp_path / "name", **arguments)
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_one_of_versions_is_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"it holds 'cat\.jpg'"):
+        keras_ldam.export_saved_model(
+            small_model(), tmp_path / "photos", class_names=["a", "b"], scale=1.0
+        )
+
+
+def test_the_scale_is_that_of_the_loss_the_model_was_compiled_with(tmp_path):
+    model = small_model()
+    model.compile("adam", loss=keras_ldam.LDAM([10, 100], scale=12.0))
+    folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+    assert json.loads((folder / "export.json").read_text())["scale"] == 12.0
+
+
+def test_files_of_any_size_are_resized_where_that_is_asked_for(tmp_path):
+    folder = keras_ldam.export_saved_model(
+        small_model(), tmp_path / "name", class_names=["a", "b"], scale=1.0, resize=True
+    )
+    loaded = tf.saved_model.load(str(folder))
+    files = [png(np.full([size, 5, 1], 200, np.uint8)) for size in (4, 9)]
+    answers = loaded.signatures["serving_bytes"](image_bytes=tf.constant(files))
+    # Grey stays grey, whatever the size.
+    np.testing.assert_allclose(answers["logits"][0], answers["logits"][1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere", "no such folder"), ("begun", "the run has not ended"), ("lost", "not finished")],
+)
+def test_a_run_without_a_finished_model_is_refused(name, message, finished_run, tmp_path, capsys):
+    run = tmp_path / name
+    if name != "nowhere":
+        run.mkdir()
+        files = ["config.json", "data.json"] + (["results.json"] if name == "lost" else [])
+        for file in files:
+            (run / file).write_bytes((finished_run / file).read_bytes())
+    output = tmp_path / "exports" / "m"
+    assert cli.main("export", [f"--run_dir={run}", f"--output={output}"]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+    assert not output.exists()
+
+
+# ----------------------------------------------------------------------------- text
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory):
+    model, tokenizer = small_text_model()
+    return keras_ldam.export_saved_model(
+        model,
+        tmp_path_factory.mktemp("exports") / "text",
+        class_names=["negative", "positive"],
+        tokenizer=tokenizer,
+    )
+
+
+@pytest.fixture(scope="module")
+def text_served(text_folder):
+    loaded = tf.saved_model.load(str(text_folder))
+    text_served.loaded = loaded
+    return loaded.signatures["serving_default"]
+
+
+def test_texts_are_answered_as_strings_of_any_number(text_served):
+    together = text_served(text=tf.constant(["A good film", "a film", "word <br /> good"]))
+    for i, one in enumerate(["a GOOD film!".replace("!", ""), "a film", "other good"]):
+        alone = text_served(text=tf.constant([one]))
+        assert together["label"][i] == alone["label"][0]
+    assert text_served(text=tf.constant([], tf.string))["probabilities"].shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([b"good", b""], "text is empty: number in the batch, from 0:] [1]"),
+        ([b"good \xff\xfe"], "text is not valid UTF-8"),
+        ([b"good", b"x" * 10**6], "text is longer than 100000 bytes"),
+        ([b" ... "], "text has no words"),
+        ([[b"good"]], "texts must be a tensor of 1 ax"),
+        (b"good", "texts must be a tensor of 1 ax"),
+    ],
+)
+def test_bad_texts_are_refused_with_a_sentence(text_served, texts, message):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        text_served(text=tf.constant(texts))
+    assert message in caught.value.message
