@@ -160,7 +160,20 @@ def test_evaluation_scales_the_shorter_side_and_cuts_out_the_centre_as_pillow_do
     assert np.abs(got - wanted).max() < 12
 
 
-@pytest.mark.parametrize("size", [(256, 256), (512, 700), (1100, 1024), (3000, 2100), (20, 300)])
+def test_shrinking_a_little_by_sampling_is_close_to_averaging_and_has_no_dark_border():
+    picture = made_images.picture(1, 0, (80, 60)).resize((400, 300), Image.BICUBIC)
+    pixels = tf.constant(np.maximum(np.asarray(picture), 60))
+    scale = tf.constant(256 / 300)
+    for place in ([0.0, 0.0], [32.0, 117.0], [16.0, 58.0]):
+        given = (pixels, scale, tf.constant(place), 224)
+        sampled, averaged = images._sampled(*given).numpy(), images._averaged(*given).numpy()
+        assert np.abs(sampled - averaged).mean() < 1
+        assert sampled.min() >= 60 - 1e-3
+
+
+@pytest.mark.parametrize(
+    "size", [(256, 256), (300, 400), (512, 700), (1100, 1024), (3000, 2100), (20, 300)]
+)
 def test_decoding_at_a_fraction_of_the_size_shows_the_same_part_of_the_image(size):
     # A ramp from left to right and one from top to bottom tell where each pixel comes from.
     width, height = size

@@ -30,6 +30,7 @@ _MARGIN = 256 / 224
 _ENDS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
 _TAIL = 64
 _KEPT_BATCHES = 64
+_PREFETCHED = 4
 
 
 # ----------------------------------------------------------------------------- one image
@@ -85,9 +86,21 @@ def _scaled_square(contents, image_size, drawn):
         lambda: _other_format(contents, image_size, drawn),
     )
     image.set_shape([None, None, 3])
+    square = tf.cond(
+        (scale >= 0.8) & (scale <= 1.0),
+        lambda: _sampled(image, scale, offset, image_size),
+        lambda: _averaged(image, scale, offset, image_size),
+    )
+    # Means of pixels do not leave 0 … 255.
+    square = tf.cast(square + 0.5, tf.uint8)
+    square.set_shape([image_size, image_size, 3])
+    return square
+
+
+def _averaged(image, scale, offset, image_size):
     # Scaling and cutting in one operation: only the pixels of the square are computed. The
     # triangle widens as the image shrinks (as Pillow's BILINEAR does), so that nothing aliases.
-    square = tf.raw_ops.ScaleAndTranslate(
+    return tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[image_size, image_size],
         scale=tf.stack([scale, scale]),
@@ -95,10 +108,17 @@ def _scaled_square(contents, image_size, drawn):
         kernel_type="triangle",
         antialias=True,
     )[0]
-    # Means of pixels do not leave 0 … 255.
-    square = tf.cast(square + 0.5, tf.uint8)
-    square.set_shape([image_size, image_size, 3])
-    return square
+
+
+def _sampled(image, scale, offset, image_size):
+    # The same with a triangle that does not widen, at half the cost: for images that shrink by a
+    # fifth at most, as most do that were decoded at a fraction of their size.
+    furthest = tf.cast(tf.shape(image)[:2] - 1, tf.float32)
+    first = (offset + 0.5) / scale - 0.5
+    last = (offset + image_size - 0.5) / scale - 0.5
+    # Beyond the last pixel, by rounding, there would be black.
+    box = tf.clip_by_value(tf.concat([first / furthest, last / furthest], 0), 0.0, 1.0)
+    return tf.image.crop_and_resize(image[None], box[None], [0], [image_size, image_size])[0]
 
 
 def _place(shape, image_size, drawn):
@@ -276,12 +296,12 @@ def stream(batches: Batches) -> tf.data.Dataset:
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.unbatch().map(
         lambda example, label, drawn: (split.load(example, drawn), label),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=_in_work(),
         deterministic=True,
     )
     dataset = dataset.batch(batches.batch_size)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return _untuned(dataset.prefetch(_PREFETCHED))
 
 
 def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -291,9 +311,9 @@ def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray,
         ValueError: for an image that cannot be read, naming it.
     """
     dataset = tf.data.Dataset.from_tensor_slices(split.examples).map(
-        split.load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        split.load, num_parallel_calls=_in_work(), deterministic=True
     )
-    stream = iter(dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE))
+    stream = iter(_untuned(dataset.batch(batch_size).prefetch(_PREFETCHED)))
     for start in range(0, len(split), batch_size):
         indices = np.arange(start, min(start + batch_size, len(split)))
         try:
@@ -301,6 +321,22 @@ def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray,
         except tf.errors.OpError as error:
             raise unreadable(split, [indices]) or error from None
         yield indices, images
+
+
+def _in_work():
+    """How many images are in work at a time: more than cores, some of them wait for the disk."""
+    return 4 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 16
+
+
+def _untuned(dataset):
+    """Without autotuning, which is slower here.
+
+    It also ends an epoch only when its own thread next wakes, after 10 ms · 2^k up to a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = _in_work() // 2
+    return dataset.with_options(options)
 
 
 @contextlib.contextmanager
@@ -379,9 +415,9 @@ def _decodable(load, examples):
     good = np.zeros(len(examples), dtype=bool)
     dataset = tf.data.Dataset.from_tensor_slices((np.arange(len(examples)), examples)).map(
         lambda index, example: (index, _decodes(load.source.read(example))),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=_in_work(),
     )
-    for indices, _ in dataset.ignore_errors().batch(1000):
+    for indices, _ in _untuned(dataset.ignore_errors().batch(1000)):
         good[indices.numpy()] = True
     return good
 

@@ -219,7 +219,7 @@ def _records(source, split, image_size):
                 tf.strings.length(record),
                 tf.io.parse_single_example(record, wanted)["label"],
             ),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=4,
         )
         read = [(int(length), int(label)) for length, label in records.as_numpy_iterator()]
         lengths = np.array([length for length, _ in read], dtype=np.int64)
