@@ -4,9 +4,10 @@
 
 PYTHON is that of an environment with torch and pillow. Each measurement is a process of its own;
 the contestants take turns, and medians are reported. Files are made from the two photographs that
-come with scikit-learn: 800x600 pixels, with noise. `torch_pillow` does what torchvision does to
-images; `torch_pillow_draft` lets Pillow decode at a fraction of the size, as this library does, and
-as few pipelines do. On a shared machine the processor time per image says more than the rate.
+come with scikit-learn: 800x600 pixels, with noise. `torch_pillow` does what torchvision's
+transforms do; `torch_pillow_draft` also lets Pillow decode at a fraction of the size, as this
+library does and few pipelines do. On a shared machine the processor time per image says more than
+the rate; it is that of all epochs. The rate of each first epoch, a warm-up, is not counted.
 
 Measured: images decoded, scaled to 256, cropped to 224 at random, flipped and batched, per second;
 the memory after each epoch; the time and memory that the index of 437,513 files takes; and the
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch_python", help="Python of an environment with torch and pillow")
     parser.add_argument("--output", help="JSON file to write; left out: standard output")
-    parser.add_argument("--files", type=int, default=512)
+    parser.add_argument("--files", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)

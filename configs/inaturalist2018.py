@@ -20,6 +20,10 @@ margin 0.3, images scaled to 256 and cropped to 224 at random or flipped. It doe
 size (256 here, as a later paper says of it), weight decay (1e-4, as He et al.) or scale (30, as in
 the official code for CIFAR). The row of class-balanced focal loss is copied from Cui et al., so
 their gamma and beta are used.
+
+Hardware: the paper had 4 V100. Not run here. Time, calculated from the rates in
+benchmarks/jpeg_pipeline.json, which were measured on 2 shared CPU cores: 47 days on these cores
+with --precision mixed_bfloat16; reading the images of all 90 epochs alone takes them 27 hours.
 """
 
 from keras_ldam.config import Config
