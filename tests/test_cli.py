@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from keras_ldam import cli
+from keras_ldam.config import DATASETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,6 +76,17 @@ def test_flags_stand_over_the_recipe_and_the_recipe_over_defaults():
     assert (config.epochs, config.drop_at) == (7, (0.2, 0.6))
     assert config.optimizer == "adam"  # The recipe's.
     assert config.beta == 0.9999  # The default.
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_smoke_run_reaches_the_deferred_rule_on_every_dataset(dataset):
+    import absl.flags
+
+    values = absl.flags.FlagValues()
+    cli.VERBS["train"].define(values)
+    values(["train", f"--dataset={dataset}", "--method=ldam_drw", "--smoke"])
+    config = cli.config_from(values)
+    assert (config.start_epoch, config.epochs) == (1, 2)
 
 
 @pytest.mark.parametrize("verb", sorted(cli.VERBS))
