@@ -10,7 +10,7 @@ from keras_ldam.datasets.data import Data, Split
 
 
 def load(config: Config) -> Data:
-    """Returns the images as uint8 `[n, 32, 32, 3]`; the test split is whole.
+    """Returns the images as uint8 `[n, 32, 32, 3]`, made imbalanced; the test split is whole.
 
     Seed 0 keeps the images that the official code keeps: its rule counts in the order of the
     original files, which TFDS' record names carry.
