@@ -13,14 +13,12 @@ augmentation, dropout.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import functools
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,15 +36,13 @@ from keras_ldam.calibration import (
     softmax,
 )
 from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS
+from keras_ldam.export import graphs, version_folders
+from keras_ldam.export.card import model_card
 from keras_ldam.layers import CosineDense
 from keras_ldam.results import RunFolder, versions
 
 EXPORT_FILE = "export.json"
 CARD_FILE = "model_card.md"
-MAX_TEXT_BYTES = 100_000
-"""Longer texts are refused: the longest review of IMDB has 14,000 bytes."""
-_CARD_CLASSES = 100
-"""How many classes the model card lists."""
 
 
 def export_saved_model(
@@ -142,12 +138,12 @@ def export_saved_model(
     shift, target_prior, source_prior = prior_shift(
         num_classes, counts=counts, target_prior=target_prior, source_prior=source_prior
     )
-    folder = _version_folder(Path(output))
-    answer = _Answer(model, scale / temperature, shift, class_names)
+    folder = version_folders.choose(Path(output))
+    answer = graphs.Answer(model, scale / temperature, shift, class_names)
     if tokenizer is not None:
-        served = _ServedText(answer, tokenizer)
+        served = graphs.ServedText(answer, tokenizer)
     else:
-        served = _ServedImages(answer, _image_shape(model, image_shape), resize, decode)
+        served = graphs.ServedImages(answer, _image_shape(model, image_shape), resize, decode)
     facts = {
         "name": folder.parent.name,
         "version": int(folder.name),
@@ -164,12 +160,12 @@ def export_saved_model(
     }
 
     def write(aside):
-        with _portable(model):
+        with graphs.portable(model):
             tf.saved_model.save(served, str(aside), signatures=served.signatures())
         (aside / EXPORT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
-        (aside / CARD_FILE).write_text(card if card is not None else _card(facts))
+        (aside / CARD_FILE).write_text(card if card is not None else model_card(facts))
 
-    _write_folder(folder, write)
+    version_folders.write_whole(folder, write)
     return folder
 
 
@@ -292,175 +288,6 @@ def prior_shift(
     return shift.astype(np.float32), target.tolist(), source.tolist()
 
 
-# ----------------------------------------------------------------------------- what is served
-
-
-class _Answer(tf.Module):
-    """From the model's input to the four outputs."""
-
-    def __init__(self, model, factor, shift, class_names):
-        super().__init__()
-        self._model = _Untracked(model)
-        # The graph is to hold the weights and nothing else of the Keras model.
-        self._weights = [variable.value for variable in model.variables]
-        self._factor, self._shift, self._class_names = factor, shift, class_names
-
-    def __call__(self, inputs):
-        # Convolutions fail on empty batches where oneDNN fuses them, so an empty one is given an
-        # example, which is taken off again.
-        batch = tf.shape(inputs)[0]
-        padding = tf.pad([[0, tf.cast(batch == 0, tf.int32)]], [[0, inputs.shape.rank - 1], [0, 0]])
-        scores = self._model.it(tf.pad(inputs, padding), training=False)[:batch]
-        scores = tf.cast(scores, tf.float32)
-        logits = scores * tf.constant(self._factor, tf.float32) + self._shift
-        index = tf.argmax(logits, axis=-1)
-        return {
-            "probabilities": tf.nn.softmax(logits),
-            "logits": logits,
-            "class_index": index,
-            "label": tf.gather(tf.constant(self._class_names), index),
-        }
-
-
-class _Untracked:
-    """Holds an object that is not to be saved with its holder."""
-
-    def __init__(self, it):
-        self.it = it
-
-
-class _ServedText(tf.Module):
-    def __init__(self, answer, tokenizer):
-        super().__init__()
-        self._answer, self._tokenizer = answer, tokenizer
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-    def serve(self, text):
-        with tf.control_dependencies(_text_checks(text)):
-            ids = self._tokenizer(tf.identity(text))
-        if not (ids.dtype.is_integer and ids.shape.rank == 2):
-            return self._answer(ids)
-        wordless = ~tf.reduce_any(tf.not_equal(ids, 0), axis=1)
-        with tf.control_dependencies([_refuse(wordless, "text has no words")]):
-            return self._answer(tf.identity(ids))
-
-    def signatures(self):
-        return {"serving_default": self.serve.get_concrete_function()}
-
-    def describe(self):
-        return {"input": "text", "max_text_bytes": MAX_TEXT_BYTES}
-
-
-class _ServedImages(tf.Module):
-    def __init__(self, answer, shape, resize, decode):
-        super().__init__()
-        self._answer, self._shape, self._resize = answer, shape, resize or decode is not None
-        self._decode = decode
-
-    def _serve(self, image):
-        wanted = [-1 if length is None else length for length in self._shape]
-        message = f"images must be of height, width and channels {wanted}".replace("-1", "any")
-        with tf.control_dependencies([_check_rank(image, 4, "images")]):
-            size = tf.shape(_of_any_shape(image))[1:]
-        right = tf.reduce_all((size == wanted) | (tf.constant(wanted) < 0))
-        with tf.control_dependencies([tf.debugging.Assert(right, [f"{message}; received", size])]):
-            return self._answer(tf.identity(image))
-
-    def _serve_bytes(self, image_bytes):
-        height, width, channels = self._shape
-
-        def decode(encoded):
-            image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-            image.set_shape([None, None, channels])
-            if height is None or width is None:
-                return image
-            if self._resize:
-                image = tf.image.resize(image, (height, width), antialias=True)
-                return tf.cast(tf.round(image), tf.uint8)
-            size = tf.shape(image)[:2]
-            message = f"image must be {height} pixels high and {width} wide; its size is"
-            right = tf.reduce_all(size == (height, width))
-            with tf.control_dependencies([tf.debugging.Assert(right, [message, size])]):
-                image = tf.identity(image)
-            image.set_shape((height, width, channels))
-            return image
-
-        with tf.control_dependencies([_check_rank(image_bytes, 1, "image files")]):
-            image_bytes = tf.identity(image_bytes)
-        images = tf.map_fn(
-            self._decode or decode,
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(self._shape, tf.uint8),
-        )
-        return self._answer(images)
-
-    def signatures(self):
-        pixels = tf.TensorSpec([None, *self._shape], tf.uint8, name="image")
-        files = tf.TensorSpec([None], tf.string, name="image_bytes")
-        # Kept as attributes, so that what they have captured is saved.
-        self.serve = tf.function(self._serve, input_signature=[pixels])
-        self.serve_bytes = tf.function(self._serve_bytes, input_signature=[files])
-        return {
-            "serving_default": self.serve.get_concrete_function(),
-            "serving_bytes": self.serve_bytes.get_concrete_function(),
-        }
-
-    def describe(self):
-        return {"input": "image", "image_shape": list(self._shape), "resize": self._resize}
-
-
-def _of_any_shape(tensor):
-    """The tensor, its shape to be looked at when it comes.
-
-    The shape that a signature states is not enforced by who loads it, but it is taken for granted
-    when the graph is optimised, checks and all.
-    """
-    return tf.compat.v1.placeholder_with_default(tensor, shape=None)
-
-
-def _check_rank(tensor, rank, name):
-    shape = tf.shape(_of_any_shape(tensor))
-    # Even so the number of axes, which tf.rank gives, is taken from the signature. Written as
-    # text, each axis leaves a comma.
-    text = tf.strings.reduce_join(tf.strings.join([tf.strings.as_string(shape), ","]), axis=0)
-    axes = tf.strings.length(tf.strings.regex_replace(text, "[^,]", ""))
-    message = f"{name} must be a tensor of {rank} axes, the batch first; number of axes received:"
-    return tf.debugging.Assert(axes == rank, [message, axes])
-
-
-def _text_checks(text):
-    """Errors that say which text of the batch is at fault."""
-    with tf.control_dependencies([_check_rank(text, 1, "texts")]):
-        text = tf.identity(text)
-    valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="ignore")
-    length = tf.strings.length(text)
-    return [
-        _refuse(length > MAX_TEXT_BYTES, f"text is longer than {MAX_TEXT_BYTES} bytes"),
-        _refuse(length == 0, "text is empty"),
-        _refuse(tf.not_equal(valid, text), "text is not valid UTF-8"),
-    ]
-
-
-def _refuse(bad, message):
-    return tf.debugging.Assert(
-        ~tf.reduce_any(bad), [f"{message}: number in the batch, from 0:", tf.where(bad)[:1, 0]]
-    )
-
-
-@contextlib.contextmanager
-def _portable(model):
-    """Keeps cuDNN's ops out of the graph: it is to run where there is no GPU, too."""
-    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "use_cudnn")]
-    before = [layer.use_cudnn for layer in layers]
-    for layer in layers:
-        layer.use_cudnn = False
-    try:
-        yield
-    finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.use_cudnn = value
-
-
 def _calibrate(model, config, scale, shift, target):
     """Fits the temperature on the run's validation part; what it changes on the test split."""
     validation = datasets.load(config)
@@ -498,8 +325,6 @@ def _scores(model, split):
 
 
 # ----------------------------------------------------------------------------- checks
-
-
 def _check_names(model, class_names):
     names = [str(name) for name in class_names]
     if not model.built or len(getattr(model, "inputs", None) or []) > 1:
@@ -558,177 +383,3 @@ def _image_shape(model, image_shape):
             "give a tokenizer."
         )
     return shape
-
-
-# ----------------------------------------------------------------------------- folders
-
-
-def _version_folder(output):
-    """The folder to write: the one named, or the next version; never one that is there."""
-    named = output.name.isascii() and output.name.isdigit()
-    parent = output.parent if named else output
-    if not parent.name:
-        raise ValueError(f"--output must be DIR/NAME or DIR/NAME/VERSION; received {output}.")
-    if parent.exists() and not parent.is_dir():
-        raise ValueError(f"{parent} exists and is not a folder; choose another output.")
-    others = sorted(parent.iterdir()) if parent.exists() else []
-    strange = [path.name for path in others if not _is_version(path) and path.name[0] != "."]
-    if strange:
-        raise ValueError(
-            f"{parent} is not a folder of model versions, it holds {strange[0]!r}; choose another "
-            "output."
-        )
-    if named:
-        if int(output.name) < 1:
-            raise ValueError(f"a version must be a whole number of at least 1; received {output}.")
-        if output.exists():
-            raise ValueError(
-                f"{output} exists, and a version is never overwritten; choose another."
-            )
-        return output
-    taken = [int(path.name) for path in others if _is_version(path)]
-    return parent / str(max(taken, default=0) + 1)
-
-
-def _is_version(path):
-    return path.is_dir() and path.name.isascii() and path.name.isdigit()
-
-
-def _write_folder(folder, write):
-    """Writes aside and moves in place, so that a server sees a version whole or not at all."""
-    aside = folder.parent / f".{folder.name}-{os.getpid()}"
-    try:
-        aside.mkdir(parents=True)
-        write(aside)
-        # Moving would replace an empty folder, but not one that has been filled meanwhile.
-        aside.rename(folder)
-    except OSError as error:
-        raise ValueError(f"{folder} could not be written: {error}.") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-# ----------------------------------------------------------------------------- the model card
-
-
-def _card(facts):
-    """The model card: what the model is, what it was trained on, how good it is, its limits."""
-    return (
-        "\n\n".join(
-            [
-                f"# {facts['name']}, version {facts['version']}",
-                _card_summary(facts),
-                "## Intended use",
-                _card_use(facts),
-                "## Classes" if "results" not in facts else "## Classes and errors",
-                _card_classes(facts),
-                "## Probabilities",
-                _card_probabilities(facts),
-                "## Limits",
-                _card_limits(facts),
-                "## Versions",
-                "\n".join(f"- {name}: {version}" for name, version in facts["versions"].items()),
-                *_card_config(facts),
-            ]
-        )
-        + "\n"
-    )
-
-
-def _card_summary(facts):
-    kind = "images" if facts["input"] == "image" else "texts"
-    text = f"A classifier of {kind} into {len(facts['class_names'])} classes"
-    if "dataset" in facts:
-        text += (
-            f", trained on {facts['dataset']} by the method {facts['method']} "
-            f"(loss {facts['config']['loss']}, rule {facts['config']['rule']}, seed "
-            f"{facts['seed']})"
-        )
-    return f"{text}. Written {facts['created']}."
-
-
-def _card_use(facts):
-    if facts["input"] == "image":
-        kind = "images like those it was trained on"
-    else:
-        kind = "texts like those it was trained on, in the same language"
-    return (
-        f"To tell the classes below apart in {kind}, where every class matters as much as any "
-        "other, however rare it was in training. It answers with one of these classes whatever "
-        "it is given: it was not taught to say that something is none of them."
-    )
-
-
-def _card_classes(facts):
-    names, counts, results = facts["class_names"], facts["counts"], facts.get("results")
-    head, rule = "| class | name |", "|---|---|"
-    if counts:
-        head, rule = head + " training examples |", rule + "---|"
-    if results:
-        head, rule = head + f" error on {results['split']}, % |", rule + "---|"
-    rows = []
-    for j, name in enumerate(names[:_CARD_CLASSES]):
-        row = f"| {j} | {name.replace('|', chr(92) + '|')} |"
-        if counts:
-            row += f" {counts[j]} |"
-        if results:
-            error = results["per_class_error"][j]
-            row += f" {'' if error is None else f'{error:.2f}'} |"
-        rows.append(row)
-    lines = [head, rule, *rows]
-    if len(names) > _CARD_CLASSES:
-        lines += ["", f"The other {len(names) - _CARD_CLASSES} classes are in {EXPORT_FILE}."]
-    if results:
-        lines += [
-            "",
-            f"Mean of the classes' errors: {results['mean_error']:.2f} %. These are errors of the "
-            "model as trained, after its last epoch"
-            + (", before the shift to another prior." if facts["target_prior"] else "."),
-        ]
-    return "\n".join(lines)
-
-
-def _card_probabilities(facts):
-    text = (
-        f"softmax of the model's scores times {facts['scale']:g}, divided by the temperature "
-        f"{facts['temperature']:.4g}"
-    )
-    if facts["target_prior"]:
-        text += ", shifted from the class frequencies that the scores have learned to others"
-    found = facts.get("calibration")
-    if not found:
-        return f"{text}. They were not calibrated: 0.9 need not be right 9 times of 10."
-    return (
-        f"{text}. The temperature was fitted on {found['fitted_on']}. Expected calibration error "
-        f"on {found['measured_on']}: {found['ece_before']:.2f} % before, "
-        f"{found['ece_after']:.2f} % after."
-    )
-
-
-def _card_limits(facts):
-    limits = []
-    counts = facts["counts"]
-    if counts:
-        rare = int(np.argmin(counts))
-        limits.append(
-            f"- The rarest class, {facts['class_names'][rare]}, had {counts[rare]} training "
-            f"examples, the most frequent {max(counts)}."
-        )
-    if facts.get("results"):
-        limits.append("- The errors are those of one run; another seed gives others.")
-    if facts["input"] == "text":
-        limits.append(
-            f"- Refused: empty texts, texts without a word, over {MAX_TEXT_BYTES} bytes, or not in "
-            "UTF-8."
-        )
-    else:
-        limits.append("- Refused: files that cannot be decoded whole, and images of a wrong shape.")
-    limits.append("- Nothing is known of how it treats groups of people that the data do not name.")
-    return "\n".join(limits)
-
-
-def _card_config(facts):
-    if "config" not in facts:
-        return []
-    rows = [f"| {name} | {value} |" for name, value in facts["config"].items() if value != ""]
-    return ["## Configuration", "\n".join(["| field | value |", "|---|---|", *rows])]
