@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# KServe wants older protobuf, psutil and python-dateutil than requirements.txt names.
+SERVING := .venv-serving/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint serving clean
 
 # Plain training against the paper's method on long-tailed digits, three seeds each.
 demo: $(READY)
@@ -18,7 +20,7 @@ demo: $(READY)
 		| $(BIN)/python bin/predict --model demo/exports/digits --noprobabilities
 	$(BIN)/python bin/report --results_dir demo --output_dir demo/report demo/*-?
 
-test: $(READY)
+test: $(READY) $(SERVING)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
@@ -26,6 +28,15 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check . --fix
 	$(BIN)/ruff format .
+
+# The environment of bin/serve.
+serving: $(SERVING)
+
+$(SERVING): requirements-serving.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r requirements-serving.txt
+	touch $@
 
 $(READY): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,4 +46,4 @@ $(READY): requirements.txt setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info runs exports demo
+	rm -rf $(VENV) $(dir $(SERVING)) build *.egg-info runs exports demo

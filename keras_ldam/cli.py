@@ -171,6 +171,22 @@ def _define_predict(values):
     values.set_gnu_getopt(True)
 
 
+def _define_serve(values):
+    flags.DEFINE_string(
+        "model", None, "folder that bin/export has made, of a name or a version", flag_values=values
+    )
+    flags.DEFINE_string(
+        "name", None, "name in the address; left out: that of the folder", flag_values=values
+    )
+    flags.DEFINE_string(
+        "host",
+        "127.0.0.1",
+        "address to listen at; 0.0.0.0 lets other machines in, and asks no one who they are",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("port", 8501, "HTTP port; 0: any that is free", flag_values=values)
+
+
 def _define_report(values):
     flags.DEFINE_string(
         "results_dir",
@@ -296,6 +312,21 @@ def _predict(values):
     )
 
 
+def _serve(values):
+    if not values.model:
+        raise ValueError("--model is needed: the folder that bin/export has made.")
+    try:
+        from keras_ldam import serving
+    except ModuleNotFoundError as error:
+        if error.name != "kserve":
+            raise
+        raise ValueError(
+            "needs the package kserve, in an environment of its own; `make serving` makes one, "
+            "and docs/serving.md tells more."
+        ) from None
+    return serving.serve(values.model, name=values.name, host=values.host, port=values.port)
+
+
 def _report(values):
     from keras_ldam import report
 
@@ -377,6 +408,16 @@ VERBS = {
             "bin/predict --model exports/imdb 'A waste of two hours.'",
             "bin/predict --model exports/imdb < reviews.txt > answers.jsonl",
             "ls images/*.png | bin/predict --model exports/digits",
+        ),
+    ),
+    "serve": Verb(
+        _serve,
+        _define_serve,
+        "answer over HTTP with an exported model, by KServe's server",
+        (
+            "bin/serve --model exports/imdb",
+            'curl -d \'{"instances": ["A waste of two hours."]}\' '
+            "localhost:8501/v1/models/imdb:predict",
         ),
     ),
     "report": Verb(

@@ -9,16 +9,28 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 
 IMAGE_SIGNATURE, TEXT_SIGNATURE = "serving_bytes", "serving_default"
 
 
-class Predictor:
-    """An exported model, ready to answer.
+class Exported(NamedTuple):
+    """An exported model that has been loaded."""
+
+    path: Path
+    """The folder of the version."""
+    signatures: dict[str, Callable]
+    """What can be asked, by name."""
+    holder: object
+    """Must be kept for as long as the signatures, which hold it only weakly."""
+
+
+def load(path: str | os.PathLike) -> Exported:
+    """Loads an exported model.
 
     Args:
         path: `DIR/NAME`, of which the highest version is taken, or `DIR/NAME/VERSION`.
@@ -26,24 +38,37 @@ class Predictor:
     Raises:
         ValueError: if there is no exported model, or it cannot be loaded.
     """
+    path = _newest_version(Path(path))
+    # Its ops have to be there before a graph that uses them is loaded.
+    import tensorflow_text  # noqa: F401
+
+    try:
+        holder = tf.saved_model.load(str(path))
+        return Exported(path, dict(holder.signatures), holder)
+    except Exception as error:  # TensorFlow raises whatever it met first.
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        raise ValueError(f"{path} cannot be loaded as a SavedModel: {reason}") from None
+
+
+class Predictor:
+    """An exported model, ready to answer.
+
+    Args:
+        path: See `load`.
+
+    Raises:
+        ValueError: as `load` does, or for a SavedModel of another making.
+    """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = _newest_version(Path(path))
-        # Its ops have to be there before a graph that uses them is loaded.
-        import tensorflow_text  # noqa: F401
-
-        try:
-            self._loaded = tf.saved_model.load(str(self.path))
-            signatures = dict(self._loaded.signatures)
-        except Exception as error:  # TensorFlow raises whatever it met first.
-            reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-            raise ValueError(f"{self.path} cannot be loaded as a SavedModel: {reason}") from None
+        self._exported = load(path)
+        signatures = self._exported.signatures
         self.takes_images = IMAGE_SIGNATURE in signatures
         name = IMAGE_SIGNATURE if self.takes_images else TEXT_SIGNATURE
         self._serve = signatures.get(name)
         inputs = {} if self._serve is None else self._serve.structured_input_signature[1]
         if len(inputs) != 1 or next(iter(inputs.values())).dtype != tf.string:
-            raise ValueError(f"{self.path} is not a model that bin/export has written.")
+            raise ValueError(f"{self._exported.path} is not a model that bin/export has written.")
         self._input = next(iter(inputs))
 
     def predict(
@@ -172,10 +197,11 @@ def _arriving(lines, batch_size):
 def reason_of(error: tf.errors.InvalidArgumentError) -> str:
     """What is wrong with an input: the sentence in TensorFlow's long message."""
     text = error.message or str(error)
-    found = re.search(r"assertion failed: \[([^\]]*?)(?:: number in the batch[^\]]*)?\](.*)", text)
+    found = re.search(r"assertion failed: \[(.*)\] \[([^\[\]]*)\]", text)
     if found:
-        details = re.sub(r"[\[\]]", "", found.group(2).split("\n")[0]).strip()
-        return found.group(1) if "number in the batch" in text else f"{found.group(1)} {details}"
+        sentence, details = found.groups()
+        sentence, _, place = sentence.partition(": number in the batch")
+        return sentence if place else f"{sentence} {details}"
     noise = ("Graph execution", "Detected at", "<stack", "\t", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith(noise)]
     return (lines[0] if lines else text)[:300]

@@ -14,18 +14,74 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import os
-from pathlib import Path
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from unittest import mock
 
-import kserve
 import numpy as np
 import tensorflow as tf
-import tensorflow_text  # noqa: F401  Its ops have to be there before a graph uses them.
-from kserve.errors import InvalidInput
 
-from keras_ldam.prediction import reason_of
+from keras_ldam import prediction
+from keras_ldam.prediction import Exported, reason_of
 
-_INTEGERS = {tf.uint8, tf.int32, tf.int64}
+# KServe takes the arguments of the program for its own when it is imported.
+with mock.patch.object(sys, "argv", sys.argv[:1]):
+    import kserve
+    from kserve import logging
+    from kserve.errors import InvalidInput
+    from kserve.model_repository import ModelRepository
+    from kserve.protocol.dataplane import DataPlane
+    from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+    from kserve.protocol.rest.server import RESTServer
+
+_FORM = 'the request must be {"instances": [one input, …]}.'
+
+
+def serve(
+    path: str | os.PathLike, *, name: str | None = None, host: str = "127.0.0.1", port: int = 8501
+) -> Iterator[dict]:
+    """Serves a model over HTTP until the process is ended.
+
+    Args:
+        path: `DIR/NAME`, of which the highest version is taken, or `DIR/NAME/VERSION`.
+        name: What the model is called in the address; NAME by default.
+        host: Address to listen at; 0.0.0.0 is reached from other machines, too.
+        port: HTTP port; 8501 is TensorFlow Serving's; 0: any free one.
+
+    Yields:
+        `{"model", "version", "url"}` once requests are accepted; asked for more, it serves.
+
+    Raises:
+        ValueError: if there is no exported model, or it cannot listen there.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 0 to 65535; received {port}.")
+    exported = prediction.load(path)
+    folder = exported.path.resolve()
+    numbered = folder.name.isdigit()
+    name = name or (folder.parent if numbered else folder).name
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ValueError(f"name must be of letters, digits, '.', '_' and '-'; received {name!r}.")
+    listening = _listen(host, port)
+    port = listening.getsockname()[1]
+    logging.configure_logging()
+    models = ModelRepository()
+    models.update(ServedModel(name, exported))
+    # KServe's ModelServer listens at every address of the machine; its REST server can be told.
+    server = RESTServer(
+        "kserve.model_server:app", DataPlane(models), ModelRepositoryExtension(models), port
+    )
+    yield {
+        "model": name,
+        "version": folder.name if numbered else None,
+        "url": f"http://{host}:{port}/v1/models/{name}:predict",
+    }
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
 
 
 class ServedModel(kserve.Model):
@@ -33,19 +89,13 @@ class ServedModel(kserve.Model):
 
     Args:
         name: What the model is called in the address.
-        path: The folder of a version, with `saved_model.pb`.
+        exported: The loaded model.
     """
 
-    def __init__(self, name: str, path: str | os.PathLike):
+    def __init__(self, name: str, exported: Exported):
         super().__init__(name)
-        self.path = Path(path)
-
-    def load(self) -> bool:
-        """Loads the graphs; the server calls for it before it takes requests."""
-        self._loaded = tf.saved_model.load(str(self.path))
-        self._signatures = dict(self._loaded.signatures)
+        self._exported = exported
         self.ready = True
-        return self.ready
 
     async def predict(self, payload: dict, headers: dict | None = None, **kwargs) -> dict:
         """Answers `{"instances": [row, …]}` with `{"predictions": [row, …]}`.
@@ -58,25 +108,28 @@ class ServedModel(kserve.Model):
         return await asyncio.to_thread(self._predict, payload)
 
     def _predict(self, payload):
-        if not isinstance(payload, dict):
-            raise InvalidInput('the request must be {"instances": [one input, …]}.')
+        if not isinstance(payload, dict) or not isinstance(payload.get("instances"), list):
+            raise InvalidInput(_FORM)
+        signatures = self._exported.signatures
         name = payload.get("signature_name", "serving_default")
-        if name not in self._signatures:
-            known = ", ".join(sorted(self._signatures))
+        if not isinstance(name, str) or name not in signatures:
+            known = ", ".join(sorted(signatures))
             raise InvalidInput(f"unknown signature_name {name!r}; known: {known}.")
-        serve = self._signatures[name]
+        serve = signatures[name]
         ((argument, spec),) = serve.structured_input_signature[1].items()
-        instances = payload.get("instances")
-        if not isinstance(instances, list):
-            raise InvalidInput('the request must be {"instances": [one input, …]}.')
         rows = [
             row[argument] if isinstance(row, dict) and set(row) == {argument} else row
-            for row in instances
+            for row in payload["instances"]
         ]
+        inputs = _tensor(rows, spec)
         try:
-            outputs = serve(**{argument: _tensor(rows, spec)})
+            outputs = serve(**{argument: inputs})
         except tf.errors.InvalidArgumentError as error:
-            raise InvalidInput(reason_of(error)) from None
+            reason = reason_of(error)
+            if spec.dtype == tf.string and len(rows) > 1:
+                place, reason = _first_refused(lambda part: serve(**{argument: part}), inputs)
+                reason = f"instance {place}, from 0: {reason}"
+            raise InvalidInput(reason) from None
         columns = {key: _plain(value.numpy()) for key, value in outputs.items()}
         return {
             "predictions": [
@@ -85,34 +138,49 @@ class ServedModel(kserve.Model):
         }
 
 
-def serve(name: str, path: str | os.PathLike, *, port: int = 8501) -> None:
-    """Serves a model over HTTP until the process is ended.
+def _listen(host, port):
+    try:
+        ((family, *_, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.create_server(address, family=family, backlog=2048)
+    except OSError as error:
+        # Python adds the address to some of these reasons.
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise ValueError(f"cannot listen at {host}, port {port}: {reason}.") from None
 
-    Args:
-        name: What it is called in the address.
-        path: The folder of a version.
-        port: HTTP port; 8501 is TensorFlow Serving's.
-    """
-    model = ServedModel(name, path)
-    model.load()
-    kserve.ModelServer(http_port=port, enable_grpc=False, workers=1).start([model])
+
+def _first_refused(serve, inputs):
+    """Index and fault of the first of several inputs that is refused by itself."""
+    first = 0
+    while True:
+        half = max(len(inputs) // 2, 1)
+        try:
+            serve(inputs[:half])
+            first, inputs = first + half, inputs[half:]
+        except tf.errors.InvalidArgumentError as error:
+            if half == len(inputs):
+                return first, reason_of(error)
+            inputs = inputs[:half]
 
 
 def _tensor(rows, spec):
     if spec.dtype == tf.string:
         return tf.constant([_bytes(row) for row in rows], tf.string, shape=(len(rows),))
+    dtype = spec.dtype.as_numpy_dtype
+    limits = np.iinfo(dtype)
     try:
         values = np.asarray(rows)
-        if len(rows) == 0:
-            values = np.zeros([0, *(length or 0 for length in spec.shape[1:])], np.int64)
-        if spec.dtype in _INTEGERS and values.dtype.kind not in "iu":
-            raise ValueError("they must be whole numbers in lists of one length")
-        limits = np.iinfo(spec.dtype.as_numpy_dtype)
-        if values.size and not limits.min <= values.min() <= values.max() <= limits.max:
-            raise ValueError(f"they must be from {limits.min} to {limits.max}")
-    except ValueError as error:
-        raise InvalidInput(f"the instances cannot be read as {spec.dtype.name}: {error}.") from None
-    return tf.constant(values.astype(spec.dtype.as_numpy_dtype))
+    except ValueError:  # Lists of unequal length.
+        values = np.empty(0, object)
+    if len(rows) == 0:
+        values = np.zeros([0, *(length or 0 for length in spec.shape[1:])], dtype)
+    if values.dtype.kind not in "iu" or (
+        values.size and not limits.min <= values.min() <= values.max() <= limits.max
+    ):
+        raise InvalidInput(
+            f"the instances must be whole numbers from {limits.min} to {limits.max}, in lists of "
+            "one length for each axis."
+        )
+    return tf.constant(values.astype(dtype))
 
 
 def _bytes(row):
@@ -124,7 +192,7 @@ def _bytes(row):
     if isinstance(row, dict) and isinstance(row.get("b64"), str) and len(row) == 1:
         try:
             return base64.b64decode(row["b64"], validate=True)
-        except binascii.Error as error:
+        except (binascii.Error, ValueError) as error:
             raise InvalidInput(f"b64 does not hold base64: {error}.") from None
     raise InvalidInput('an instance must be a string or {"b64": "…"}.')
 

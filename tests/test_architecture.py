@@ -68,7 +68,7 @@ def test_imports_go_down(path):
 
 def test_only_one_room_imports_tensorflow_text():
     rooms = {room_of(path) for path in FILES if "tensorflow_text" in set(imports(path))}
-    assert rooms <= {"text", "prediction", "serving"}
+    assert rooms <= {"text", "prediction"}
 
 
 def test_parts_do_not_import_tensorflow_when_they_are_imported():
