@@ -190,3 +190,13 @@ def test_every_example_is_evaluated_once_whatever_its_length(rng):
     split = Split(Ragged.from_sequences([np.ones(n, int) for n in lengths]), np.zeros(37, int))
     seen = np.concatenate([indices for indices, _ in training.in_order(split, 10)])
     assert sorted(seen.tolist()) == list(range(37))
+
+
+def test_a_process_that_only_loads_a_model_knows_the_layers_of_every_network():
+    code = (
+        "import keras, keras_ldam.training\n"
+        "for name in ('BiLSTM', 'PoolWords', 'PaddedShortcut', 'RandomCropFlip'):\n"
+        "    assert keras.saving.get_registered_object(f'keras_ldam>{name}'), name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

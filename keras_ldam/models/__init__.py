@@ -8,6 +8,9 @@ from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS, Config
 from keras_ldam.datasets.data import Data
 from keras_ldam.layers import CosineDense
 
+# All of them, so that Keras knows their layers when it loads the model of a finished run.
+from keras_ldam.models import bilstm, resnet32, resnet50, small_cnn
+
 __all__ = ["build", "head"]
 
 
@@ -22,32 +25,23 @@ def build(config: Config, data: Data) -> keras.Model:
     """The network of the config's dataset, with the head of its loss, not compiled."""
     last = head(config, len(data.class_names))
     if config.dataset == "digits":
-        from keras_ldam.models.small_cnn import small_cnn
-
-        return small_cnn(head=last, input_shape=data.train.examples.shape[1:])
+        return small_cnn.small_cnn(head=last, input_shape=data.train.examples.shape[1:])
     if config.dataset == "imdb":
         return _bilstm(last, config, data)
     if config.dataset in ("cifar10", "cifar100"):
-        from keras_ldam.models.resnet32 import resnet32
-
-        return resnet32(head=last, seed=config.seed)
+        return resnet32.resnet32(head=last, seed=config.seed)
     if config.dataset in IMAGE_DATASETS:
         shape = (config.image_size, config.image_size, 3)
         if config.network == "small_cnn":
             if config.weights:
                 raise ValueError("weights are for network resnet50; received small_cnn.")
-            from keras_ldam.models.small_cnn import small_cnn
-
-            return small_cnn(head=last, input_shape=shape)
-        from keras_ldam.models.resnet50 import resnet50
-
-        return resnet50(head=last, input_shape=shape, weights=config.weights)
+            return small_cnn.small_cnn(head=last, input_shape=shape)
+        return resnet50.resnet50(head=last, input_shape=shape, weights=config.weights)
     raise ValueError(f"no network for dataset {config.dataset!r}.")
 
 
 def _bilstm(last, config, data):
     from keras_ldam import word_vectors
-    from keras_ldam.models.bilstm import bilstm
 
     reviews, known = data.train.examples, len(data.vocabulary) + 2
     embedding = word_vectors.prepared(
@@ -58,7 +52,7 @@ def _bilstm(last, config, data):
         size=config.embedding_dim,
         seed=config.seed,
     )
-    return bilstm(
+    return bilstm.bilstm(
         head=last,
         vocabulary_size=known,
         units=config.units,
