@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_ldam
 from keras_ldam import training
 from keras_ldam.config import Config
 
@@ -35,6 +36,38 @@ def finished_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits-ldam_drw-0"
     training.train(small_config(method="ldam_drw"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits_export(finished_run, tmp_path_factory):
+    """What `export` says of the finished run on digits; not to be changed."""
+    from keras_ldam import export
+
+    return export.export(finished_run, tmp_path_factory.mktemp("exports") / "digits")
+
+
+@pytest.fixture(scope="session")
+def text_model():
+    """An untrained model of texts of three words, and its tokenizer."""
+    from keras_ldam import text
+
+    inputs = keras.Input((None,), dtype="int32")
+    # Masked, so that the answer to a text does not depend on how long the others are.
+    vectors = keras.layers.Embedding(5, 3, mask_zero=True)(inputs)
+    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(vectors))
+    return keras.Model(inputs, outputs), text.Tokenizer(("a", "good", "film"), 10)
+
+
+@pytest.fixture(scope="session")
+def text_export(text_model, tmp_path_factory):
+    """The folder of the exported `text_model`; not to be changed."""
+    model, tokenizer = text_model
+    return keras_ldam.export_saved_model(
+        model,
+        tmp_path_factory.mktemp("exports") / "text",
+        class_names=["negative", "positive"],
+        tokenizer=tokenizer,
+    )
 
 
 @pytest.fixture
