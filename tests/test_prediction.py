@@ -59,16 +59,16 @@ def asked(predictor, monkeypatch, before=lambda: None):
 
 
 def test_each_line_is_answered_in_order_as_it_would_be_alone(texts):
-    lines = [b" ".join([b"good"] * i + [b"film"]) for i in range(11)]
+    lines = [b" ".join([b"good"] * i + [b"film"]) for i in range(10)]
     answers = list(texts.predict(lines, batch_size=4))
-    assert [answer["line"] for answer in answers] == list(range(1, 12))
+    assert [answer["line"] for answer in answers] == list(range(1, 11))
     for line, answer in zip(lines, answers, strict=True):
         ((alone),) = texts.predict([line])
         assert answer["label"] == alone["label"] == ["negative", "positive"][answer["class_index"]]
         np.testing.assert_allclose(answer["probabilities"], alone["probabilities"], atol=1e-6)
         assert answer["probability"] == max(answer["probabilities"])
     # The lines differ, so an exchange of two would have been seen.
-    assert len({answer["probability"] for answer in answers}) == 11
+    assert len({answer["probability"] for answer in answers}) == 10
 
 
 def test_a_line_is_answered_before_the_next_one_comes(texts):
