@@ -16,6 +16,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 IMAGE_SIGNATURE, TEXT_SIGNATURE = "serving_bytes", "serving_default"
+_AHEAD = 4
+"""How many batches of texts are read ahead."""
 
 
 class Exported(NamedTuple):
@@ -76,8 +78,8 @@ class Predictor:
     ) -> Iterator[dict]:
         """Answers each line, in order, as soon as it can.
 
-        Whatever lines are there already are answered together, up to a batch; nothing waits for a
-        batch to fill.
+        Whatever lines are there already are answered together, up to four batches; nothing waits
+        for a batch to fill.
 
         Args:
             lines: Texts, or paths of image files.
@@ -90,9 +92,11 @@ class Predictor:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; received {batch_size}.")
+        # More texts than one batch, so that those of like length can share one.
+        together = batch_size if self.takes_images else _AHEAD * batch_size
         number = 0
-        for batch in _arriving(lines, batch_size):
-            for line, answer in zip(batch, self._answer_lines(batch), strict=True):
+        for group in _arriving(lines, together):
+            for line, answer in zip(group, self._answer_lines(group, batch_size), strict=True):
                 number += 1
                 record = {"line": number}
                 if self.takes_images:
@@ -101,7 +105,7 @@ class Predictor:
                     answer.pop("probabilities", None)
                 yield {**record, **answer}
 
-    def _answer_lines(self, lines):
+    def _answer_lines(self, lines, batch_size):
         answers, inputs = [None] * len(lines), []
         for index, line in enumerate(lines):
             if self.takes_images:
@@ -112,14 +116,16 @@ class Predictor:
                     answers[index] = {"error": f"cannot be read: {reason}"}
                     continue
             inputs.append((index, line))
-        for (index, _), answer in zip(inputs, self._answer([x for _, x in inputs]), strict=True):
-            answers[index] = answer
+        if not self.takes_images:
+            inputs.sort(key=lambda each: len(each[1]))
+        for start in range(0, len(inputs), batch_size):
+            indices, batch = zip(*inputs[start : start + batch_size], strict=True)
+            for index, answer in zip(indices, self._answer(list(batch)), strict=True):
+                answers[index] = answer
         return answers
 
     def _answer(self, inputs):
         """Answers of a batch; one that is refused is halved until the input at fault is alone."""
-        if not inputs:
-            return []
         try:
             out = self._serve(**{self._input: tf.constant(inputs, tf.string)})
         except tf.errors.InvalidArgumentError as error:
@@ -161,9 +167,9 @@ def _newest_version(path):
     return max(versions, key=lambda version: int(version.name))
 
 
-def _arriving(lines, batch_size):
-    """Batches of the lines that are there; reads ahead in a thread."""
-    waiting: queue.Queue = queue.Queue(maxsize=4 * batch_size)
+def _arriving(lines, most):
+    """Groups of the lines that are there; reads ahead in a thread."""
+    waiting: queue.Queue = queue.Queue(maxsize=most)
     end = object()
     failure = []
 
@@ -178,18 +184,18 @@ def _arriving(lines, batch_size):
     threading.Thread(target=read, daemon=True).start()
     item = None
     while item is not end:
-        batch = []
+        group = []
         item = waiting.get()
         while item is not end:
-            batch.append(item)
-            if len(batch) == batch_size:
+            group.append(item)
+            if len(group) == most:
                 break
             try:
                 item = waiting.get_nowait()
             except queue.Empty:
                 break
-        if batch:
-            yield batch
+        if group:
+            yield group
     if failure:
         raise failure[0]
 
