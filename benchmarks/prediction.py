@@ -41,8 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", help="JSON file to write; left out: standard output")
     parser.add_argument("--texts", type=int, default=768)
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=768)
+    parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     from keras_ldam.results import hardware, versions
 
