@@ -142,12 +142,16 @@ def test_a_process_that_cannot_import_this_library_serves_the_same(
     assert max(differences) < 1e-6
 
 
-def ops_of(folder):
+def graph_of(folder):
     from tensorflow.core.protobuf import saved_model_pb2
 
     proto = saved_model_pb2.SavedModel()
     proto.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
-    graph = proto.meta_graphs[0].graph_def
+    return proto.meta_graphs[0].graph_def
+
+
+def ops_of(folder):
+    graph = graph_of(folder)
     nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
     functions = {f.signature.name for f in graph.library.function}
     return {node.op for node in nodes} - functions
@@ -161,6 +165,12 @@ def test_the_graph_of_an_image_model_has_ops_of_tensorflow_only(digits_export):
     assert not ops & text_ops
     assert all(op_def_registry.get(op) for op in ops)
     assert not {op for op in ops if "Cudnn" in op or "PyFunc" in op}
+
+
+def test_the_graph_needs_no_compiler_where_it_is_served(digits_export, text_export):
+    for folder in (digits_export["folder"], text_export):
+        for function in graph_of(folder).library.function:
+            assert not function.attr["_XlaMustCompile"].b, function.signature.name
 
 
 def saved_model_cli(*arguments, with_text=False):

@@ -30,9 +30,13 @@ class Answer(tf.Module):
     def __call__(self, inputs):
         # Convolutions fail on empty batches where oneDNN fuses them, so an empty one is given an
         # example, which is taken off again.
-        batch = tf.shape(inputs)[0]
-        padding = tf.pad([[0, tf.cast(batch == 0, tf.int32)]], [[0, inputs.shape.rank - 1], [0, 0]])
-        scores = self._model.it(tf.pad(inputs, padding), training=False)[:batch]
+        shape = tf.shape(inputs)
+        batch, missing = shape[0], tf.cast(shape[:1] == 0, tf.int32)
+        example = tf.zeros(tf.concat([missing, shape[1:]], axis=0), inputs.dtype)
+        padded = tf.concat([inputs, example], axis=0)
+        # Keras compiles a convolution by XLA where it does not know the number of channels.
+        padded.set_shape([None, *inputs.shape[1:]])
+        scores = self._model.it(padded, training=False)[:batch]
         scores = tf.cast(scores, tf.float32)
         logits = scores * tf.constant(self._factor, tf.float32) + self._shift
         index = tf.argmax(logits, axis=-1)
