@@ -13,7 +13,8 @@ import tensorflow as tf
 from conftest import small_config
 
 import keras_ldam
-from keras_ldam import cli, datasets, export, training
+from keras_ldam import cli, datasets, export, text, training
+from keras_ldam.datasets import imdb
 from keras_ldam.results import RunFolder
 
 
@@ -165,6 +166,14 @@ def test_the_graph_of_an_image_model_has_ops_of_tensorflow_only(digits_export):
     assert not ops & text_ops
     assert all(op_def_registry.get(op) for op in ops)
     assert not {op for op in ops if "Cudnn" in op or "PyFunc" in op}
+
+
+def test_the_graph_of_an_image_model_can_be_converted_for_small_devices(digits_export):
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        digits_export["folder"], signature_keys=["serving_default"]
+    )
+    # It raises for an op that LiteRT does not have.
+    assert converter.convert()[4:8] == b"TFL3"
 
 
 def test_the_graph_needs_no_compiler_where_it_is_served(digits_export, text_export):
@@ -366,6 +375,52 @@ def test_a_run_without_a_finished_model_is_refused(name, message, finished_run, 
 
 
 # ----------------------------------------------------------------------------- text
+
+
+@pytest.fixture
+def small_imdb(monkeypatch):
+    """Made-up reviews in place of IMDB's; those to test on are returned, with their labels."""
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(30)]
+
+    def reviews(number):
+        labels = rng.permutation(np.arange(number, dtype=np.int32) % 2)
+        opinions = np.where(labels == 1, "good", "bad")
+        texts = [" ".join([*rng.choice(words, 6), opinion]) for opinion in opinions]
+        return [text.encode() for text in texts], labels
+
+    made = {"train": reviews(80), "test": reviews(60)}
+    monkeypatch.setattr(imdb.prepared, "builder", lambda name, data_dir: None)
+    monkeypatch.setattr(imdb, "_read", lambda source, split: made[split])
+    return made["test"]
+
+
+def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imdb, tmp_path):
+    config = small_config(
+        dataset="imdb",
+        method="ldam_drw",
+        imbalance_ratio=2.0,
+        validation_fraction=0.3,
+        epochs=2,
+        units=4,
+        embedding_dim=4,
+        max_tokens=8,
+    )
+    training.train(config, tmp_path / "run")
+    facts = export.export(tmp_path / "run", tmp_path / "exports" / "reviews", calibrate=True)
+    texts, labels = small_imdb
+    loaded = tf.saved_model.load(facts["folder"])
+    answers = loaded.signatures["serving_default"](text=tf.constant(texts))
+    own = answers["probabilities"].numpy()[np.arange(60), labels]
+    # What the calibration is said to be is that of what is served, from the raw texts.
+    assert facts["calibration"]["negative_log_likelihood_after"] == pytest.approx(
+        -np.log(own).mean(), abs=1e-5
+    )
+    model = training.load_model(RunFolder(tmp_path / "run"))
+    known = RunFolder(tmp_path / "run").read_data()["vocabulary"]
+    scores = model.predict(text.Tokenizer(known, 8)(tf.constant(texts)), verbose=0)
+    expected = tf.nn.softmax(30 * scores / facts["temperature"])
+    np.testing.assert_allclose(answers["probabilities"], expected, rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,13 @@ _MODULES = {"cifar10": "cifar", "cifar100": "cifar"}
 """Where a dataset's file has another name than the dataset."""
 
 
-def load(config: Config) -> Data:
+def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     """Returns the data that a config names, imbalanced as it says.
+
+    Args:
+        config: See `Config`.
+        vocabulary: For text: the words that a trained model knows, in place of those that the
+            training examples of this config give; None: the latter.
 
     Raises:
         ValueError: for an unknown dataset, or one that is not to be had (saying where it was
@@ -28,7 +34,7 @@ def load(config: Config) -> Data:
     module = importlib.import_module(
         f"keras_ldam.datasets.{_MODULES.get(config.dataset, config.dataset)}"
     )
-    return module.load(config)
+    return module.load(config) if vocabulary is None else module.load(config, vocabulary=vocabulary)
 
 
 def write_samples(config: Config, folder: str | Path, number: int) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from keras_ldam import counts as class_counts
@@ -12,11 +14,15 @@ from keras_ldam.datasets.data import Data, Ragged, Split
 CLASS_NAMES = ("negative", "positive")
 
 
-def load(config: Config) -> Data:
+def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     """Returns the reviews as word ids.
 
     Of the 12,500 negative training reviews one in `imbalance_ratio` stays; which ones depends on
-    the seed. The vocabulary comes from the training reviews that stay. The test split is whole.
+    the seed. The test split is whole.
+
+    Args:
+        config: See `Config`.
+        vocabulary: The known words; by default those of the training reviews that stay.
     """
     source = prepared.builder("imdb_reviews", config.data_dir)
     texts, labels = _read(source, "train")
@@ -29,7 +35,8 @@ def load(config: Config) -> Data:
     # Only here, so that nothing else pays for the import.
     from keras_ldam import text
 
-    vocabulary = text.build_vocabulary((texts[i] for i in train), config.vocabulary_size)
+    if vocabulary is None:
+        vocabulary = text.build_vocabulary((texts[i] for i in train), config.vocabulary_size)
     tokenizer = text.Tokenizer(vocabulary, config.max_tokens)
 
     def encoded(texts, labels):

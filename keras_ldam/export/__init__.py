@@ -213,7 +213,7 @@ def export(
         shift, target, _ = prior_shift(
             len(counts), counts=counts, target_prior=target_prior, source_prior=source_prior
         )
-        calibration = _calibrate(model, config, scale, shift, target)
+        calibration = _calibrate(model, config, data["vocabulary"], scale, shift, target)
     tokenizer = None
     if data["vocabulary"] is not None:
         # Only here: the import takes a second, and images need none of it.
@@ -288,10 +288,12 @@ def prior_shift(
     return shift.astype(np.float32), target.tolist(), source.tolist()
 
 
-def _calibrate(model, config, scale, shift, target):
+def _calibrate(model, config, vocabulary, scale, shift, target):
     """Fits the temperature on the run's validation part; what it changes on the test split."""
     validation = datasets.load(config)
-    test = datasets.load(dataclasses.replace(config, validation_fraction=0.0))
+    # With nothing held out the training texts are others, and so would be the words' numbers.
+    whole = dataclasses.replace(config, validation_fraction=0.0)
+    test = datasets.load(whole, vocabulary=vocabulary)
     num_classes = len(validation.counts)
     prior = np.full(num_classes, 1 / num_classes) if target is None else np.asarray(target)
     # The validation part is as imbalanced as the training examples; where the model is used, the
