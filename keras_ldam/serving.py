@@ -31,6 +31,7 @@ from keras_ldam.prediction import Exported, reason_of
 # KServe takes the arguments of the program for its own when it is imported.
 with mock.patch.object(sys, "argv", sys.argv[:1]):
     import kserve
+    import orjson
     from kserve import logging
     from kserve.errors import InvalidInput
     from kserve.model_repository import ModelRepository
@@ -108,6 +109,12 @@ class ServedModel(kserve.Model):
         return await asyncio.to_thread(self._predict, payload)
 
     def _predict(self, payload):
+        if isinstance(payload, bytes):
+            # KServe reads JSON only where the header says exactly that; curl -d says otherwise.
+            try:
+                payload = orjson.loads(payload)
+            except ValueError as error:
+                raise InvalidInput(f"the request is not JSON: {error}.") from None
         if not isinstance(payload, dict) or not isinstance(payload.get("instances"), list):
             raise InvalidInput(_FORM)
         signatures = self._exported.signatures

@@ -121,6 +121,19 @@ def test_texts_are_answered_as_strings_or_bytes(texts, text_export):
 
 
 @needs_kserve
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", "application/x-www-form-urlencoded", None]
+)
+def test_json_is_read_whatever_the_header_calls_it(kind, texts, text_export):
+    headers = {"Content-Type": kind}
+    outputs = expected(text_export, text=["good"])
+    asked = requests.post(texts, data=b'{"instances": ["good"]}', headers=headers, timeout=60)
+    assert_same(asked, outputs)
+    refused = requests.post(texts, data=b"[" * 10**5, headers=headers, timeout=60)
+    assert refused.status_code == 400, refused.text
+
+
+@needs_kserve
 def test_no_instance_is_no_prediction(images, texts):
     for url, request in (
         (texts, {"instances": []}),
