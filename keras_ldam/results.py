@@ -46,7 +46,15 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     def create(self, config: Config) -> None:
-        """Makes the folder for a config, or checks that it belongs to it.
+        """Makes the folder for a config, or checks that it belongs to it; raises as `check`."""
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.exists():
+            write_json(self.config_file, config.to_json())
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def check(self, config: Config) -> None:
+        """Checks that a run of the config can be made, or go on, here.
 
         Raises:
             ValueError: if the folder belongs to another config (the first field that differs is
@@ -66,8 +74,6 @@ class RunFolder:
                 f"{self.path} exists and is not a run folder (it has no config.json); choose "
                 "another --run_dir."
             )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(self.config_file, config.to_json())
 
     def read_config(self) -> Config:
         """Returns the run's config; raises `ValueError` if the folder is not a run."""

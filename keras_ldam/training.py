@@ -43,13 +43,15 @@ def train(config: Config, run_dir: str | Path, *, progress: bool = True) -> dict
             data are not to be had.
     """
     folder = RunFolder(run_dir)
-    folder.create(config)
+    folder.check(config)
     if folder.complete:
         return folder.read_results()
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     data = datasets.load(config)
     _describe(config, data)
+    # Only now: data that are not to be had must not leave a folder that refuses the next try.
+    folder.create(config)
     write_json(
         folder.data_file,
         {

@@ -136,6 +136,13 @@ def test_a_corrupt_checkpoint_gets_a_sentence_and_is_left_alone(tmp_path):
     assert broken.read_bytes() == b"not a checkpoint"
 
 
+def test_data_that_are_not_to_be_had_leave_no_run_folder_behind(tmp_path):
+    config = small_config(dataset="folder", method="erm", data_dir=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_model_gets_a_sentence(finished_run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished_run, copy)

@@ -17,6 +17,7 @@ def builder(name: str, data_dir: str):
 
     source = tfds.builder(name, data_dir=data_dir or None)
     if not source.is_prepared():
+        print(f"dataset {name} is not prepared in {source.data_path}; downloads it", flush=True)
         try:
             source.download_and_prepare()
         except Exception as error:  # Whatever the network, the host or the disk came up with.
