@@ -7,8 +7,6 @@ Hardly tuned: one of six prototypes, which were compared by balanced error for L
 one validation part and with one seed; two others could not be told apart from it. It is the same
 for every method but for its loss and rule, and none of the others was tuned for itself.
 
-A resumed run draws other dropout masks than an uninterrupted one: Keras saves none.
-
 Two LSTMs in either direction read the last 200 words; word vectors start from what counting the
 kept training reviews tells. The weights are 1/n, as in the table.
 """
