@@ -77,7 +77,7 @@ class RunFolder:
 
     def read_config(self) -> Config:
         """Returns the run's config; raises `ValueError` if the folder is not a run."""
-        values = self._read(self.config_file)
+        values = self.read_json(self.config_file)
         try:
             return Config.from_json(values)
         except (ValueError, TypeError) as error:
@@ -85,22 +85,27 @@ class RunFolder:
 
     def read_results(self) -> dict:
         """Returns the results; raises `ValueError` if the run is not complete."""
-        return self._read(self.results_file)
+        return self.read_json(self.results_file)
 
     def read_data(self) -> dict:
         """Returns what `data.json` holds."""
-        return self._read(self.data_file)
+        return self.read_json(self.data_file)
 
     def read_diagnosis(self) -> dict:
         """Returns what `diagnosis.json` holds; raises `ValueError` if it is not there."""
-        return self._read(self.diagnosis_file)
+        return self.read_json(self.diagnosis_file)
 
     @property
     def complete(self) -> bool:
         """Whether the run has ended and its results and model are there."""
         return self.results_file.exists() and self.model_file.exists()
 
-    def _read(self, file):
+    def read_json(self, file: Path) -> dict:
+        """Returns what a JSON file of the folder holds.
+
+        Raises:
+            ValueError: if the file is not there, or is damaged.
+        """
         if not file.exists():
             hint = "no such folder" if not self.path.exists() else f"it has no {file.name}"
             if file == self.results_file and self.config_file.exists():

@@ -314,7 +314,7 @@ class _Progress(keras.callbacks.Callback):
             return 0
         weights = saved[-1]
         try:
-            state = self.folder._read(self._state_file(weights))
+            state = self.folder.read_json(self._state_file(weights))
             # Before it is built an optimizer has no variables to load into, and Keras only warns.
             model.optimizer.build(model.trainable_variables)
             with warnings.catch_warnings(action="error"):
