@@ -15,6 +15,7 @@ from keras_ldam.counts import (
     shot_groups,
     step_counts,
 )
+from keras_ldam.diagnostics import ClassMargins, margin
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import (
     LDAM,
@@ -34,6 +35,7 @@ __all__ = [
     "DRW",
     "LDAM",
     "ClassErrors",
+    "ClassMargins",
     "CosineDense",
     "CrossEntropy",
     "Focal",
@@ -45,6 +47,7 @@ __all__ = [
     "ldam",
     "ldam_hinge",
     "long_tailed_counts",
+    "margin",
     "margins",
     "shot_groups",
     "step_counts",
