@@ -7,6 +7,7 @@ import os as _os
 # already, this changes nothing.
 _os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
 from keras_ldam.counts import (
     class_weights,
@@ -34,12 +35,14 @@ __version__ = "0.1.0"
 __all__ = [
     "DRW",
     "LDAM",
+    "Advice",
     "ClassErrors",
     "ClassMargins",
     "CosineDense",
     "CrossEntropy",
     "Focal",
     "LDAMHinge",
+    "advise",
     "class_weights",
     "cross_entropy",
     "export_saved_model",

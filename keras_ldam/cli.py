@@ -192,6 +192,20 @@ def _define_report(values):
     values.set_gnu_getopt(True)
 
 
+def _define_advise(values):
+    flags.DEFINE_string(
+        "counts",
+        None,
+        "file with a line for each class, COUNT or NAME,COUNT; or JSON: a list of counts, an "
+        "object of names and counts, or a run's data.json",
+        flag_values=values,
+    )
+    for name in ("dataset", "data_dir", "imbalance", "imbalance_ratio", "epochs"):
+        field = next(field for field in dataclasses.fields(Config) if field.name == name)
+        _define_field(values, field)
+    flags.DEFINE_boolean("json", False, "print JSON instead of text", flag_values=values)
+
+
 def config_from(values: flags.FlagValues) -> Config:
     """Flag over recipe over default; resolved."""
     defaults = Config()
@@ -313,6 +327,31 @@ def _report(values):
     )
 
 
+def _advise(values):
+    from keras_ldam import advice
+
+    if (values.counts is None) == (values.dataset is None):
+        raise ValueError("give either --counts FILE or --dataset NAME.")
+    if values.counts is not None:
+        for name in ("data_dir", "imbalance", "imbalance_ratio"):
+            if values[name].value is not None:
+                raise ValueError(f"--{name} goes with --dataset: a file's counts are as they are.")
+        epochs = 200 if values.epochs is None else values.epochs
+        found = advice.advise(advice.read_counts(values.counts), epochs=epochs)
+    else:
+        from keras_ldam import datasets
+
+        given = {
+            name: values[name].value
+            for name in ("data_dir", "imbalance", "imbalance_ratio", "epochs")
+            if values[name].value is not None
+        }
+        recipe = configuration.load_recipe(values.dataset, "ldam_drw")
+        config = dataclasses.replace(recipe, **given).resolve()
+        found = advice.advise(datasets.load(config).counts, epochs=config.epochs)
+    return found.to_json() if values.json else str(found)
+
+
 def _run_dir(values):
     if not values.run_dir:
         raise ValueError("--run_dir is needed: the run folder that bin/train has made.")
@@ -386,6 +425,15 @@ VERBS = {
         (
             "bin/report runs/digits-erm-0 runs/digits-ldam_drw-0",
             "bin/report results/imdb.json",
+        ),
+    ),
+    "advise": Verb(
+        _advise,
+        _define_advise,
+        "propose margins, weights and settings from class counts",
+        (
+            "bin/advise --dataset digits",
+            "bin/advise --counts counts.csv --epochs 90",
         ),
     ),
 }

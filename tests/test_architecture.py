@@ -100,7 +100,7 @@ def test_importing_the_library_loads_numpy_and_keras_only():
 @pytest.mark.parametrize(
     "room",
     [
-        "calibration", "counts", "diagnostics", "layers", "losses", "metrics",
+        "advice", "calibration", "counts", "diagnostics", "layers", "losses", "metrics",
         "optimizers", "report.theory", "schedules",
     ],
 )  # fmt: skip
