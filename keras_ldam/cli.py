@@ -103,6 +103,12 @@ def _define_train(values):
     )
     flags.DEFINE_boolean("progress", True, "show the progress of each epoch", flag_values=values)
     flags.DEFINE_boolean(
+        "tensorboard",
+        False,
+        "log each epoch for TensorBoard, in RUN_DIR/tensorboard",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
         "smoke", False, "a run of seconds: few epochs, a small network", flag_values=values
     )
 
@@ -267,7 +273,9 @@ def _train(values):
 
     config = config_from(values)
     run_dir = values.run_dir or f"runs/{config.dataset}-{config.method}-{config.seed}"
-    results = training.train(config, run_dir, progress=values.progress)
+    results = training.train(
+        config, run_dir, progress=values.progress, tensorboard=values.tensorboard
+    )
     return {
         "run_dir": str(run_dir),
         **{key: results[key] for key in ("dataset", "method", "seed", "split", "last", "best")},

@@ -6,6 +6,7 @@
     data.json       class names, counts, and what else the model's input needs
     model.keras     the trained model
     diagnosis.json  margins, confusions and reliability, once the run has been evaluated
+    tensorboard/    logs for TensorBoard, where --tensorboard asked for them
     checkpoints/    the state after the last complete epoch, to resume from
 
 Every file is written aside and moved in place, so that it is there whole or not at all.
@@ -44,6 +45,7 @@ class RunFolder:
         self.model_file = self.path / "model.keras"
         self.diagnosis_file = self.path / "diagnosis.json"
         self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
 
     def create(self, config: Config) -> None:
         """Makes the folder for a config, or checks that it belongs to it; raises as `check`."""
