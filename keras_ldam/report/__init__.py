@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from keras_ldam.report import canvas, collection, tables
+import keras
+
+from keras_ldam.report import canvas, collection, comparison, tables
 from keras_ldam.report.collection import Run, gather
 from keras_ldam.report.page import SECTIONS, focus, page
 from keras_ldam.results import write_whole
 
-__all__ = ["gather", "to_diagnose", "write"]
+__all__ = ["compare", "gather", "to_diagnose", "write"]
 
 
 def write(
@@ -48,6 +51,62 @@ def write(
     folder = Path(output_dir) if output_dir else Path("reports") / dataset
     _draw(runs, everything, folder)
     return tables.markdown(tables.headline(everything))
+
+
+def compare(
+    models: Mapping[str, keras.Model],
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    output_dir: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    histories: Mapping[str, Any] | None = None,
+    scale: float | None = None,
+    title: str = "Comparison",
+) -> str:
+    """Reports on Keras models of your own: the same page as for runs.
+
+    Args:
+        models: Models by the name that the page gives them. Each gives scores or probabilities
+            `[batch, K]`.
+        train: Training examples and labels. Examples are an array `[n, …]`, or a list or
+            dictionary of arrays for a model of several inputs; labels are of shape `[n]`, `[n, 1]`
+            or one-hot `[n, K]`.
+        test: Test examples and labels, likewise.
+        output_dir: Folder for `index.html` and the figures as PNG; made if it is not there.
+        class_names: Name of each class; numbers by default.
+        histories: By the models' names, what `fit` returned; gives the training curves. The
+            balanced error needs `keras_ldam.ClassErrors` among the metrics, and validation data.
+        scale: s of softmax(s · cosines), for models that end in `CosineDense`; by default that of
+            the loss that each is compiled with.
+        title: Heading of the page.
+
+    Returns:
+        The table of errors, in Markdown.
+
+    Raises:
+        ValueError: for arrays that do not fit together, a class without a training example, or a
+            model that does not give K scores, or gives cosines of unknown scale.
+
+    Example:
+
+    ```python
+    from keras_ldam import report
+
+    report.compare({"ERM": erm, "LDAM-DRW": ldam}, (x, y), (x_test, y_test), "my-report")
+    ```
+    """
+    runs = comparison.runs_of(
+        models,
+        train,
+        test,
+        class_names=class_names,
+        histories=histories,
+        scale=scale,
+        title=title,
+    )
+    _draw(runs, runs, Path(output_dir), title)
+    return tables.markdown(tables.headline(runs))
 
 
 def _draw(runs, everything, folder, title=None):

@@ -49,7 +49,7 @@ class Run:
         """The method's name, with loss and rule where the config changed them."""
         name, config = self.results["method"], self.results.get("config") or {}
         usual = METHODS.get(name)
-        if usual is None or not config:
+        if self.label is not None or usual is None or not config:
             return name
         changed = [
             config[field]

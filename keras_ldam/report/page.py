@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from keras_ldam.report import figures, tables
+from keras_ldam.report import figures, published, tables
 from keras_ldam.report.canvas import by_label, svg
 from keras_ldam.report.collection import Run
 
@@ -27,17 +27,16 @@ SECTIONS = (
     Section(
         "errors",
         "Errors",
-        "Each method's error: every seed, their mean and standard deviation, and the paper's "
-        "number where it has one. Left is better.",
+        "Each method's error; where there are several seeds, each of them with mean and standard "
+        "deviation; and the paper's number where it has one. Left is better.",
         figures.errors,
     ),
     Section(
         "margins",
         "Where the margins went",
         "The margin of an example is its label's score minus the best other score: above 0 it is "
-        "right, and the more so the higher. Filled marks are the smallest margin of a class, the "
-        "dash its 5 % quantile, hollow marks its median. The dashed line is what the loss asks "
-        "for: the fewer training examples, the larger. Scores of a head without normalisation are "
+        "right, and the more so the higher. The dashed line is what LDAM asks for: the fewer "
+        "training examples, the larger. Scores of a head without normalisation are "
         "divided by the length of the example's features and of the longest class vector, which "
         "moves no decision and makes them comparable with cosines.",
         figures.margins,
@@ -64,24 +63,27 @@ SECTIONS = (
     Section(
         "confusion",
         "What is taken for what",
-        "Each row is a class, from the first to the last, and sums to 100 %. What leaves the "
-        "diagonal of the rare classes is what the frequent ones take from them.",
+        "Each row is what becomes of a class's examples, from the most frequent class to the "
+        "rarest, and sums to 100 %. What leaves the diagonal of the rare classes is what the "
+        "frequent ones take from them.",
         figures.confusion,
     ),
     Section(
         "reliability",
         "Can the probabilities be believed?",
         "Guesses of a given confidence, and how many of them are right: on the dotted line both "
-        "agree. ECE is the mean distance from it. A point stands for at least "
+        "agree. ECE is the mean distance from it. Faint points stand for fewer than "
         f"{figures.FEWEST_GUESSES} guesses.",
         figures.reliability,
     ),
     Section(
         "trade_off",
-        "Why n^(-1/4)",
+        "Why the fourth root of the count",
         "For two classes the bound on the balanced error is 1/(γ₁√n₁) + 1/(γ₂√n₂), and the two "
-        "margins share the room between the classes. It is smallest at γ ∝ n^(-1/4): the closed "
-        "form, and the minimum found by trying. This figure is the same for all runs.",
+        "margins share the room β between the classes. Left: dots mark the least bound. Right: it "
+        "lies where γ ∝ n^(-1/4) says (lines), and where a search finds it (dots). If it is known "
+        "how frequent the classes are at test time, p, that becomes γ ∝ (p/n)^(1/4). This figure "
+        "is calculated, and the same for all runs.",
         figures.trade_off,
     ),
 )
@@ -155,15 +157,22 @@ def _summary(runs):
             f"{max(first.counts):,} down to {min(first.counts):,} a class (ratio {ratio:,.3g})."
         )
     cards = []
+    paper = published.PAPER.get(first.dataset, {})
     for name, same in by_label(runs).items():
         cell = tables.spread([run.results["last"]["mean_error"] for run in same])
         spread = "" if cell.deviation is None else f"<small> ± {cell.deviation:.2f}</small>"
         cards.append(
             f"<div><dt>{escape(name)}</dt><dd>{cell.mean:.2f} %{spread}</dd>"
-            f"<dd><small>{_seeds(same)}</small></dd></div>"
+            f"<dd><small>{_seeds(same)}{_published(paper, same[0])}</small></dd></div>"
         )
-    sentences.append(f"Balanced error on the {split} split, last epoch:")
+    when = "" if first.label else ", last epoch"
+    sentences.append(f"Balanced error on the {split} split{when}:")
     return f'<p>{escape(" ".join(sentences))}</p><dl class="cards">{"".join(cards)}</dl>'
+
+
+def _published(paper, run):
+    error = paper.get(run.method, {}).get((*run.column, "mean_error"))
+    return "" if error is None else f"; paper: {error:.2f} %"
 
 
 def _seeds(runs):
@@ -178,21 +187,40 @@ def _seeds(runs):
 
 
 def _who(section, runs):
+    """What a caption adds: how classes are drawn, whose runs they are, and their seeds."""
     if section.name == "trade_off":
         return ""
     if section.name in ("margins", "confusion", "reliability"):
         runs = figures.diagnosed(runs) or runs
     together = by_label(runs)
-    who = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
-    tail = ""
+    whose = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
+    sentences = [f"{whose}."]
+    crowded = len(runs[0].counts or ()) > figures.FEW_CLASSES
+    if section.name == "margins":
+        sentences.insert(
+            0,
+            "A point is the smallest margin of a class, the line their mean over classes of like "
+            "count."
+            if crowded
+            else "Filled marks are the smallest margin of a class, the dash its 5 % quantile, "
+            "hollow marks its median.",
+        )
+    if section.name == "class_errors" and crowded:
+        sentences.insert(0, "A point is a class, the line their mean over classes of like count.")
+    elif section.name in ("class_errors", "groups") and _several(together):
+        sentences.append("Bars: standard deviation over seeds.")
     split = (runs[0].diagnosis or {}).get("splits", {}).get(runs[0].results["split"])
     if split and section.name in ("margins", "confusion", "reliability"):
-        tail = f" {split['n']:,} {runs[0].results['split']} examples."
-        if section.name == "confusion":
-            tail += _most_confused(runs)
-    if section.name in ("class_errors", "groups") and len(together) and _several(together):
-        tail = " Bars: standard deviation over seeds."
-    return f"{who}.{tail}"
+        sentences.append(f"{split['n']:,} {runs[0].results['split']} examples.")
+    if split and section.name == "confusion":
+        if split["confusion"] is None:
+            sentences.insert(
+                0,
+                "Classes stand together by their training examples; on the diagonal a guess stays "
+                "in its group, right or wrong.",
+            )
+        sentences.append(_most_confused(runs))
+    return " ".join(sentences).strip()
 
 
 def _several(together):
@@ -210,7 +238,7 @@ def _most_confused(runs):
         return names[j] if j < len(names) else j
 
     pairs = ", ".join(f"{name(label)} as {name(guess)} ({n}×)" for label, guess, n in most)
-    return f" Most frequent mistakes of {run.label or tables.method_title(run.method)}: {pairs}."
+    return f"Most frequent mistakes of {run.label or tables.method_title(run.method)}: {pairs}."
 
 
 _NEEDS = {
@@ -236,7 +264,7 @@ def _table(table):
     for row in table.rows:
         first = row.method != above
         above = row.method
-        kind = "ours" if row.source.startswith("ours, last") else "quoted"
+        kind = "ours" if row.strong else "quoted"
         cells = "".join(f"<td>{_no_break(text)}</td>" for text in row.cells)
         rows.append(
             f'<tr class="{kind}{" first" if first else ""}">'
@@ -343,7 +371,7 @@ tr.first > * { border-top: 1px solid var(--line); }
 tbody th { font-weight: 600; white-space: nowrap; }
 tr.ours td { font-weight: 600; }
 tr.quoted td { color: var(--soft); }
-td span { white-space: nowrap; }
+td span, #table td:nth-child(2) { white-space: nowrap; }
 td small { font-weight: 400; color: var(--soft); white-space: nowrap; }
 #settings td, #settings th { text-align: left; font-weight: inherit; }
 #settings tr.ours { font-weight: 600; }
