@@ -187,6 +187,12 @@ def _define_report(values):
     flags.DEFINE_string(
         "output_dir", "", "where page and figures go; empty: reports/DATASET", flag_values=values
     )
+    flags.DEFINE_list(
+        "figures",
+        None,
+        "draw these figures only, as PNG and without the page; left out: page and all figures",
+        flag_values=values,
+    )
     flags.DEFINE_boolean(
         "diagnose",
         True,
@@ -321,6 +327,7 @@ def _predict(values):
 def _report(values):
     from keras_ldam import report
 
+    report.check_figures(values.figures)
     report.gather(values.inputs)  # Wrong input is told before any work is done.
     for run_dir in report.to_diagnose(values.inputs) if values.diagnose else ():
         from keras_ldam import training
@@ -331,7 +338,10 @@ def _report(values):
         except ValueError as error:  # Its data may be elsewhere; the rest is reported all the same.
             print(f"{run_dir} cannot be evaluated here: {error}", flush=True)
     return report.write(
-        values.inputs, results_dir=values.results_dir, output_dir=values.output_dir or None
+        values.inputs,
+        results_dir=values.results_dir,
+        output_dir=values.output_dir or None,
+        figures=values.figures,
     )
 
 
@@ -433,6 +443,7 @@ VERBS = {
         (
             "bin/report runs/digits-erm-0 runs/digits-ldam_drw-0",
             "bin/report results/imdb.json",
+            "bin/report results/digits.json --figures margins --output_dir docs/digits",
         ),
     ),
     "advise": Verb(

@@ -13,7 +13,7 @@ from keras_ldam.report.collection import Run, gather
 from keras_ldam.report.page import SECTIONS, focus, page
 from keras_ldam.results import write_whole
 
-__all__ = ["compare", "gather", "to_diagnose", "write"]
+__all__ = ["check_figures", "compare", "gather", "to_diagnose", "write"]
 
 
 def write(
@@ -21,6 +21,7 @@ def write(
     *,
     results_dir: str | Path = "results",
     output_dir: str | Path | None = None,
+    figures: Sequence[str] | None = None,
 ) -> str:
     """Reports on run folders and results files.
 
@@ -31,13 +32,16 @@ def write(
         sources: Run folders, results files, or both.
         results_dir: Where the results files are.
         output_dir: Where figures and page go; None: `reports/DATASET`.
+        figures: Names of the figures to draw, as PNG and without the page; None: page and all.
 
     Returns:
         The table, in Markdown.
 
     Raises:
-        ValueError: for sources that cannot be read or do not belong together.
+        ValueError: for sources that cannot be read or do not belong together, or a figure that
+            is unknown or that the sources do not hold.
     """
+    check_figures(figures)
     runs = gather(sources)
     dataset = runs[0].dataset
     results_file = Path(results_dir) / f"{dataset}.json"
@@ -49,8 +53,18 @@ def write(
     for sentence in collection.unlike(everything):
         print(sentence)
     folder = Path(output_dir) if output_dir else Path("reports") / dataset
-    _draw(runs, everything, folder)
+    if figures is None:
+        _draw(runs, everything, folder)
+    else:
+        _draw_some(figures, runs, everything, folder)
     return tables.markdown(tables.headline(everything))
+
+
+def check_figures(names: Sequence[str] | None) -> None:
+    """Raises `ValueError` for a name that no figure has."""
+    for name in names or ():
+        if name not in SECTIONS:
+            raise ValueError(f"unknown figure {name!r}; known: {', '.join(SECTIONS)}.")
 
 
 def compare(
@@ -111,12 +125,25 @@ def compare(
 
 def _draw(runs, everything, folder, title=None):
     folder.mkdir(parents=True, exist_ok=True)
-    for section in SECTIONS:
-        about = everything if section.name == "errors" else focus(runs)
-        canvas.png(section.draw, about, folder / f"{section.name}.png")
+    for section in SECTIONS.values():
+        if not _png(section, runs, everything, folder):
+            (folder / f"{section.name}.png").unlink(missing_ok=True)  # An earlier report's.
     file = folder / "index.html"
     write_whole(file, lambda aside: aside.write_text(page(runs, everything, title)))
     print(f"wrote {file} and its figures as PNG")
+
+
+def _draw_some(names, runs, everything, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not _png(SECTIONS[name], runs, everything, folder):
+            raise ValueError(f"figure {name!r} is not in these results. {SECTIONS[name].needs}")
+        print(f"wrote {folder / name}.png")
+
+
+def _png(section, runs, everything, folder):
+    about = everything if section.name == "errors" else focus(runs)
+    return canvas.png(section.draw, about, folder / f"{section.name}.png")
 
 
 def to_diagnose(sources: Sequence[str | Path]) -> list[Path]:

@@ -97,6 +97,7 @@ class Canvas:
             "lines.markersize": 5.5,
             "svg.fonttype": "none",
             "axes.unicode_minus": True,
+            "text.parse_math": False,  # A name may hold dollar signs.
         }
         with matplotlib.rc_context(settings):
             yield

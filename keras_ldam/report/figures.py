@@ -99,12 +99,16 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         return None
     split = runs[0].results["split"]
     series = [
-        ("training loss (log scale)", lambda row: row.get("loss")),
-        (f"balanced error, {_SPLIT_TITLES.get(split, split)} (%)", _balanced_error(split)),
+        ("training loss", "loss (log scale)", lambda row: row.get("loss")),
+        (
+            f"balanced error, {_SPLIT_TITLES.get(split, split)} examples",
+            "error (%)",
+            _balanced_error(split),
+        ),
     ]
     series = [
-        (title, value)
-        for title, value in series
+        (title, unit, value)
+        for title, unit, value in series
         if any(value(row) is not None for run in runs for row in run.history)
     ]
     if not series:
@@ -114,7 +118,7 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     panels = figure.subplots(rows, len(series) // rows, squeeze=False).flatten()
     given = looks(runs)
     switches: dict[int, list[str]] = {}
-    for axes, (title, value) in zip(panels, series, strict=True):
+    for axes, (title, unit, value) in zip(panels, series, strict=True):
         for name, same in by_label(runs).items():
             colour, _, dashes = given[name]
             lines = [np.array([_number(value(row)) for row in run.history]) for run in same]
@@ -128,10 +132,12 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             if switch is not None and name not in switches.setdefault(switch, []):
                 switches[switch].append(name)
         axes.set_xlabel("epoch")
+        axes.set_ylabel(unit)
         axes.set_title(title)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if title.startswith("training loss"):
+        if unit == "loss (log scale)":
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(bottom=0)
@@ -287,7 +293,7 @@ def _required(runs):
             continue
         constant = np.asarray(needed) * np.asarray(run.counts) ** 0.25
         if np.allclose(constant, constant[0], rtol=1e-3):
-            text = f"Δ = C n$^{{-1/4}}$, C = {constant[0]:.2f}"
+            text = f"Δ = C/⁴√n, C = {constant[0]:.2f}"
         else:
             text = "Δ, the same for all" if exponent == 0 else "Δ, as the loss asks"
         found.setdefault(tuple(np.round(needed, 6)), text)

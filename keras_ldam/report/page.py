@@ -15,15 +15,18 @@ _WIDE, _NARROW = 8.8, 3.7
 
 
 class Section(NamedTuple):
-    """A figure of the page: its file name, heading, how to read it, and what draws it."""
+    """A figure of the page: its name, heading, how to read it, what draws it, and what to say where
+    that finds nothing to draw.
+    """
 
     name: str
     heading: str
     text: str
     draw: Callable
+    needs: str = ""
 
 
-SECTIONS = (
+_SECTIONS = (
     Section(
         "errors",
         "Errors",
@@ -40,18 +43,21 @@ SECTIONS = (
         "divided by the length of the example's features and of the longest class vector, which "
         "moves no decision and makes them comparable with cosines.",
         figures.margins,
+        "bin/evaluate --run_dir RUN finds the margins of a run.",
     ),
     Section(
         "class_errors",
         "Error class by class",
         "From the most frequent class to the rarest.",
         figures.class_errors,
+        "These results hold no class counts.",
     ),
     Section(
         "groups",
         "Many, medium, few",
         "The mean error over the classes with many, medium and few training examples.",
         figures.groups,
+        "All classes are in one group here.",
     ),
     Section(
         "curves",
@@ -59,6 +65,7 @@ SECTIONS = (
         "Loss and balanced error, epoch by epoch. The values of different losses do not compare; "
         "their course does. The dotted line is where the deferred rule came on.",
         figures.curves,
+        "Histories are in run folders, not in results files.",
     ),
     Section(
         "confusion",
@@ -67,6 +74,7 @@ SECTIONS = (
         "rarest, and sums to 100 %. What leaves the diagonal of the rare classes is what the "
         "frequent ones take from them.",
         figures.confusion,
+        "bin/evaluate --run_dir RUN finds the confusions of a run.",
     ),
     Section(
         "reliability",
@@ -75,6 +83,7 @@ SECTIONS = (
         "agree. ECE is the mean distance from it. Faint points stand for fewer than "
         f"{figures.FEWEST_GUESSES} guesses.",
         figures.reliability,
+        "bin/evaluate --run_dir RUN finds the reliability of a run.",
     ),
     Section(
         "trade_off",
@@ -87,7 +96,8 @@ SECTIONS = (
         figures.trade_off,
     ),
 )
-"""The figures, in the order of the page."""
+SECTIONS = {section.name: section for section in _SECTIONS}
+"""The figures by name, in the order of the page."""
 
 _FOCUS = ("erm", "ldam_drw", "ldam", "ce_drw", "rw")
 _AT_MOST = 4
@@ -119,7 +129,7 @@ def page(runs: Sequence[Run], everything: Sequence[Run], title: str | None = Non
     shown = focus(runs)
     parts = [f"<header><h1>{escape(title)}</h1>{_summary(shown)}</header>", _table(table)]
     number = 0
-    for section in SECTIONS:
+    for section in SECTIONS.values():
         about = everything if section.name == "errors" else shown
         wide = svg(section.draw, about, f"{section.name}-w", _WIDE)
         if wide is None:
@@ -241,20 +251,10 @@ def _most_confused(runs):
     return f"Most frequent mistakes of {run.label or tables.method_title(run.method)}: {pairs}."
 
 
-_NEEDS = {
-    "margins": "bin/evaluate --run_dir RUN finds the margins of a run.",
-    "confusion": "bin/evaluate --run_dir RUN finds the confusions of a run.",
-    "reliability": "bin/evaluate --run_dir RUN finds the reliability of a run.",
-    "curves": "Histories are in run folders, not in results files.",
-    "groups": "All classes are in one group here.",
-    "class_errors": "These results hold no class counts.",
-}
-
-
 def _missing(section):
     return (
         f'<section id="{section.name}"><h2>{escape(section.heading)}</h2>'
-        f'<p class="missing">Not shown. {escape(_NEEDS.get(section.name, ""))}</p></section>'
+        f'<p class="missing">Not shown. {escape(section.needs)}</p></section>'
     )
 
 
