@@ -12,13 +12,12 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 import keras_ldam
-from keras_ldam import cli, diagnostics, report, training
+from keras_ldam import cli, diagnostics, report
 from keras_ldam.config import METHODS
 from keras_ldam.report import collection, figures, tables
 from keras_ldam.report.canvas import Canvas, looks
 from keras_ldam.report.collection import Run
 from keras_ldam.report.page import SECTIONS, page
-from tests.conftest import small_config
 
 FIGURES = ["errors", "margins", "class_errors", "groups", "curves", "confusion", "reliability"]
 FIGURES += ["trade_off"]
@@ -53,17 +52,6 @@ def made_up_run(counts, method="erm", seed=0, dataset="digits", *, better=0.0):
         tuple({"loss": 3.0 / (1 + e), "test_mean_error": 50.0 - e} for e in range(5)),
         {"splits": splits},
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folders(finished_run, tmp_path_factory):
-    """Two finished and evaluated runs: ERM and LDAM-DRW on digits; not to be changed."""
-    folder = tmp_path_factory.mktemp("compared")
-    training.train(small_config(method="erm"), folder / "erm")
-    shutil.copytree(finished_run, folder / "ldam_drw")
-    for name in ("erm", "ldam_drw"):
-        training.evaluate(folder / name)
-    return [folder / "erm", folder / "ldam_drw"]
 
 
 class Outline(HTMLParser):
@@ -106,8 +94,14 @@ def check_page(text):
 # ----------------------------------------------------------------------------- bin/report
 
 
-def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(folders, tmp_path, capsys):
-    arguments = [*map(str, folders), f"--results_dir={tmp_path}", f"--output_dir={tmp_path / 'o'}"]
+def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(
+    compared_runs, tmp_path, capsys
+):
+    arguments = [
+        *map(str, compared_runs),
+        f"--results_dir={tmp_path}",
+        f"--output_dir={tmp_path / 'o'}",
+    ]
     assert cli.main("report", arguments) == 0
     printed = capsys.readouterr().out
     assert "| ERM | last epoch | **" in printed
@@ -127,15 +121,15 @@ def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(folders, tmp
     assert set(kept["runs"][0]["margins"]) == {"train", "test"}
 
 
-def test_a_results_file_gives_the_figures_that_it_holds(folders, tmp_path, capsys):
-    report.write(folders, results_dir=tmp_path, output_dir=tmp_path / "first")
+def test_a_results_file_gives_the_figures_that_it_holds(compared_runs, tmp_path, capsys):
+    report.write(compared_runs, results_dir=tmp_path, output_dir=tmp_path / "first")
     file = tmp_path / "digits.json"
     before = file.read_bytes()
     report.write([file], results_dir=tmp_path / "elsewhere", output_dir=tmp_path / "first")
     text = (tmp_path / "first" / "index.html").read_text()
     check_page(text)
     assert text.count("Not shown.") == 3
-    assert "Histories are in run folders" in text
+    assert "Histories are in run compared_runs" in text
     left = {png.stem for png in (tmp_path / "first").glob("*.png")}
     assert left == set(FIGURES) - {"curves", "confusion", "reliability"}
     assert file.read_bytes() == before and not (tmp_path / "elsewhere").exists()
@@ -148,7 +142,7 @@ def test_a_results_file_gives_the_figures_that_it_holds(folders, tmp_path, capsy
     assert "figure 'curves' is not in these results" in capsys.readouterr().err
 
 
-def test_a_run_anew_takes_the_place_of_the_old_and_others_stay(folders, tmp_path):
+def test_a_run_anew_takes_the_place_of_the_old_and_others_stay(compared_runs, tmp_path):
     file = tmp_path / "digits.json"
     collection.merge([made_up_run([9, 8], seed=4), made_up_run([9, 8], "ldam", seed=0)], file)
     merged = collection.merge([made_up_run([9, 8], seed=4, better=5.0)], file)
@@ -157,8 +151,8 @@ def test_a_run_anew_takes_the_place_of_the_old_and_others_stay(folders, tmp_path
     assert [run.key for run in collection.read_file(file)] == [run.key for run in merged]
 
 
-def test_one_run_is_reported_on_alone(folders, tmp_path):
-    report.write(folders[:1], results_dir=tmp_path, output_dir=tmp_path / "o")
+def test_one_run_is_reported_on_alone(compared_runs, tmp_path):
+    report.write(compared_runs[:1], results_dir=tmp_path, output_dir=tmp_path / "o")
     check_page((tmp_path / "o" / "index.html").read_text())
 
 
@@ -176,9 +170,9 @@ def test_one_run_is_reported_on_alone(folders, tmp_path):
         ("damaged", "is not valid JSON; it has been damaged"),
     ],
 )
-def test_runs_that_do_not_compare_get_a_sentence(folders, tmp_path, change, message, capsys):
+def test_runs_that_do_not_compare_get_a_sentence(compared_runs, tmp_path, change, message, capsys):
     other = tmp_path / "other"
-    shutil.copytree(folders[1], other)
+    shutil.copytree(compared_runs[1], other)
     file = other / "results.json"
     if change == "no results":
         file.unlink()
@@ -186,7 +180,7 @@ def test_runs_that_do_not_compare_get_a_sentence(folders, tmp_path, change, mess
         file.write_text("{")
     else:
         file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    arguments = [str(folders[0]), str(other), f"--results_dir={tmp_path / 'results'}"]
+    arguments = [str(compared_runs[0]), str(other), f"--results_dir={tmp_path / 'results'}"]
     assert cli.main("report", arguments) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
@@ -196,7 +190,7 @@ def test_runs_that_do_not_compare_get_a_sentence(folders, tmp_path, change, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to report on: name run folders, or a results file"),
+        ([], "nothing to report on: name run compared_runs, or a results file"),
         (["nowhere"], "no such folder"),
         (["text.json"], "text.json is not a results file"),
         (["empty.json"], "nothing to report on: empty.json holds no run"),
