@@ -66,6 +66,14 @@ def test_evaluating_the_saved_model_gives_the_results_of_the_last_epoch(finished
     for key, value in results["last"].items():
         if key != "epoch":
             assert again[key] == pytest.approx(value, abs=1e-3), key
+    wrong = np.array(again["per_class_error"]) > 0
+    margins = again["margins"]
+    assert list(margins) == ["train", "test"]
+    assert margins["test"]["unit"] == "cosine"
+    for name in ("min", "q05", "q50"):
+        assert len(margins["train"][name]) == 10
+    # A class has an error exactly where its smallest margin is not positive.
+    np.testing.assert_array_equal(np.array(margins["test"]["min"]) <= 0, wrong)
 
 
 def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):

@@ -411,6 +411,7 @@ def groups(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     axes.set_ylabel("mean error (%)")
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)
     legend_above(figure, axes, canvas, len(given))
     return figure
 
