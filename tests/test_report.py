@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import keras
 import matplotlib.image
@@ -19,6 +20,7 @@ from keras_ldam.report.canvas import Canvas, looks
 from keras_ldam.report.collection import Run
 from keras_ldam.report.page import SECTIONS, page
 
+RESULTS = sorted((Path(__file__).parent.parent / "results").glob("*.json"))
 FIGURES = ["errors", "margins", "class_errors", "groups", "curves", "confusion", "reliability"]
 FIGURES += ["trade_off"]
 
@@ -129,7 +131,7 @@ def test_a_results_file_gives_the_figures_that_it_holds(compared_runs, tmp_path,
     text = (tmp_path / "first" / "index.html").read_text()
     check_page(text)
     assert text.count("Not shown.") == 3
-    assert "Histories are in run compared_runs" in text
+    assert "Histories are in run folders" in text
     left = {png.stem for png in (tmp_path / "first").glob("*.png")}
     assert left == set(FIGURES) - {"curves", "confusion", "reliability"}
     assert file.read_bytes() == before and not (tmp_path / "elsewhere").exists()
@@ -149,6 +151,27 @@ def test_a_run_anew_takes_the_place_of_the_old_and_others_stay(compared_runs, tm
     assert [(run.method, run.seed) for run in merged] == [("erm", 4), ("ldam", 0)]
     assert merged[0].results["last"]["mean_error"] == 0.0
     assert [run.key for run in collection.read_file(file)] == [run.key for run in merged]
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
+def test_the_results_in_the_repository_can_be_reported_on(file, tmp_path):
+    table = report.write([file], output_dir=tmp_path, figures=["errors", "class_errors"])
+    assert "last epoch | **" in table
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_margins_on_the_first_page_of_the_documents_are_in_the_results(tmp_path):
+    file = next(file for file in RESULTS if file.name == "digits.json")
+    report.write([file], output_dir=tmp_path, figures=["margins"])
+    runs = {(run.method, run.seed): run for run in collection.read_file(file)}
+    assert set(runs) == {(m, seed) for m in ("erm", "ldam_drw") for seed in (0, 1, 2)}
+    needed = keras_ldam.margins(runs["erm", 0].counts, 0.5)
+    reached = {
+        m: np.array(runs[m, 0].results["margins"]["train"]["min"]) for m in ("erm", "ldam_drw")
+    }
+    # What the picture is there to show: every class has the margin that LDAM asks for, under LDAM.
+    assert np.all(reached["ldam_drw"] >= needed)
+    assert np.all(reached["erm"][-5:] < needed[-5:])
 
 
 def test_one_run_is_reported_on_alone(compared_runs, tmp_path):
@@ -190,7 +213,7 @@ def test_runs_that_do_not_compare_get_a_sentence(compared_runs, tmp_path, change
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to report on: name run compared_runs, or a results file"),
+        ([], "nothing to report on: name run folders, or a results file"),
         (["nowhere"], "no such folder"),
         (["text.json"], "text.json is not a results file"),
         (["empty.json"], "nothing to report on: empty.json holds no run"),
