@@ -1,6 +1,7 @@
 """Settings and fixtures that several test modules share."""
 
 import os
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -35,6 +36,17 @@ def finished_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits-ldam_drw-0"
     training.train(small_config(method="ldam_drw"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def compared_runs(finished_run, tmp_path_factory):
+    """Two finished and evaluated runs: ERM and LDAM-DRW on digits; not to be changed."""
+    folder = tmp_path_factory.mktemp("compared")
+    training.train(small_config(method="erm"), folder / "erm")
+    shutil.copytree(finished_run, folder / "ldam_drw")
+    for name in ("erm", "ldam_drw"):
+        training.evaluate(folder / name)
+    return [folder / "erm", folder / "ldam_drw"]
 
 
 @pytest.fixture
