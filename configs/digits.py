@@ -4,6 +4,9 @@ Trains in seconds on a CPU, and shows what the method is for: the rare digits.
 
     bin/train --dataset digits --method erm
     bin/train --dataset digits --method ldam_drw
+
+`make demo` trains three seeds of both in demo/; results/digits.json is what `bin/report demo/*-?`
+makes of them.
 """
 
 from keras_ldam.config import Config

@@ -7,6 +7,7 @@ import os as _os
 # already, this changes nothing.
 _os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
 from keras_ldam.counts import (
     class_weights,
@@ -15,6 +16,7 @@ from keras_ldam.counts import (
     shot_groups,
     step_counts,
 )
+from keras_ldam.diagnostics import ClassMargins, margin
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import (
     LDAM,
@@ -33,11 +35,14 @@ __version__ = "0.1.0"
 __all__ = [
     "DRW",
     "LDAM",
+    "Advice",
     "ClassErrors",
+    "ClassMargins",
     "CosineDense",
     "CrossEntropy",
     "Focal",
     "LDAMHinge",
+    "advise",
     "class_weights",
     "cross_entropy",
     "export_saved_model",
@@ -45,6 +50,7 @@ __all__ = [
     "ldam",
     "ldam_hinge",
     "long_tailed_counts",
+    "margin",
     "margins",
     "shot_groups",
     "step_counts",

@@ -7,48 +7,99 @@ import numpy as np
 TEMPERATURES = (0.05, 20.0)
 """The temperatures that are looked at."""
 
+BINS = 15
+"""Bins of confidence, as in Guo et al., 2017."""
+
+
+def reliability(
+    confidences: np.ndarray,
+    right: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    bins: int = BINS,
+) -> dict:
+    """How often guesses of a given confidence are right.
+
+    Bin b of B holds the guesses whose confidence lies in (b/B, (b+1)/B].
+
+    Args:
+        confidences: Probability of each guess, 0 to 1, shape `[n]`; one that is not a number
+            counts as 0.
+        right: Whether it is right, shape `[n]`.
+        weights: Of each guess, ≥ 0, shape `[n]`; equal ones by default.
+        bins: B, at least 1, all of the same width.
+
+    Returns:
+        Of each bin `"confidence"` and `"accuracy"` (weighted means, 0 to 1; NaN for an empty bin)
+        and `"count"`, the guesses in it; and `"ece"`, the expected calibration error
+        Σ_b W_b/W |accuracy_b - confidence_b|, where W_b is the sum of the bin's weights.
+
+    Raises:
+        ValueError: for shapes that do not fit, no guess, or fewer than one bin.
+
+    Example:
+
+    >>> found = reliability(np.array([0.75, 0.75]), np.array([True, False]), bins=2)
+    >>> found["count"].tolist(), found["ece"]
+    ([0, 2], 0.25)
+
+    References:
+        Guo et al., 2017, "On Calibration of Modern Neural Networks", section 2.
+    """
+    confidences = np.nan_to_num(np.asarray(confidences, dtype=np.float64))
+    right = np.asarray(right, dtype=np.float64)
+    weights = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if not len(right) or not confidences.shape == right.shape == weights.shape == (len(right),):
+        raise ValueError(
+            "confidences, right and weights must be vectors of one length, with at least one "
+            f"guess; received shapes {confidences.shape}, {right.shape} and {weights.shape}."
+        )
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1; received {bins}.")
+    place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+
+    def sums(values):
+        return np.bincount(place, values, minlength=bins)
+
+    weight, sum_right, sum_confidence = map(sums, (weights, weights * right, weights * confidences))
+    with np.errstate(invalid="ignore"):
+        return {
+            "confidence": sum_confidence / weight,
+            "accuracy": sum_right / weight,
+            "count": np.bincount(place, minlength=bins),
+            "ece": float(np.abs(sum_right - sum_confidence).sum() / weight.sum()),
+        }
+
 
 def expected_calibration_error(
     probabilities: np.ndarray,
     labels: np.ndarray,
     *,
     weights: np.ndarray | None = None,
-    bins: int = 15,
+    bins: int = BINS,
 ) -> float:
-    """Mean distance of confidence and accuracy, over bins of confidence.
-
-    ECE = Σ_b W_b/W |accuracy_b - confidence_b|, where bin b holds the examples whose largest
-    probability lies in (b/B, (b+1)/B], W_b is the sum of their weights, and accuracy and
-    confidence are weighted means.
+    """Mean distance of confidence and accuracy: the `"ece"` of `reliability`.
 
     Args:
-        probabilities: Of each class, shape `[n, K]`.
+        probabilities: Of each class, shape `[n, K]`; the largest is the guess and its confidence.
         labels: Class of each example, shape `[n]`.
         weights: Of each example, ≥ 0, shape `[n]`; equal ones by default.
-        bins: B, at least 1, all of the same width.
+        bins: As for `reliability`.
 
     Returns:
         A fraction in [0, 1].
 
     Raises:
-        ValueError: for shapes that do not fit, or no example.
+        ValueError: as `reliability`.
 
     Example:
 
-    >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
-    0.30000000000000004
-
-    References:
-        Guo et al., 2017, "On Calibration of Modern Neural Networks", section 2.
+    >>> expected_calibration_error(np.array([[0.75, 0.25], [0.75, 0.25]]), np.array([0, 1]))
+    0.25
     """
     probabilities, labels, weights = _check(probabilities, labels, weights)
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1; received {bins}.")
-    confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, weights * (right - confidence), minlength=bins)
-    return float(np.abs(gaps).sum() / weights.sum())
+    return reliability(probabilities.max(axis=1), right, weights=weights, bins=bins)["ece"]
 
 
 def fit_temperature(

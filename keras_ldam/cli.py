@@ -103,6 +103,12 @@ def _define_train(values):
     )
     flags.DEFINE_boolean("progress", True, "show the progress of each epoch", flag_values=values)
     flags.DEFINE_boolean(
+        "tensorboard",
+        False,
+        "log each epoch for TensorBoard, in RUN_DIR/tensorboard",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
         "smoke", False, "a run of seconds: few epochs, a small network", flag_values=values
     )
 
@@ -197,6 +203,12 @@ def _define_report(values):
     flags.DEFINE_string(
         "output_dir", "", "where page and figures go; empty: reports/DATASET", flag_values=values
     )
+    flags.DEFINE_list(
+        "figures",
+        None,
+        "draw these figures only, as PNG and without the page; left out: page and all figures",
+        flag_values=values,
+    )
     flags.DEFINE_boolean(
         "diagnose",
         True,
@@ -206,6 +218,20 @@ def _define_report(values):
     )
     flags.DEFINE_list("inputs", [], "", flag_values=values)
     values.set_gnu_getopt(True)
+
+
+def _define_advise(values):
+    flags.DEFINE_string(
+        "counts",
+        None,
+        "file with a line for each class, COUNT or NAME,COUNT; or JSON: a list of counts, an "
+        "object of names and counts, or a run's data.json",
+        flag_values=values,
+    )
+    for name in ("dataset", "data_dir", "imbalance", "imbalance_ratio", "epochs"):
+        field = next(field for field in dataclasses.fields(Config) if field.name == name)
+        _define_field(values, field)
+    flags.DEFINE_boolean("json", False, "print JSON instead of text", flag_values=values)
 
 
 def config_from(values: flags.FlagValues) -> Config:
@@ -269,7 +295,9 @@ def _train(values):
 
     config = config_from(values)
     run_dir = values.run_dir or f"runs/{config.dataset}-{config.method}-{config.seed}"
-    results = training.train(config, run_dir, progress=values.progress)
+    results = training.train(
+        config, run_dir, progress=values.progress, tensorboard=values.tensorboard
+    )
     return {
         "run_dir": str(run_dir),
         **{key: results[key] for key in ("dataset", "method", "seed", "split", "last", "best")},
@@ -330,6 +358,7 @@ def _serve(values):
 def _report(values):
     from keras_ldam import report
 
+    report.check_figures(values.figures)
     report.gather(values.inputs)  # Wrong input is told before any work is done.
     for run_dir in report.to_diagnose(values.inputs) if values.diagnose else ():
         from keras_ldam import training
@@ -340,8 +369,36 @@ def _report(values):
         except ValueError as error:  # Its data may be elsewhere; the rest is reported all the same.
             print(f"{run_dir} cannot be evaluated here: {error}", flush=True)
     return report.write(
-        values.inputs, results_dir=values.results_dir, output_dir=values.output_dir or None
+        values.inputs,
+        results_dir=values.results_dir,
+        output_dir=values.output_dir or None,
+        figures=values.figures,
     )
+
+
+def _advise(values):
+    from keras_ldam import advice
+
+    if (values.counts is None) == (values.dataset is None):
+        raise ValueError("give either --counts FILE or --dataset NAME.")
+    if values.counts is not None:
+        for name in ("data_dir", "imbalance", "imbalance_ratio"):
+            if values[name].value is not None:
+                raise ValueError(f"--{name} goes with --dataset: a file's counts are as they are.")
+        epochs = 200 if values.epochs is None else values.epochs
+        found = advice.advise(advice.read_counts(values.counts), epochs=epochs)
+    else:
+        from keras_ldam import datasets
+
+        given = {
+            name: values[name].value
+            for name in ("data_dir", "imbalance", "imbalance_ratio", "epochs")
+            if values[name].value is not None
+        }
+        recipe = configuration.load_recipe(values.dataset, "ldam_drw")
+        config = dataclasses.replace(recipe, **given).resolve()
+        found = advice.advise(datasets.load(config).counts, epochs=config.epochs)
+    return found.to_json() if values.json else str(found)
 
 
 def _run_dir(values):
@@ -427,6 +484,16 @@ VERBS = {
         (
             "bin/report runs/digits-erm-0 runs/digits-ldam_drw-0",
             "bin/report results/imdb.json",
+            "bin/report results/digits.json --figures margins --output_dir docs/digits",
+        ),
+    ),
+    "advise": Verb(
+        _advise,
+        _define_advise,
+        "propose margins, weights and settings from class counts",
+        (
+            "bin/advise --dataset digits",
+            "bin/advise --counts counts.csv --epochs 90",
         ),
     ),
 }

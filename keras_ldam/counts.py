@@ -43,6 +43,28 @@ def check_counts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def check_labels(labels, num_classes: int) -> None:
+    """Raises on a label that is no class, where values can be seen: outside a compiled step.
+
+    Args:
+        labels: Whole numbers in any shape. A symbolic tensor passes.
+        num_classes: K.
+
+    Raises:
+        ValueError: for a value that is not one of 0 … K-1, NaN and fractions included.
+    """
+    try:
+        values = np.asarray(labels)
+    except Exception:  # A symbolic tensor: each backend has an exception of its own for it.
+        return
+    wrong = values[~((values >= 0) & (values < num_classes) & (values == np.floor(values)))]
+    if wrong.size:
+        raise ValueError(
+            f"labels must be whole numbers in 0 … {num_classes - 1}, since there are "
+            f"{num_classes} classes; received {wrong.flat[0]:g}."
+        )
+
+
 def long_tailed_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.ndarray:
     """Exponentially decaying counts, n_i = ⌊n_max ρ^(-i/(K-1))⌋ for class i = 0 … K-1.
 

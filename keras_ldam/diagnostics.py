@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ldam import calibration
 from keras_ldam import counts as class_counts
 from keras_ldam.layers import CosineDense
 
@@ -22,8 +23,6 @@ QUANTILES = {"min": 0.0, "q05": 0.05, "q50": 0.5}
 
 DENSE_CONFUSION = 200
 """Up to this many classes a confusion matrix is kept cell by cell."""
-
-_BINS = 15
 
 # ----------------------------------------------------------------------------- the margin
 
@@ -176,6 +175,10 @@ class ClassMargins(keras.metrics.Metric):
             + ops.segment_sum(counted, labels * self.bins + place, self.num_classes * self.bins)
         )
 
+    def reset_state(self):
+        super().reset_state()  # Sets everything to zero, which no smallest margin starts from.
+        self.smallest.assign(ops.full_like(self.smallest, float("inf")))
+
     def result(self):
         histogram = ops.reshape(self.histogram, (self.num_classes, self.bins))
         totals = ops.sum(histogram, axis=1)
@@ -298,18 +301,24 @@ def _kept(scores, labels, sizes, scale):
 def _scorer(model) -> tuple[Callable, str]:
     """A function from examples to scores and the size that they are measured by; and the unit."""
     last = model.layers[-1] if getattr(model, "layers", None) else None
-    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear:
+    softmax = getattr(last, "activation", None) is keras.activations.softmax
+    linear = getattr(last, "activation", None) is keras.activations.linear
+    if isinstance(last, keras.layers.Dense) and (linear or softmax):
         try:
             both = keras.Model(model.inputs, [last.input, model.outputs[0]])
         except (AttributeError, ValueError):  # A subclassed model has no graph to look into.
             both = None
         if both is not None:
-            longest = float(np.linalg.norm(_array(last.kernel), axis=0).max())
+            kernel = _array(last.kernel)
+            longest = float(np.linalg.norm(kernel, axis=0).max())
 
             def predict(examples):
                 features, scores = both.predict_on_batch(examples)
-                sizes = longest * np.linalg.norm(_array(features), axis=-1)
-                return _array(scores), np.maximum(sizes, 1e-12)
+                features, scores = _array(features), _array(scores)
+                if softmax:  # Its margins are those of the scores before it.
+                    scores = features @ kernel + (_array(last.bias) if last.use_bias else 0)
+                sizes = longest * np.linalg.norm(features, axis=-1)
+                return scores, np.maximum(sizes, 1e-12)
 
             return predict, "normalised score"
 
@@ -319,12 +328,8 @@ def _scorer(model) -> tuple[Callable, str]:
 
     if isinstance(last, CosineDense):
         return predict, "cosine"
-    softmax = last is not None and getattr(last, "activation", None) is keras.activations.softmax
-    return predict, "probability" if softmax or _is_softmax(last) else "score"
-
-
-def _is_softmax(layer):
-    return isinstance(layer, keras.layers.Softmax)
+    is_probability = softmax or isinstance(last, keras.layers.Softmax)
+    return predict, "probability" if is_probability else "score"
 
 
 def _array(tensor):
@@ -346,7 +351,7 @@ def diagnose(scored: Scored, counts: Sequence[int] | np.ndarray) -> dict:
         for a class without an example; `confusion`: K lists of K counts, row the label, column
         the guess, or None above `DENSE_CONFUSION` classes; `group_confusion`: the same over many,
         medium and few; `most_confused`: `[label, guess, count]`, the most frequent mistakes;
-        `reliability`: see `reliability`.
+        `reliability`: see `calibration.reliability`, None for an empty bin.
     """
     num_classes = len(counts)
     pairs = scored.labels * num_classes + scored.guesses
@@ -375,7 +380,7 @@ def diagnose(scored: Scored, counts: Sequence[int] | np.ndarray) -> dict:
         "confusion": confusion,
         "group_confusion": grouped.reshape(len(groups), len(groups)).tolist(),
         "most_confused": most,
-        "reliability": reliability(scored.confidences, scored.guesses == scored.labels),
+        "reliability": _reliability(scored),
     }
 
 
@@ -410,38 +415,17 @@ def class_margins(
     }
 
 
-def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = _BINS) -> dict:
-    """How often guesses of a given confidence are right.
-
-    Args:
-        confidences: Probability of each guess, `[n]`.
-        right: Whether it is right, `[n]`.
-        bins: Bins of equal width over [0, 1].
-
-    Returns:
-        `confidence`, `accuracy` (means in each bin, 0 to 1, None for an empty bin), `count`, and
-        `ece`, the expected calibration error: the mean over examples of the bins'
-        |accuracy - confidence|.
-
-    References:
-        Guo et al., 2017, "On Calibration of Modern Neural Networks".
-    """
-    confidences = np.nan_to_num(np.asarray(confidences, dtype=np.float64))
-    place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    filled = np.maximum(count, 1)
-    confidence = np.bincount(place, confidences, bins) / filled
-    accuracy = np.bincount(place, np.asarray(right, dtype=np.float64), bins) / filled
-    gap = float(np.sum(count * np.abs(accuracy - confidence)) / max(1, count.sum()))
+def _reliability(scored):
+    found = calibration.reliability(scored.confidences, scored.guesses == scored.labels)
 
     def shown(values):
-        return [round(float(v), 5) if n else None for v, n in zip(values, count, strict=True)]
+        return [None if np.isnan(value) else round(float(value), 5) for value in values]
 
     return {
-        "confidence": shown(confidence),
-        "accuracy": shown(accuracy),
-        "count": count.tolist(),
-        "ece": round(gap, 5),
+        "confidence": shown(found["confidence"]),
+        "accuracy": shown(found["accuracy"]),
+        "count": found["count"].tolist(),
+        "ece": round(found["ece"], 5),
     }
 
 

@@ -174,28 +174,18 @@ def _prepare(y_true, y_pred):
         return ops.cast(labels, "float32"), False, scores
     if len(labels.shape) == rank and labels.shape[-1] == 1:
         labels = ops.squeeze(labels, axis=-1)
-    if len(labels.shape) != rank - 1:
+    fitting = len(labels.shape) == rank - 1 and all(
+        ours == theirs or ours is None or theirs is None
+        for ours, theirs in zip(labels.shape, scores.shape[:-1], strict=True)
+    )
+    if not fitting:
         raise ValueError(
             f"for y_pred of shape {tuple(scores.shape)}, y_true must hold integer labels of shape "
             f"{tuple(scores.shape[:-1])} (or with a last axis of 1), or one-hot or soft labels of "
             f"shape {tuple(scores.shape)}; received shape {tuple(ops.shape(y_true))}."
         )
-    _check_labels(labels, num_classes)
+    class_counts.check_labels(labels, num_classes)
     return ops.cast(labels, "int32"), True, scores
-
-
-def _check_labels(labels, num_classes):
-    """Raises on a label outside the classes, where values can be seen: outside a compiled step."""
-    try:
-        values = np.asarray(labels)
-    except Exception:  # A symbolic tensor: each backend has an exception of its own for it.
-        return
-    outside = values[(values < 0) | (values >= num_classes)]
-    if outside.size:
-        raise ValueError(
-            f"labels must be in 0 … {num_classes - 1}, since y_pred has {num_classes} classes; "
-            f"received {outside.flat[0]:g}."
-        )
 
 
 # ----------------------------------------------------------------------------- the losses

@@ -62,7 +62,10 @@ class ClassErrors(keras.metrics.Metric):
         self.wrong = self.add_variable(shape, initializer="zeros", name="wrong")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch: labels `[…]`, `[…, 1]` or one-hot `[…, K]`; scores `[…, K]`."""
+        """Adds a batch: labels `[…]`, `[…, 1]` or one-hot `[…, K]`; scores `[…, K]`.
+
+        Raises `ValueError` for a label that is no class, outside compiled code.
+        """
         num_classes = len(self.counts)
         y_pred = ops.convert_to_tensor(y_pred)
         y_true = ops.convert_to_tensor(y_true)
@@ -73,6 +76,7 @@ class ClassErrors(keras.metrics.Metric):
             )
         if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == num_classes:
             y_true = ops.argmax(y_true, axis=-1)
+        class_counts.check_labels(y_true, num_classes)
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
         guesses = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
         weights = ops.ones_like(labels, dtype=self.dtype)

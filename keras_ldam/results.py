@@ -6,6 +6,7 @@
     data.json       class names, counts, and what else the model's input needs
     model.keras     the trained model
     diagnosis.json  margins, confusions and reliability, once the run has been evaluated
+    tensorboard/    logs for TensorBoard, where --tensorboard asked for them
     checkpoints/    the state after the last complete epoch, to resume from
 
 Every file is written aside and moved in place, so that it is there whole or not at all.
@@ -44,9 +45,18 @@ class RunFolder:
         self.model_file = self.path / "model.keras"
         self.diagnosis_file = self.path / "diagnosis.json"
         self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
 
     def create(self, config: Config) -> None:
-        """Makes the folder for a config, or checks that it belongs to it.
+        """Makes the folder for a config, or checks that it belongs to it; raises as `check`."""
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.exists():
+            write_json(self.config_file, config.to_json())
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def check(self, config: Config) -> None:
+        """Checks that a run of the config can be made, or go on, here.
 
         Raises:
             ValueError: if the folder belongs to another config (the first field that differs is
@@ -66,12 +76,10 @@ class RunFolder:
                 f"{self.path} exists and is not a run folder (it has no config.json); choose "
                 "another --run_dir."
             )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(self.config_file, config.to_json())
 
     def read_config(self) -> Config:
         """Returns the run's config; raises `ValueError` if the folder is not a run."""
-        values = self._read(self.config_file)
+        values = self.read_json(self.config_file)
         try:
             return Config.from_json(values)
         except (ValueError, TypeError) as error:
@@ -79,22 +87,27 @@ class RunFolder:
 
     def read_results(self) -> dict:
         """Returns the results; raises `ValueError` if the run is not complete."""
-        return self._read(self.results_file)
+        return self.read_json(self.results_file)
 
     def read_data(self) -> dict:
         """Returns what `data.json` holds."""
-        return self._read(self.data_file)
+        return self.read_json(self.data_file)
 
     def read_diagnosis(self) -> dict:
         """Returns what `diagnosis.json` holds; raises `ValueError` if it is not there."""
-        return self._read(self.diagnosis_file)
+        return self.read_json(self.diagnosis_file)
 
     @property
     def complete(self) -> bool:
         """Whether the run has ended and its results and model are there."""
         return self.results_file.exists() and self.model_file.exists()
 
-    def _read(self, file):
+    def read_json(self, file: Path) -> dict:
+        """Returns what a JSON file of the folder holds.
+
+        Raises:
+            ValueError: if the file is not there, or is damaged.
+        """
         if not file.exists():
             hint = "no such folder" if not self.path.exists() else f"it has no {file.name}"
             if file == self.results_file and self.config_file.exists():

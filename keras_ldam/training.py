@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
 import warnings
@@ -26,7 +27,9 @@ STREAMED_BATCH = 100
 """Images from disk are larger than those that fit into memory."""
 
 
-def train(config: Config, run_dir: str | Path, *, progress: bool = True) -> dict:
+def train(
+    config: Config, run_dir: str | Path, *, progress: bool = True, tensorboard: bool = False
+) -> dict:
     """Trains one run to its end, resuming it if it was begun before.
 
     Args:
@@ -34,22 +37,31 @@ def train(config: Config, run_dir: str | Path, *, progress: bool = True) -> dict
         run_dir: The run folder; made if it is not there. A run that is complete is not repeated.
         progress: Whether to show Keras' progress bar, or a line for each epoch where nobody
             watches a terminal.
+        tensorboard: Whether to log each epoch for TensorBoard too, in the run folder; a resumed
+            run goes on with the same curves.
 
     Returns:
         What `results.json` holds.
 
     Raises:
         ValueError: if the folder belongs to another config, a checkpoint cannot be read, or the
-            data are not to be had.
+            data are not to be had; or for `tensorboard` where that package is not installed.
     """
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError(
+            "tensorboard was asked for, but the package of that name is not installed: "
+            "pip install tensorboard."
+        )
     folder = RunFolder(run_dir)
-    folder.create(config)
+    folder.check(config)
     if folder.complete:
         return folder.read_results()
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     data = datasets.load(config)
     _describe(config, data)
+    # Only now: data that are not to be had must not leave a folder that refuses the next try.
+    folder.create(config)
     write_json(
         folder.data_file,
         {
@@ -64,12 +76,15 @@ def train(config: Config, run_dir: str | Path, *, progress: bool = True) -> dict
     record = _Progress(folder, config, data)
     initial_epoch = record.resume(model)
     batches = training_batches(config, data)
+    callbacks = [EpochClock(batches), *_schedule(config, data), record]
+    if tensorboard:  # After the record, which adds the errors to the logs.
+        callbacks.append(keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False))
     with _naming_unreadable(batches):
         model.fit(
             feed(batches),
             epochs=config.epochs,
             initial_epoch=initial_epoch,
-            callbacks=[EpochClock(batches), *_schedule(config, data), record],
+            callbacks=callbacks,
             shuffle=False,  # The order is decided already.
             verbose=(1 if sys.stderr.isatty() else 2) if progress else 0,
         )
@@ -312,7 +327,7 @@ class _Progress(keras.callbacks.Callback):
             return 0
         weights = saved[-1]
         try:
-            state = self.folder._read(self._state_file(weights))
+            state = self.folder.read_json(self._state_file(weights))
             # Before it is built an optimizer has no variables to load into, and Keras only warns.
             model.optimizer.build(model.trainable_variables)
             with warnings.catch_warnings(action="error"):

@@ -1,6 +1,7 @@
 """Settings and fixtures that several test modules share."""
 
 import os
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -68,6 +69,17 @@ def text_export(text_model, tmp_path_factory):
         class_names=["negative", "positive"],
         tokenizer=tokenizer,
     )
+
+
+@pytest.fixture(scope="session")
+def compared_runs(finished_run, tmp_path_factory):
+    """Two finished and evaluated runs: ERM and LDAM-DRW on digits; not to be changed."""
+    folder = tmp_path_factory.mktemp("compared")
+    training.train(small_config(method="erm"), folder / "erm")
+    shutil.copytree(finished_run, folder / "ldam_drw")
+    for name in ("erm", "ldam_drw"):
+        training.evaluate(folder / name)
+    return [folder / "erm", folder / "ldam_drw"]
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Parts that lean on another part, each with its reason.
 SAME_FLOOR = {
     ("callbacks", "losses"),  # DRW sets a loss's variable.
+    ("diagnostics", "calibration"),  # Trust in the scores is a part of what it tells.
     ("diagnostics", "layers"),  # It recognises the head whose scores are cosines.
     ("results", "config"),  # A run folder belongs to a config.
     ("models", "datasets"),  # A network is built for a Data record.
@@ -97,8 +98,12 @@ def test_importing_the_library_loads_numpy_and_keras_only():
 
 
 @pytest.mark.parametrize(
-    "room", ["counts", "losses", "layers", "metrics", "optimizers", "schedules"]
-)
+    "room",
+    [
+        "advice", "calibration", "counts", "diagnostics", "layers", "losses", "metrics",
+        "optimizers", "report.theory", "schedules",
+    ],
+)  # fmt: skip
 def test_the_examples_in_the_docstrings_run(room):
     module = importlib.import_module(f"keras_ldam.{room}")
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)

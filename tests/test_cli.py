@@ -40,6 +40,10 @@ def test_the_answer_is_on_standard_output_and_the_rest_is_not(tmp_path, capsys):
         ("train", ["--start_epoch=90", "--epochs=20"], "start_epoch=90"),
         ("train", ["digits"], "does not take the argument 'digits'"),
         ("train", ["--imbalance_ratio=0.5"], "imbalance_ratio must be from 1"),
+        ("advise", [], "give either --counts FILE or --dataset NAME"),
+        ("advise", ["--counts=nowhere.csv"], "nowhere.csv cannot be read: No such file"),
+        ("advise", ["--counts=c", "--imbalance_ratio=9"], "--imbalance_ratio goes with --dataset"),
+        ("advise", ["--dataset=mnist"], "unknown dataset 'mnist'; known: digits"),
         ("evaluate", [], "--run_dir is needed"),
         ("evaluate", ["--run_dir=nowhere"], "no such folder"),
     ],
@@ -64,6 +68,19 @@ def test_a_folder_of_another_config_is_refused_by_the_first_field_that_differs(
     assert cli.main("train", ["--method=erm", f"--run_dir={finished_run}"]) == 2
     assert "with method='ldam_drw', not 'erm'" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in finished_run.glob("*.*")} == before
+
+
+def test_advice_is_text_or_json_and_the_same_for_a_dataset_and_for_its_counts(tmp_path, capsys):
+    assert cli.main("advise", ["--dataset=digits"]) == 0
+    text = capsys.readouterr().out
+    assert "ratio 20.67, imbalance strong" in text and "max_margin = 0.5" in text
+    assert cli.main("advise", ["--dataset=digits", "--imbalance_ratio=5", "--json"]) == 0
+    of_dataset = json.loads(capsys.readouterr().out)
+    file = tmp_path / "counts.txt"
+    file.write_text(" ".join(map(str, of_dataset["counts"])))
+    assert cli.main("advise", [f"--counts={file}", "--epochs=40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == of_dataset
+    assert of_dataset["counts"][0] / of_dataset["counts"][-1] < 6
 
 
 def test_flags_stand_over_the_recipe_and_the_recipe_over_defaults():

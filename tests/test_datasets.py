@@ -1,5 +1,6 @@
 """Which examples are kept, in which order they come, and how often each class does."""
 
+import keras
 import numpy as np
 import pytest
 from conftest import small_config
@@ -8,7 +9,7 @@ import keras_ldam
 from keras_ldam import datasets
 from keras_ldam.datasets import imbalance, sampling
 from keras_ldam.datasets.data import Data, Ragged, Split
-from keras_ldam.datasets.sampling import Batches
+from keras_ldam.datasets.sampling import Batches, EpochClock
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +152,22 @@ def test_a_dataset_that_is_not_to_be_had_names_the_place_and_two_ways_out(tmp_pa
     config = small_config(dataset="imdb", method="erm", data_dir=str(tmp_path))
     with pytest.raises(ValueError, match=r"imdb_reviews is not prepared in .*--data_dir"):
         datasets.load(config)
+
+
+def test_dropout_masks_depend_on_seed_and_epoch_alone():
+    inner = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5)])
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5), inner])
+    split = Split(np.zeros((4, 1)), np.array([0, 1, 0, 1]))
+
+    def masks(seed, epoch):
+        clock = EpochClock(Batches(split, 2, seed=seed, num_classes=2))
+        clock.set_model(model)
+        clock.on_epoch_begin(epoch)
+        draws = [model(np.ones((1, 64), np.float32), training=True) for _ in range(2)]
+        return [keras.ops.convert_to_numpy(draw).tolist() for draw in draws]
+
+    first, second = masks(0, 3)
+    assert first != second
+    assert masks(0, 3) == [first, second]
+    assert masks(0, 4)[0] != first
+    assert masks(1, 3)[0] != first

@@ -224,11 +224,11 @@ def test_a_loss_comes_back_from_its_config(loss, batch):
     assert float(again(*batch)) == float(loss(*batch))
 
 
-@pytest.mark.parametrize("label", [4, -1])
-def test_a_label_outside_the_classes_gets_a_sentence(label):
+@pytest.mark.parametrize("label", [4, -1, 0.5, float("nan")])
+def test_a_label_that_is_no_class_gets_a_sentence(label):
     loss = keras_ldam.LDAM(COUNTS)
-    with pytest.raises(ValueError, match=rf"labels must be in 0 … 3.*received {label}"):
-        loss([0, label], np.zeros((2, 4), np.float32))
+    with pytest.raises(ValueError, match=rf"labels must be whole numbers.* 3.*received {label}"):
+        loss(np.array([0, label]), np.zeros((2, 4), np.float32))
 
 
 def test_counts_that_do_not_fit_the_output_get_a_sentence():
@@ -239,6 +239,8 @@ def test_counts_that_do_not_fit_the_output_get_a_sentence():
 def test_labels_of_a_wrong_shape_get_a_sentence():
     with pytest.raises(ValueError, match="y_true must hold integer labels of shape"):
         keras_ldam.LDAM(COUNTS)(np.zeros((2, 3)), np.zeros((2, 4), np.float32))
+    with pytest.raises(ValueError, match="y_true must hold integer labels of shape"):
+        keras_ldam.LDAM(COUNTS)(np.zeros(3), np.zeros((2, 4), np.float32))
 
 
 @pytest.mark.parametrize(

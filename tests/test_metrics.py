@@ -53,3 +53,8 @@ def test_its_parts_stand_in_the_logs_of_fit(rng):
 def test_counts_that_do_not_fit_get_a_sentence():
     with pytest.raises(ValueError, match="counts name 2 classes"):
         keras_ldam.ClassErrors([5, 5]).update_state([0], np.zeros((1, 3)))
+
+
+def test_a_label_that_is_no_class_gets_a_sentence():
+    with pytest.raises(ValueError, match=r"labels must be whole numbers in 0 … 3.*received 4"):
+        keras_ldam.ClassErrors(COUNTS).update_state([0, 4], np.eye(4)[[0, 2]])

@@ -66,6 +66,14 @@ def test_evaluating_the_saved_model_gives_the_results_of_the_last_epoch(finished
     for key, value in results["last"].items():
         if key != "epoch":
             assert again[key] == pytest.approx(value, abs=1e-3), key
+    wrong = np.array(again["per_class_error"]) > 0
+    margins = again["margins"]
+    assert list(margins) == ["train", "test"]
+    assert margins["test"]["unit"] == "cosine"
+    for name in ("min", "q05", "q50"):
+        assert len(margins["train"][name]) == 10
+    # A class has an error exactly where its smallest margin is not positive.
+    np.testing.assert_array_equal(np.array(margins["test"]["min"]) <= 0, wrong)
 
 
 def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):
@@ -96,6 +104,56 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(method, tmp_path, mo
     first, second = (training.load_model(folder).get_weights() for folder in (whole, cut))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_tensorboard_shows_one_curve_for_a_run_that_was_cut_off_and_resumed(tmp_path, monkeypatch):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="the package tensorboard is not installed",
+    )
+
+    import tensorflow as tf
+
+    def curve(name):
+        found = events.EventAccumulator(str(tmp_path / "run" / "tensorboard" / "train"))
+        found.Reload()
+        return {
+            event.step: float(tf.make_ndarray(event.tensor_proto)) for event in found.Tensors(name)
+        }
+
+    config = small_config(method="erm")
+    schedule, seen = training._schedule, []
+
+    def die(epoch, logs):
+        if epoch == 1:
+            seen.extend(curve("epoch_loss"))
+            raise KilledError
+
+    monkeypatch.setattr(
+        training,
+        "_schedule",
+        lambda *args: [keras.callbacks.LambdaCallback(on_epoch_begin=die), *schedule(*args)],
+    )
+    with pytest.raises(KilledError):
+        training.train(config, tmp_path / "run", tensorboard=True)
+    assert seen == [0]  # On disk at once: a killed process closes no file.
+    monkeypatch.undo()
+    training.train(config, tmp_path / "run", tensorboard=True)
+    rows = RunFolder(tmp_path / "run").read_history()
+    for name in ("loss", "test_mean_error", "learning_rate"):
+        logged = curve(f"epoch_{name}")
+        assert list(logged) == [0, 1, 2, 3]
+        assert list(logged.values()) == pytest.approx([row[name] for row in rows], rel=1e-5)
+
+
+def test_tensorboard_is_off_by_default_and_named_where_it_is_missing(
+    finished_run, tmp_path, monkeypatch
+):
+    assert not (finished_run / "tensorboard").exists()
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="is not installed: pip install tensorboard"):
+        training.train(small_config(), tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_survives_kill_9(tmp_path):
@@ -134,6 +192,13 @@ def test_a_corrupt_checkpoint_gets_a_sentence_and_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match=r"epoch-00001.weights.h5 cannot be read .*remove it"):
         training.train(config, tmp_path)
     assert broken.read_bytes() == b"not a checkpoint"
+
+
+def test_data_that_are_not_to_be_had_leave_no_run_folder_behind(tmp_path):
+    config = small_config(dataset="folder", method="erm", data_dir=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_model_gets_a_sentence(finished_run, tmp_path):

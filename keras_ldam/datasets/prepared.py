@@ -13,10 +13,18 @@ def builder(name: str, data_dir: str):
     Raises:
         ValueError: if the dataset is neither prepared nor downloadable.
     """
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError(
+            f"dataset {name} is read through tensorflow_datasets and TensorFlow, which are not "
+            f"here ({error}); install them, or for CIFAR name with --data_dir a folder that holds "
+            "the original archive, unpacked."
+        ) from None
 
     source = tfds.builder(name, data_dir=data_dir or None)
     if not source.is_prepared():
+        print(f"dataset {name} is not prepared in {source.data_path}; downloads it", flush=True)
         try:
             source.download_and_prepare()
         except Exception as error:  # Whatever the network, the host or the disk came up with.

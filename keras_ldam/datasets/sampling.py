@@ -116,7 +116,12 @@ class Batches(keras.utils.PyDataset):
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Tells `Batches` which epoch begins."""
+    """Tells `Batches`, and every layer that draws random numbers, which epoch begins.
+
+    Dropout and augmentation start each epoch from a state that depends on seed and epoch alone.
+    Keras saves no random state with a model's weights, so without this a resumed run would draw
+    other masks than an uninterrupted one.
+    """
 
     def __init__(self, batches: Batches):
         super().__init__()
@@ -124,3 +129,15 @@ class EpochClock(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches.epoch = epoch
+        for place, state in enumerate(_random_states(self.model)):
+            entropy = np.random.SeedSequence([self.batches.seed, epoch, 2, place])
+            # 31 bits: what the integers of every backend can hold.
+            state.assign((entropy.generate_state(2) >> 1).astype(state.dtype))
+
+
+def _random_states(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _random_states(layer)
+        elif getattr(layer, "seed_generator", None) is not None:
+            yield layer.seed_generator.state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 
 from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS, Config
@@ -15,10 +17,20 @@ __all__ = ["build", "head"]
 
 
 def head(config: Config, num_classes: int) -> keras.layers.Layer:
-    """The last layer that the config's loss needs: cosines for a margin, logits otherwise."""
+    """The last layer that the config's loss needs: cosines for a margin, logits otherwise.
+
+    Under the sigmoid focal loss all classes start at a probability of 1/K, as in Cui et al. (2019):
+    from 1/2 the K - 1 negatives of every example would rule the first steps.
+    """
     if config.loss in COSINE_LOSSES:
         return CosineDense(num_classes, name="cosines")
-    return keras.layers.Dense(num_classes, dtype="float32", name="logits")
+    bias = -math.log(num_classes - 1) if config.loss == "sigmoid_focal" else 0.0
+    return keras.layers.Dense(
+        num_classes,
+        bias_initializer=keras.initializers.Constant(bias),
+        dtype="float32",
+        name="logits",
+    )
 
 
 def build(config: Config, data: Data) -> keras.Model:

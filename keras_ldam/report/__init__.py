@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from keras_ldam.report import canvas, collection, tables
+import keras
+
+from keras_ldam.report import canvas, collection, comparison, tables
 from keras_ldam.report.collection import Run, gather
 from keras_ldam.report.page import SECTIONS, focus, page
 from keras_ldam.results import write_whole
 
-__all__ = ["gather", "to_diagnose", "write"]
+__all__ = ["check_figures", "compare", "gather", "to_diagnose", "write"]
 
 
 def write(
@@ -18,6 +21,7 @@ def write(
     *,
     results_dir: str | Path = "results",
     output_dir: str | Path | None = None,
+    figures: Sequence[str] | None = None,
 ) -> str:
     """Reports on run folders and results files.
 
@@ -28,13 +32,16 @@ def write(
         sources: Run folders, results files, or both.
         results_dir: Where the results files are.
         output_dir: Where figures and page go; None: `reports/DATASET`.
+        figures: Names of the figures to draw, as PNG and without the page; None: page and all.
 
     Returns:
         The table, in Markdown.
 
     Raises:
-        ValueError: for sources that cannot be read or do not belong together.
+        ValueError: for sources that cannot be read or do not belong together, or a figure that
+            is unknown or that the sources do not hold.
     """
+    check_figures(figures)
     runs = gather(sources)
     dataset = runs[0].dataset
     results_file = Path(results_dir) / f"{dataset}.json"
@@ -46,18 +53,97 @@ def write(
     for sentence in collection.unlike(everything):
         print(sentence)
     folder = Path(output_dir) if output_dir else Path("reports") / dataset
-    _draw(runs, everything, folder)
+    if figures is None:
+        _draw(runs, everything, folder)
+    else:
+        _draw_some(figures, runs, everything, folder)
     return tables.markdown(tables.headline(everything))
+
+
+def check_figures(names: Sequence[str] | None) -> None:
+    """Raises `ValueError` for a name that no figure has."""
+    for name in names or ():
+        if name not in SECTIONS:
+            raise ValueError(f"unknown figure {name!r}; known: {', '.join(SECTIONS)}.")
+
+
+def compare(
+    models: Mapping[str, keras.Model],
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    output_dir: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    histories: Mapping[str, Any] | None = None,
+    scale: float | None = None,
+    title: str = "Comparison",
+) -> str:
+    """Reports on Keras models of your own: the same page as for runs.
+
+    Args:
+        models: Models by the name that the page gives them. Each gives scores or probabilities
+            `[batch, K]`.
+        train: Training examples and labels. Examples are an array `[n, …]`, or a list or
+            dictionary of arrays for a model of several inputs; labels are of shape `[n]`, `[n, 1]`
+            or one-hot `[n, K]`.
+        test: Test examples and labels, likewise.
+        output_dir: Folder for `index.html` and the figures as PNG; made if it is not there.
+        class_names: Name of each class; numbers by default.
+        histories: By the models' names, what `fit` returned; gives the training curves. The
+            balanced error needs `keras_ldam.ClassErrors` among the metrics, and validation data.
+        scale: s of softmax(s · cosines), for models that end in `CosineDense`; by default that of
+            the loss that each is compiled with.
+        title: Heading of the page.
+
+    Returns:
+        The table of errors, in Markdown.
+
+    Raises:
+        ValueError: for arrays that do not fit together, a class without a training example, or a
+            model that does not give K scores, or gives cosines of unknown scale.
+
+    Example:
+
+    ```python
+    from keras_ldam import report
+
+    report.compare({"ERM": erm, "LDAM-DRW": ldam}, (x, y), (x_test, y_test), "my-report")
+    ```
+    """
+    runs = comparison.runs_of(
+        models,
+        train,
+        test,
+        class_names=class_names,
+        histories=histories,
+        scale=scale,
+        title=title,
+    )
+    _draw(runs, runs, Path(output_dir), title)
+    return tables.markdown(tables.headline(runs))
 
 
 def _draw(runs, everything, folder, title=None):
     folder.mkdir(parents=True, exist_ok=True)
-    for section in SECTIONS:
-        about = everything if section.name == "errors" else focus(runs)
-        canvas.png(section.draw, about, folder / f"{section.name}.png")
+    for section in SECTIONS.values():
+        if not _png(section, runs, everything, folder):
+            (folder / f"{section.name}.png").unlink(missing_ok=True)  # An earlier report's.
     file = folder / "index.html"
     write_whole(file, lambda aside: aside.write_text(page(runs, everything, title)))
     print(f"wrote {file} and its figures as PNG")
+
+
+def _draw_some(names, runs, everything, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not _png(SECTIONS[name], runs, everything, folder):
+            raise ValueError(f"figure {name!r} is not in these results. {SECTIONS[name].needs}")
+        print(f"wrote {folder / name}.png")
+
+
+def _png(section, runs, everything, folder):
+    about = everything if section.name == "errors" else focus(runs)
+    return canvas.png(section.draw, about, folder / f"{section.name}.png")
 
 
 def to_diagnose(sources: Sequence[str | Path]) -> list[Path]:

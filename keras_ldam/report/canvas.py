@@ -97,6 +97,7 @@ class Canvas:
             "lines.markersize": 5.5,
             "svg.fonttype": "none",
             "axes.unicode_minus": True,
+            "text.parse_math": False,  # A name may hold dollar signs.
         }
         with matplotlib.rc_context(settings):
             yield
@@ -148,12 +149,14 @@ def looks(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
 def assigned(methods: dict[str, str]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and dashes for each name, given the method that it stands for."""
     given: dict[str, tuple[str, str, str]] = {}
-    spare = [*_SPARE, *_LOOKS.values()]
     for name, method in methods.items():
         own = _LOOKS.get(method) or _LOOKS.get(re.sub(r"[^a-z]+", "_", name.lower()))
-        if own is None or own in given.values():
-            own = next((look for look in spare if look not in given.values()), spare[0])
-        given[name] = own
+        if own is not None and own not in given.values():
+            given[name] = own
+    looks = [*_LOOKS.values(), *_SPARE]
+    for name in methods:
+        if name not in given:
+            given[name] = next((look for look in looks if look not in given.values()), looks[0])
     return given
 
 
@@ -172,5 +175,5 @@ def by_label(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def legend_above(figure: Figure, axes, canvas: Canvas, count: int) -> None:
     """Puts a legend of `count` entries above all panels."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, min(count, 2 if canvas.narrow else 5))
+    columns = max(1, min(count, 2 if canvas.narrow else 6))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns)

@@ -49,7 +49,7 @@ class Run:
         """The method's name, with loss and rule where the config changed them."""
         name, config = self.results["method"], self.results.get("config") or {}
         usual = METHODS.get(name)
-        if usual is None or not config:
+        if self.label is not None or usual is None or not config:
             return name
         changed = [
             config[field]
@@ -111,12 +111,18 @@ def gather(sources: Sequence[str | Path]) -> list[Run]:
                     f"{source} is about {run.dataset} and an earlier run about {first.dataset}: "
                     "compare runs of one dataset."
                 )
+            if run.class_names and first.class_names and run.class_names != first.class_names:
+                raise ValueError(
+                    f"{source} has not the classes of an earlier run: compare runs of one dataset."
+                )
             if run.results.get("split") != first.results.get("split"):
                 raise ValueError(
                     f"{source} was evaluated on its {run.results.get('split')} split and an "
                     f"earlier run on its {first.results.get('split')} split: they do not compare."
                 )
             runs[run.key] = run
+    if not runs:
+        raise ValueError(f"nothing to report on: {', '.join(map(str, sources))} holds no run.")
     return in_order(runs.values())
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -49,7 +49,7 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     height = (0.75 + 0.27 * len(methods)) * rows + 0.45
     figure = canvas.figure(max(height, 1.9))
     panels = figure.subplots(
-        rows, len(table_columns) // rows, sharey=not canvas.narrow, squeeze=False
+        rows, len(table_columns) // rows, sharex=True, sharey=not canvas.narrow, squeeze=False
     ).flatten()
     for axes, column in zip(panels, table_columns, strict=True):
         for place, method in enumerate(methods):
@@ -57,7 +57,8 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             cell = tables.cell(runs, method, column, tables.LAST)
             if cell is not None:
                 seeds = tables.seed_errors(runs, method, column, tables.LAST)
-                axes.plot(seeds, [place] * len(seeds), "|", color=colour, ms=9, alpha=0.7)
+                if len(seeds) > 1:
+                    axes.plot(seeds, [place] * len(seeds), "|", color=colour, ms=9, alpha=0.7)
                 axes.errorbar(
                     cell.mean, place, xerr=cell.deviation, fmt=marker, color=colour, capsize=3
                 )
@@ -68,17 +69,23 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 axes.plot(paper, place, "D", mfc="none", color=canvas.ink, ms=7, mew=1.0)
         axes.set_yticks(range(len(methods)), [name_of[method] for method in methods])
         axes.set_ylim(len(methods) - 0.5, -0.5)
-        axes.margins(x=0.06)
-        axes.set_xlim(0, max(1.0, axes.get_xlim()[1]))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(column.title)
         axes.set_xlabel("error (%)")
     axes = panels[0]
-    axes.errorbar([], [], xerr=[], fmt="o", color=canvas.ink, capsize=3, label="mean ± sd")
-    axes.plot([], [], "|", color=canvas.ink, ms=9, label="one seed")
-    if any(method in paper_errors for method in methods):
+    right = max(1.0, axes.get_xlim()[1])  # One axis for all panels, from zero.
+    axes.set_xlim(-0.02 * right, right)
+    several = len({run.seed for run in runs}) > 1
+    quoted = any(method in paper_errors for method in methods)
+    if several:
+        axes.errorbar([], [], xerr=[], fmt="o", color=canvas.ink, capsize=3, label="mean ± sd")
+        axes.plot([], [], "|", color=canvas.ink, ms=9, label="one seed")
+    elif quoted:
+        axes.plot([], [], "o", color=canvas.ink, label="one seed")
+    if quoted:
         axes.plot([], [], "D", mfc="none", color=canvas.ink, ms=7, label="paper")
-    legend_above(figure, axes, canvas, 3)
+    if several or quoted:
+        legend_above(figure, axes, canvas, 3)
     return figure
 
 
@@ -92,12 +99,16 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         return None
     split = runs[0].results["split"]
     series = [
-        ("training loss (log scale)", lambda row: row.get("loss")),
-        (f"balanced error, {_SPLIT_TITLES.get(split, split)} (%)", _balanced_error(split)),
+        ("training loss", "loss (log scale)", lambda row: row.get("loss")),
+        (
+            f"balanced error, {_SPLIT_TITLES.get(split, split)} examples",
+            "error (%)",
+            _balanced_error(split),
+        ),
     ]
     series = [
-        (title, value)
-        for title, value in series
+        (title, unit, value)
+        for title, unit, value in series
         if any(value(row) is not None for run in runs for row in run.history)
     ]
     if not series:
@@ -107,7 +118,7 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     panels = figure.subplots(rows, len(series) // rows, squeeze=False).flatten()
     given = looks(runs)
     switches: dict[int, list[str]] = {}
-    for axes, (title, value) in zip(panels, series, strict=True):
+    for axes, (title, unit, value) in zip(panels, series, strict=True):
         for name, same in by_label(runs).items():
             colour, _, dashes = given[name]
             lines = [np.array([_number(value(row)) for row in run.history]) for run in same]
@@ -121,10 +132,12 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             if switch is not None and name not in switches.setdefault(switch, []):
                 switches[switch].append(name)
         axes.set_xlabel("epoch")
+        axes.set_ylabel(unit)
         axes.set_title(title)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if title.startswith("training loss"):
+        if unit == "loss (log scale)":
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(bottom=0)
@@ -132,9 +145,11 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         for switch, names in switches.items():
             axes.axvline(switch + 0.5, color=canvas.ink, lw=1, ls=(0, (2, 2)))
             axes.annotate(
-                f"{names[0].split('-')[-1] if len(names) == 1 else 'deferred rule'} on ",
+                f"{names[0].split('-')[-1] if len(names) == 1 else 'deferred rule'} on",
                 (switch + 0.5, 0.97),
                 xycoords=("data", "axes fraction"),
+                xytext=(-4, 0),
+                textcoords="offset points",
                 ha="right",
                 va="top",
                 fontsize=8,
@@ -174,7 +189,7 @@ def _switch(run):
 
 # ----------------------------------------------------------------------------- class by class
 
-_FEW_CLASSES = 12
+FEW_CLASSES = 12
 """Up to this many classes stand side by side under their names."""
 
 
@@ -195,7 +210,7 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             [[_number(e) for e in run.results["last"]["per_class_error"]] for run in same]
         )
         mean = errors.mean(axis=0)
-        if len(counts) <= _FEW_CLASSES:
+        if len(counts) <= FEW_CLASSES:
             deviation = errors.std(axis=0, ddof=1) if len(same) > 1 else None
             axes.errorbar(
                 x[order],
@@ -209,7 +224,7 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 label=name,
             )
         else:
-            axes.plot(x, mean, marker, color=colour, ms=3.5, alpha=0.45, mew=0)
+            axes.plot(x, mean, marker, color=colour, **_cloud(counts))
             axes.plot(*_running(x, mean), color=colour, ls=dashes, label=name)
     axes.set_ylabel("error (%)")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
@@ -230,7 +245,7 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     figure = canvas.figure(2.9 * rows + 0.7)
     panels = figure.subplots(rows, len(splits) // rows, squeeze=False).flatten()
     given = looks(runs)
-    few = len(counts) <= _FEW_CLASSES
+    few = len(counts) <= FEW_CLASSES
     units = {run.results["margins"][splits[0]]["unit"] for run in runs}
     for axes, split in zip(panels, splits, strict=True):
         x = _class_axis(axes, runs[0], canvas)
@@ -250,28 +265,39 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 axes.plot(at, q50, marker, color=colour, mfc="none", ms=4.5)
                 axes.plot(at, low, marker, color=colour, label=name)
             else:
-                axes.plot(x, low, marker, color=colour, ms=3, alpha=0.35, mew=0)
+                axes.plot(x, low, marker, color=colour, **_cloud(counts))
                 axes.plot(*_running(x, low), color=colour, label=name)
-        for margin, exponent in _required(runs):
-            needed = class_counts.margins(counts, margin, exponent=exponent)
-            text = "Δ = C n$^{-1/4}$" if exponent else "Δ, the same for all"
+        for needed, text in _required(runs):
             axes.plot(x[order], needed[order], color=canvas.ink, ls=(0, (4, 2)), lw=1.3, label=text)
         axes.axhline(0, color=canvas.ink, lw=0.8)
         axes.set_title(f"{_SPLIT_TITLES[split]} examples")
         axes.set_ylabel(f"margin γ ({_unit_title(units)})")
-    legend_above(figure, panels[0], canvas, len(given) + 1)
+    if few:  # How to read a mark, in the ink of the page.
+        panels[0].plot([], [], "s", color=canvas.ink, label="smallest")
+        panels[0].plot([], [], "_", color=canvas.ink, ms=7, mew=1.6, label="5 % quantile")
+        panels[0].plot([], [], "s", color=canvas.ink, mfc="none", ms=4.5, label="median")
+    legend_above(figure, panels[0], canvas, 6)
     return figure
 
 
 def _required(runs):
-    """The margins that the runs' losses ask for: `(max_margin, exponent)`, each once."""
-    found = []
+    """The margins Δ `[K]` that the runs' losses ask for, and what they are called; each once."""
+    found = {}
     for run in runs:
         config = run.results.get("config") or {}
-        if config.get("loss") in ("ldam", "ldam_hinge", "uniform_margin"):
-            exponent = 0.0 if config["loss"] == "uniform_margin" else 0.25
-            found.append((config["max_margin"], exponent))
-    return list(dict.fromkeys(found))
+        exponent = config.get("exponent", 0.0 if config.get("loss") == "uniform_margin" else 0.25)
+        needed = run.results.get("required")  # A user's own loss; ours follow from the config.
+        if needed is None and config.get("loss") in ("ldam", "ldam_hinge", "uniform_margin"):
+            needed = class_counts.margins(run.counts, config["max_margin"], exponent=exponent)
+        if needed is None:
+            continue
+        constant = np.asarray(needed) * np.asarray(run.counts) ** 0.25
+        if np.allclose(constant, constant[0], rtol=1e-3):
+            text = f"Δ = C/⁴√n, C = {constant[0]:.2f}"
+        else:
+            text = "Δ, the same for all" if exponent == 0 else "Δ, as the loss asks"
+        found.setdefault(tuple(np.round(needed, 6)), text)
+    return [(np.array(needed), text) for needed, text in found.items()]
 
 
 def _unit_title(units):
@@ -285,7 +311,7 @@ def _unit_title(units):
 def _class_axis(axes, run, canvas):
     """Prepares the axis of classes; returns each class's place on it, in class order."""
     counts = np.array(run.counts)
-    if len(counts) > _FEW_CLASSES and len(np.unique(counts)) > 2:
+    if len(counts) > FEW_CLASSES and len(np.unique(counts)) > 2:
         axes.set_xscale("log")
         axes.invert_xaxis()
         axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=12))
@@ -296,7 +322,7 @@ def _class_axis(axes, run, canvas):
     order = np.argsort(-counts, kind="stable")
     places = np.empty(len(counts))
     places[order] = np.arange(len(counts))
-    if len(counts) <= _FEW_CLASSES:
+    if len(counts) <= FEW_CLASSES:
         longest = 7 if canvas.narrow else 12
         names = [_short(run.class_names, j, longest) for j in order]
         axes.set_xticks(
@@ -317,6 +343,12 @@ def _class_axis(axes, run, canvas):
 def _short(names, j, longest):
     name = str(names[j]) if j < len(names) else str(j)
     return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _cloud(counts):
+    """How a point for each class is drawn; thousands as one picture, to keep pages small."""
+    crowded = len(counts) > 500
+    return {"ms": 3, "mew": 0, "alpha": 0.1 if crowded else 0.45, "rasterized": crowded}
 
 
 def _running(x, y, pieces=12):
@@ -374,12 +406,12 @@ def groups(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         ],
     )
     if sizes:
-        axes.set_xlabel(
-            "classes by training examples: " + ", ".join(f"{sizes[name]} {name}" for name in names)
-        )
+        listed = ", ".join(f"{sizes[name]:,} {name}" for name in names)
+        axes.set_xlabel(f"classes: {listed}")
     axes.set_ylabel("mean error (%)")
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)
     legend_above(figure, axes, canvas, len(given))
     return figure
 
@@ -404,7 +436,10 @@ def _diagnosed(runs):
 
 
 def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Which classes are taken for which: rows are labels, columns guesses, as shares of the row."""
+    """Which classes are taken for which: rows are labels, columns guesses, as shares of the row.
+
+    From the most frequent class to the rarest.
+    """
     found = _diagnosed(runs)
     if not found:
         return None
@@ -415,7 +450,7 @@ def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     rows = len(chosen) if canvas.narrow else 1
     columns = len(chosen) // rows
     side = canvas.width / columns
-    figure = canvas.figure(min(side, 3.6) * rows + 0.5 + 0.3 * (rows - 1))
+    figure = canvas.figure(3.35 * rows + 0.8 if canvas.narrow else min(side + 0.4, 4.2))
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (name, (run, split)) in zip(panels, chosen, strict=True):
         if grouped:
@@ -426,17 +461,21 @@ def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 [n for n, h in zip(names, held, strict=True) if h],
             )
         else:
-            cells = np.array(split["confusion"], float)
-            names = [_short(run.class_names, j, 9) for j in range(len(cells))]
+            order = np.argsort(-np.array(run.counts), kind="stable")
+            cells = np.array(split["confusion"], float)[np.ix_(order, order)]
+            names = [_short(run.class_names, j, 9) for j in order]
         with np.errstate(invalid="ignore"):
             shares = 100 * cells / cells.sum(axis=1, keepdims=True)
         colours = LinearSegmentedColormap.from_list("share", ["#0072b200", "#0072b2ff"])
+        few = len(cells) <= FEW_CLASSES
+        # Among many classes a share of 2 % is much: the square root of shares brings it out.
+        scale = PowerNorm(1 if few else 0.5, 0, 100)
         image = axes.imshow(
-            shares, cmap=colours, vmin=0, vmax=100, aspect="equal", interpolation="nearest"
+            shares, cmap=colours, norm=scale, aspect="equal", interpolation="nearest"
         )
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
-        if len(cells) <= _FEW_CLASSES:
+        if few:
             axes.set_xticks(range(len(cells)), names, fontsize=8)
             axes.set_yticks(range(len(cells)), names, fontsize=8)
             if max(map(len, names)) > 2:
@@ -452,16 +491,22 @@ def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_title(name)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("label")
-    bar = figure.colorbar(image, ax=list(panels), shrink=0.7, label="share of the label's (%)")
+        axes.set_xlabel("predicted" if few else "predicted, most frequent class first")
+        axes.set_ylabel("label" if few else "label, most frequent class first")
+    bar = figure.colorbar(
+        image,
+        ax=list(panels),
+        location="bottom" if canvas.narrow else "right",
+        shrink=0.8,
+        label="share of the label's examples (%)",
+    )
     bar.outline.set_edgecolor(canvas.ink)
-    bar.solids.set_edgecolor("face")
+    bar.solids.set_rasterized(True)
     return figure
 
 
 FEWEST_GUESSES = 10
-"""A bin with fewer guesses has no point in the reliability diagram."""
+"""A bin with fewer guesses has a faint point only in the reliability diagram."""
 
 
 def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
@@ -469,9 +514,9 @@ def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     found = _diagnosed(runs)
     if not found:
         return None
-    figure = canvas.figure(3.6 if not canvas.narrow else 4.2)
+    figure = canvas.figure(3.6 if not canvas.narrow else 5.0)
     if canvas.narrow:
-        axes, below = figure.subplots(2, 1, height_ratios=(3, 1))
+        axes, below = figure.subplots(2, 1, height_ratios=(3, 2))
     else:
         axes, below = figure.subplots(1, 2)
     given = looks([run for run, _ in found.values()])
@@ -479,15 +524,20 @@ def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     for place, (name, (_, split)) in enumerate(found.items()):
         colour, marker, dashes = given[name]
         bins = split["reliability"]
-        filled = [i for i, n in enumerate(bins["count"]) if n >= FEWEST_GUESSES]
-        axes.plot(
-            [100 * bins["confidence"][i] for i in filled],
-            [100 * bins["accuracy"][i] for i in filled],
-            marker=marker,
-            color=colour,
-            ls=dashes,
-            label=f"{name} (ECE {100 * bins['ece']:.1f} %)",
-        )
+        many = [i for i, n in enumerate(bins["count"]) if n >= FEWEST_GUESSES]
+        few = [i for i, n in enumerate(bins["count"]) if 0 < n < FEWEST_GUESSES]
+        for chosen, look in (
+            (many, {"ls": dashes, "label": f"{name} (ECE {100 * bins['ece']:.1f} %)"}),
+            (few, {"ls": "", "mfc": "none", "alpha": 0.5, "ms": 4}),
+        ):
+            axes.plot(
+                [100 * bins["confidence"][i] for i in chosen],
+                [100 * bins["accuracy"][i] for i in chosen],
+                marker=marker,
+                color=colour,
+                clip_on=False,
+                **look,
+            )
         count = np.array(bins["count"])
         edges = np.linspace(0, 100, len(count) + 1)
         width = (edges[1] - edges[0]) * 0.84 / len(found)
@@ -541,23 +591,23 @@ def trade_off(runs: Sequence[Run], canvas: Canvas) -> Figure:
     left.set_ylabel("bound / its minimum")
     left.set_title("The bound, γ₁ + γ₂ = β")
     ratios = np.geomspace(1, 1000, 60)
-    right.plot(
-        ratios,
-        1 / (1 + ratios**0.25),
-        color=canvas.ink,
-        label="closed form",
-    )
     tried = [1, 3, 10, 30, 100, 300, 1000]
-    right.plot(
-        tried,
-        [theory.minimised(1000 * ratio, 1000, 20_000) for ratio in tried],
-        "o",
-        color=RED,
-        label="numerical minimum",
-    )
+    for prior, text, dashes in (
+        ((1, 1), "test classes alike", "-"),
+        ((10, 1), "first class 10× as frequent", "--"),
+    ):
+        # What matters is the ratio of the counts; a thousand of the rarer makes it a whole number.
+        closed = [
+            theory.best_margins([round(1000 * ratio), 1000], test_prior=prior)[0]
+            for ratio in ratios
+        ]
+        right.plot(ratios, closed, color=canvas.ink, ls=dashes, label=text)
+        found = [theory.minimised([1000 * ratio, 1000], test_prior=prior) for ratio in tried]
+        right.plot(tried, found, "o", color=RED)
+    right.plot([], [], "o", color=RED, label="numerical minimum")
     right.set_xscale("log")
     right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    right.set_ylim(0, 0.55)
+    right.set_ylim(0, 0.99)
     right.set_xlabel("imbalance n₁/n₂ (log scale)")
     right.set_ylabel("best γ₁/β")
     right.set_title("Where it is smallest")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from keras_ldam.report import figures, tables
+from keras_ldam.report import figures, published, tables
 from keras_ldam.report.canvas import by_label, svg
 from keras_ldam.report.collection import Run
 
@@ -15,44 +15,49 @@ _WIDE, _NARROW = 8.8, 3.7
 
 
 class Section(NamedTuple):
-    """A figure of the page: its file name, heading, how to read it, and what draws it."""
+    """A figure of the page: its name, heading, how to read it, what draws it, and what to say where
+    that finds nothing to draw.
+    """
 
     name: str
     heading: str
     text: str
     draw: Callable
+    needs: str = ""
 
 
-SECTIONS = (
+_SECTIONS = (
     Section(
         "errors",
         "Errors",
-        "Each method's error: every seed, their mean and standard deviation, and the paper's "
-        "number where it has one. Left is better.",
+        "Each method's error; where there are several seeds, each of them with mean and standard "
+        "deviation; and the paper's number where it has one. Left is better.",
         figures.errors,
     ),
     Section(
         "margins",
         "Where the margins went",
         "The margin of an example is its label's score minus the best other score: above 0 it is "
-        "right, and the more so the higher. Filled marks are the smallest margin of a class, the "
-        "dash its 5 % quantile, hollow marks its median. The dashed line is what the loss asks "
-        "for: the fewer training examples, the larger. Scores of a head without normalisation are "
+        "right, and the more so the higher. The dashed line is what LDAM asks for: the fewer "
+        "training examples, the larger. Scores of a head without normalisation are "
         "divided by the length of the example's features and of the longest class vector, which "
         "moves no decision and makes them comparable with cosines.",
         figures.margins,
+        "bin/evaluate --run_dir RUN finds the margins of a run.",
     ),
     Section(
         "class_errors",
         "Error class by class",
         "From the most frequent class to the rarest.",
         figures.class_errors,
+        "These results hold no class counts.",
     ),
     Section(
         "groups",
         "Many, medium, few",
         "The mean error over the classes with many, medium and few training examples.",
         figures.groups,
+        "All classes are in one group here.",
     ),
     Section(
         "curves",
@@ -60,32 +65,39 @@ SECTIONS = (
         "Loss and balanced error, epoch by epoch. The values of different losses do not compare; "
         "their course does. The dotted line is where the deferred rule came on.",
         figures.curves,
+        "Histories are in run folders, not in results files.",
     ),
     Section(
         "confusion",
         "What is taken for what",
-        "Each row is a class, from the first to the last, and sums to 100 %. What leaves the "
-        "diagonal of the rare classes is what the frequent ones take from them.",
+        "Each row is what becomes of a class's examples, from the most frequent class to the "
+        "rarest, and sums to 100 %. What leaves the diagonal of the rare classes is what the "
+        "frequent ones take from them.",
         figures.confusion,
+        "bin/evaluate --run_dir RUN finds the confusions of a run.",
     ),
     Section(
         "reliability",
         "Can the probabilities be believed?",
         "Guesses of a given confidence, and how many of them are right: on the dotted line both "
-        "agree. ECE is the mean distance from it. A point stands for at least "
+        "agree. ECE is the mean distance from it. Faint points stand for fewer than "
         f"{figures.FEWEST_GUESSES} guesses.",
         figures.reliability,
+        "bin/evaluate --run_dir RUN finds the reliability of a run.",
     ),
     Section(
         "trade_off",
-        "Why n^(-1/4)",
+        "Why the fourth root of the count",
         "For two classes the bound on the balanced error is 1/(γ₁√n₁) + 1/(γ₂√n₂), and the two "
-        "margins share the room between the classes. It is smallest at γ ∝ n^(-1/4): the closed "
-        "form, and the minimum found by trying. This figure is the same for all runs.",
+        "margins share the room β between the classes. Left: dots mark the least bound. Right: it "
+        "lies where γ ∝ n^(-1/4) says (lines), and where a search finds it (dots). If it is known "
+        "how frequent the classes are at test time, p, that becomes γ ∝ (p/n)^(1/4). This figure "
+        "is calculated, and the same for all runs.",
         figures.trade_off,
     ),
 )
-"""The figures, in the order of the page."""
+SECTIONS = {section.name: section for section in _SECTIONS}
+"""The figures by name, in the order of the page."""
 
 _FOCUS = ("erm", "ldam_drw", "ldam", "ce_drw", "rw")
 _AT_MOST = 4
@@ -117,7 +129,7 @@ def page(runs: Sequence[Run], everything: Sequence[Run], title: str | None = Non
     shown = focus(runs)
     parts = [f"<header><h1>{escape(title)}</h1>{_summary(shown)}</header>", _table(table)]
     number = 0
-    for section in SECTIONS:
+    for section in SECTIONS.values():
         about = everything if section.name == "errors" else shown
         wide = svg(section.draw, about, f"{section.name}-w", _WIDE)
         if wide is None:
@@ -155,15 +167,22 @@ def _summary(runs):
             f"{max(first.counts):,} down to {min(first.counts):,} a class (ratio {ratio:,.3g})."
         )
     cards = []
+    paper = published.PAPER.get(first.dataset, {})
     for name, same in by_label(runs).items():
         cell = tables.spread([run.results["last"]["mean_error"] for run in same])
         spread = "" if cell.deviation is None else f"<small> ± {cell.deviation:.2f}</small>"
         cards.append(
             f"<div><dt>{escape(name)}</dt><dd>{cell.mean:.2f} %{spread}</dd>"
-            f"<dd><small>{_seeds(same)}</small></dd></div>"
+            f"<dd><small>{_seeds(same)}{_published(paper, same[0])}</small></dd></div>"
         )
-    sentences.append(f"Balanced error on the {split} split, last epoch:")
+    when = "" if first.label else ", last epoch"
+    sentences.append(f"Balanced error on the {split} split{when}:")
     return f'<p>{escape(" ".join(sentences))}</p><dl class="cards">{"".join(cards)}</dl>'
+
+
+def _published(paper, run):
+    error = paper.get(run.method, {}).get((*run.column, "mean_error"))
+    return "" if error is None else f"; paper: {error:.2f} %"
 
 
 def _seeds(runs):
@@ -178,21 +197,40 @@ def _seeds(runs):
 
 
 def _who(section, runs):
+    """What a caption adds: how classes are drawn, whose runs they are, and their seeds."""
     if section.name == "trade_off":
         return ""
     if section.name in ("margins", "confusion", "reliability"):
         runs = figures.diagnosed(runs) or runs
     together = by_label(runs)
-    who = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
-    tail = ""
+    whose = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
+    sentences = [f"{whose}."]
+    crowded = len(runs[0].counts or ()) > figures.FEW_CLASSES
+    if section.name == "margins":
+        sentences.insert(
+            0,
+            "A point is the smallest margin of a class, the line their mean over classes of like "
+            "count."
+            if crowded
+            else "Filled marks are the smallest margin of a class, the dash its 5 % quantile, "
+            "hollow marks its median.",
+        )
+    if section.name == "class_errors" and crowded:
+        sentences.insert(0, "A point is a class, the line their mean over classes of like count.")
+    elif section.name in ("class_errors", "groups") and _several(together):
+        sentences.append("Bars: standard deviation over seeds.")
     split = (runs[0].diagnosis or {}).get("splits", {}).get(runs[0].results["split"])
     if split and section.name in ("margins", "confusion", "reliability"):
-        tail = f" {split['n']:,} {runs[0].results['split']} examples."
-        if section.name == "confusion":
-            tail += _most_confused(runs)
-    if section.name in ("class_errors", "groups") and len(together) and _several(together):
-        tail = " Bars: standard deviation over seeds."
-    return f"{who}.{tail}"
+        sentences.append(f"{split['n']:,} {runs[0].results['split']} examples.")
+    if split and section.name == "confusion":
+        if split["confusion"] is None:
+            sentences.insert(
+                0,
+                "Classes stand together by their training examples; on the diagonal a guess stays "
+                "in its group, right or wrong.",
+            )
+        sentences.append(_most_confused(runs))
+    return " ".join(sentences).strip()
 
 
 def _several(together):
@@ -210,23 +248,13 @@ def _most_confused(runs):
         return names[j] if j < len(names) else j
 
     pairs = ", ".join(f"{name(label)} as {name(guess)} ({n}×)" for label, guess, n in most)
-    return f" Most frequent mistakes of {run.label or tables.method_title(run.method)}: {pairs}."
-
-
-_NEEDS = {
-    "margins": "bin/evaluate --run_dir RUN finds the margins of a run.",
-    "confusion": "bin/evaluate --run_dir RUN finds the confusions of a run.",
-    "reliability": "bin/evaluate --run_dir RUN finds the reliability of a run.",
-    "curves": "Histories are in run folders, not in results files.",
-    "groups": "All classes are in one group here.",
-    "class_errors": "These results hold no class counts.",
-}
+    return f"Most frequent mistakes of {run.label or tables.method_title(run.method)}: {pairs}."
 
 
 def _missing(section):
     return (
         f'<section id="{section.name}"><h2>{escape(section.heading)}</h2>'
-        f'<p class="missing">Not shown. {escape(_NEEDS.get(section.name, ""))}</p></section>'
+        f'<p class="missing">Not shown. {escape(section.needs)}</p></section>'
     )
 
 
@@ -236,7 +264,7 @@ def _table(table):
     for row in table.rows:
         first = row.method != above
         above = row.method
-        kind = "ours" if row.source.startswith("ours, last") else "quoted"
+        kind = "ours" if row.strong else "quoted"
         cells = "".join(f"<td>{_no_break(text)}</td>" for text in row.cells)
         rows.append(
             f'<tr class="{kind}{" first" if first else ""}">'
@@ -343,7 +371,7 @@ tr.first > * { border-top: 1px solid var(--line); }
 tbody th { font-weight: 600; white-space: nowrap; }
 tr.ours td { font-weight: 600; }
 tr.quoted td { color: var(--soft); }
-td span { white-space: nowrap; }
+td span, #table td:nth-child(2) { white-space: nowrap; }
 td small { font-weight: 400; color: var(--soft); white-space: nowrap; }
 #settings td, #settings th { text-align: left; font-weight: inherit; }
 #settings tr.ours { font-weight: 600; }

@@ -63,12 +63,14 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row: the method, whose numbers they are, and a text for each column ("" for blank)."""
+    """A row: the method, whose numbers they are, a text for each column ("" for blank), and
+    whether it is what the table is about: ours, at the last epoch.
+    """
 
     method: str
     source: str
     cells: tuple[str, ...]
-    ours: bool
+    strong: bool
 
 
 class Table(NamedTuple):
@@ -180,10 +182,13 @@ def headline(runs: Sequence[Run]) -> Table:
     ours = {run.method for run in runs}
     labels = {run.method: run.label for run in runs}
     rank = {name: i for i, name in enumerate(METHODS)}
+    given = list(dict.fromkeys(run.method for run in runs))
     methods = sorted(
-        ours | set(paper),
-        key=lambda method: (rank.get(method.split("+")[0], len(rank)), method),
+        [*given, *(method for method in paper if method not in ours)],
+        key=lambda method: rank.get(method.split("+")[0], len(rank)),
     )
+    own = all(run.label for run in runs)  # Models as they were handed over, of no known seed.
+    whose = "ours, " if paper else ""
     rows, quoted, best = [], [], False
     for method in methods:
         title = labels.get(method) or method_title(method)
@@ -191,12 +196,15 @@ def headline(runs: Sequence[Run]) -> Table:
             rows.append(Row(title, "paper", _published(paper[method], columns), False))
         if method in ours:
             for which, source in (
-                (LAST, "ours, last epoch"),
-                (BEST, f"ours, best epoch {BEST_MARK}"),
+                (LAST, "as given" if own else "last epoch"),
+                (BEST, f"best epoch {BEST_MARK}"),
             ):
                 cells = [cell(runs, method, column, which) for column in columns]
                 if any(cells):
-                    rows.append(Row(title, source, tuple(str(c) if c else "" for c in cells), True))
+                    texts = tuple(
+                        "" if c is None else f"{c.mean:.2f}" if own else str(c) for c in cells
+                    )
+                    rows.append(Row(title, whose + source, texts, which == LAST))
                     best = best or which == BEST
         for who, errors in reruns.get(method, {}).items():
             texts = _published(errors, columns)
@@ -205,8 +213,10 @@ def headline(runs: Sequence[Run]) -> Table:
                 quoted.append(who)
     split = runs[0].results["split"]
     notes = [
-        f"Errors in percent on the {split} split, mean ± standard deviation over n seeds; blank: "
-        "not run, or not published."
+        f"Errors in percent on the {split} split."
+        if own
+        else f"Errors in percent on the {split} split, mean ± standard deviation over n seeds; "
+        "blank: not run, or not published."
     ]
     if best:
         notes.append(
@@ -237,8 +247,7 @@ def markdown(table: Table) -> str:
     for row in table.rows:
         name = row.method if row.method != above else ""
         above = row.method
-        strong = row.source.startswith("ours, last")
-        cells = (f"**{text}**" if strong and text else text for text in row.cells)
+        cells = (f"**{text}**" if row.strong and text else text for text in row.cells)
         lines.append(f"| {name} | {row.source} | " + " | ".join(cells) + " |")
     lines.append("")
     for note in table.notes:

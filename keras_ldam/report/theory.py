@@ -68,8 +68,19 @@ def best_margins(
     return total * relative / relative.sum()
 
 
-def minimised(count_1: int, count_2: int, steps: int = 200_000) -> float:
-    """γ_1/β of two classes where `bound` is smallest, by trying `steps` values."""
+def minimised(
+    counts: Sequence[int] | np.ndarray,
+    *,
+    test_prior: Sequence[float] | np.ndarray | None = None,
+    steps: int = 20_000,
+) -> float:
+    """γ_1/β of two classes where `bound` is smallest, found by trying `steps` values.
+
+    Args:
+        counts: Training examples of the two classes.
+        test_prior: How frequent they are at test time; equal by default.
+        steps: The answer is exact to 1/steps.
+    """
     share = np.arange(1, steps) / steps
-    values = bound(np.stack([share, 1 - share], axis=-1), [count_1, count_2])
+    values = bound(np.stack([share, 1 - share], axis=-1), counts, test_prior=test_prior)
     return float(share[np.argmin(values)])

@@ -1,0 +1,360 @@
+"""What class counts alone say: margins, weights, and settings to begin with, with their reasons."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_ldam import counts as class_counts
+
+_STRENGTHS = ((2.0, "none"), (5.0, "mild"), (20.0, "moderate"), (math.inf, "strong"))
+"""Ratios below which an imbalance has a name: this project's own reading. The paper's are 10
+and 100."""
+
+_BETAS = (0.9999, 0.999, 0.99, 0.9)
+"""Those that Cui et al. try."""
+
+_LARGEST_WEIGHT_RATIO = 400
+"""No class is to weigh more often as much as another. This project's own bound: it gives 0.9999 for
+the paper's CIFAR data, as in the official code, and 0.999 for iNaturalist 2018, as Cui et al."""
+
+_SCALE = 30
+_MANY_CLASSES = 1000
+"""From here on the paper's settings for iNaturalist, below it those for CIFAR."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """A setting to begin with.
+
+    Args:
+        name: The argument's name in this library.
+        value: What to begin with.
+        reason: Why, from these counts.
+        source: Who says so.
+    """
+
+    name: str
+    value: float
+    reason: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What `advise` found. `str()` gives it as text, `to_json()` as plain values.
+
+    Args:
+        counts: Training examples per class, int64 `[K]`.
+        class_names: Name of each class; its number where none was given.
+        imbalance_ratio: ρ = largest / smallest count.
+        strength: `"none"`, `"mild"`, `"moderate"` or `"strong"`.
+        worthwhile: Whether the imbalance is strong enough for margins or weights to matter.
+        constant: C of Δ_j = C / n_j^(1/4), in cosine units.
+        margins: Δ for the proposed `max_margin`, float32 `[K]`.
+        class_weights: Effective-number weights for the proposed `beta`, float32 `[K]`, mean 1.
+        groups: How many classes are many, medium and few.
+        proposals: Settings to begin with.
+        remarks: What else there is to say of these counts.
+    """
+
+    counts: np.ndarray
+    class_names: tuple[str, ...]
+    imbalance_ratio: float
+    strength: str
+    worthwhile: bool
+    constant: float
+    margins: np.ndarray
+    class_weights: np.ndarray
+    groups: dict[str, int]
+    proposals: tuple[Proposal, ...]
+    remarks: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> float:
+        """The proposed value of a setting."""
+        for proposal in self.proposals:
+            if proposal.name == name:
+                return proposal.value
+        known = ", ".join(proposal.name for proposal in self.proposals)
+        raise KeyError(f"no proposal for {name!r}; there are: {known}")
+
+    def to_json(self) -> dict:
+        """Returns everything as JSON can hold it."""
+        return {
+            "counts": self.counts.tolist(),
+            "class_names": list(self.class_names),
+            "imbalance_ratio": self.imbalance_ratio,
+            "strength": self.strength,
+            "worthwhile": self.worthwhile,
+            "constant": self.constant,
+            "margins": [round(float(value), 6) for value in self.margins],
+            "class_weights": [round(float(value), 6) for value in self.class_weights],
+            "groups": self.groups,
+            "proposals": [dataclasses.asdict(proposal) for proposal in self.proposals],
+            "remarks": list(self.remarks),
+        }
+
+    def __str__(self):
+        lines = [
+            f"{self.counts.sum():,} training examples in {len(self.counts):,} classes, from "
+            f"{self.counts.max():,} down to {self.counts.min():,}: ratio "
+            f"{self.imbalance_ratio:,.4g}, imbalance {self.strength}.",
+            "Classes: "
+            + ", ".join(f"{number:,} {name}" for name, number in self.groups.items())
+            + " (more than 100, 20 to 100, fewer than 20 examples).",
+            "",
+            *self.remarks,
+            *([""] if self.remarks else []),
+            "To begin with:" if self.worthwhile else "If you try it all the same:",
+        ]
+        for proposal in self.proposals:
+            lines.append(f"  {proposal.name} = {proposal.value:g}")
+            lines.append(f"      {proposal.reason}")
+            lines.append(f"      Source: {proposal.source}.")
+        lines += [
+            "",
+            f"Margins C / n^(1/4) with C = {self.constant:.4g}, and effective-number weights:",
+        ]
+        shown = _some(self.counts)
+        width = max(7, *(len(self.class_names[j]) for j in shown if j is not None))
+        lines.append(f"  {'class':>{width}} {'examples':>9} {'margin':>8} {'weight':>8}")
+        for j in shown:
+            if j is None:
+                lines.append(f"  {'…':>{width}}")
+                continue
+            lines.append(
+                f"  {self.class_names[j]:>{width}} {self.counts[j]:>9,} {self.margins[j]:>8.4f} "
+                f"{self.class_weights[j]:>8.4g}"
+            )
+        return "\n".join(lines)
+
+
+def _some(counts, most=24):
+    """Classes to show: all, or the most frequent and the rarest with None between."""
+    order = np.argsort(-counts, kind="stable").tolist()
+    if len(order) <= most:
+        return order
+    return [*order[: most // 2], None, *order[-most // 2 :]]
+
+
+def advise(counts: Sequence[int] | np.ndarray | Mapping[str, int], *, epochs: int = 200) -> Advice:
+    """Proposes margins, weights and settings from class counts alone.
+
+    The proposals are where to begin, not what is best: tune them on a validation part by balanced
+    error.
+
+    Args:
+        counts: Training examples per class, shape `[num_classes]`, each at least 1; or a mapping
+            from the classes' names to them.
+        epochs: For how many epochs you mean to train, at least 1.
+
+    Returns:
+        An `Advice`; print it.
+
+    Raises:
+        ValueError: if `counts` or `epochs` are out of range; a class without examples is named.
+
+    Example:
+
+    >>> advice = advise([12500, 1250], epochs=10)
+    >>> advice.strength, advice["start_epoch"], advice["max_margin"]
+    ('moderate', 8, 0.5)
+    >>> advise([100, 90, 95]).worthwhile
+    False
+
+    References:
+        Cao et al., 2019; Cui et al., 2019; and the constants of the official LDAM code.
+    """
+    names = tuple(map(str, counts)) if isinstance(counts, Mapping) else None
+    counts = class_counts.check_counts(list(counts.values()) if names else counts)
+    if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
+        raise ValueError(f"epochs must be a whole number of at least 1; received {epochs!r}.")
+    ratio = float(counts.max() / counts.min())
+    strength = next(name for below, name in _STRENGTHS if ratio < below)
+    margin = _max_margin(counts)
+    beta = _beta(counts)
+    proposals = [margin, _scale(counts, margin.value), beta, *_start_epoch(counts, int(epochs))]
+    return Advice(
+        counts=counts,
+        class_names=names or tuple(map(str, range(len(counts)))),
+        imbalance_ratio=ratio,
+        strength=strength,
+        worthwhile=strength != "none",
+        constant=float(margin.value * counts.min() ** 0.25),
+        margins=class_counts.margins(counts, margin.value),
+        class_weights=class_counts.class_weights(counts, "effective", beta.value),
+        groups={name: len(classes) for name, classes in class_counts.shot_groups(counts).items()},
+        proposals=tuple(proposals),
+        remarks=tuple(_remarks(counts, ratio, strength, int(epochs))),
+    )
+
+
+def _max_margin(counts):
+    if len(counts) >= _MANY_CLASSES:
+        return Proposal(
+            "max_margin",
+            0.3,
+            f"With {len(counts):,} classes a larger margin under-fits; the rarest class gets this "
+            f"one, the most frequent {0.3 * (counts.min() / counts.max()) ** 0.25:.3f}.",
+            "Cao et al., 2019, appendix B: 0.3 for iNaturalist",
+        )
+    return Proposal(
+        "max_margin",
+        0.5,
+        "As large as training can still fit; the rarest class gets this one, the most frequent "
+        f"{0.5 * (counts.min() / counts.max()) ** 0.25:.3f}. Lower it if the training error of "
+        "the rare classes stays high.",
+        "Cao et al., 2019, appendix B: 0.5 for CIFAR and Tiny ImageNet",
+    )
+
+
+def _scale(counts, margin):
+    num_classes = len(counts)
+    # K unit vectors are at best 1 + 1/(K-1) apart in cosine; the margin is taken off that.
+    gap = 1 + 1 / (num_classes - 1) - margin
+    least = math.log(99 * (num_classes - 1)) / gap
+    return Proposal(
+        "scale",
+        _SCALE,
+        f"Cosines are at most 1, so the softmax needs a scale: below {least:.1f} an example of the "
+        "rarest class cannot reach probability 0.99 after its margin, even with the "
+        f"{num_classes:,} class vectors as far apart as can be. Above that it matters little; if "
+        "training collapses to one class, lower it or warm up.",
+        "official LDAM code; the lower bound is calculated",
+    )
+
+
+def _beta(counts):
+    for value in _BETAS:
+        weights = class_counts.class_weights(counts, "effective", value)
+        ratio = float(weights.max() / weights.min())
+        if ratio <= _LARGEST_WEIGHT_RATIO:
+            break
+    used = {0.9999: "; 0.9999 in the official LDAM code", 0.999: "; 0.999 is theirs on iNaturalist"}
+    return Proposal(
+        "beta",
+        value,
+        f"The rarest class then weighs {ratio:,.3g} times the most frequent one (1/n would make "
+        f"it {counts.max() / counts.min():,.4g}); classes beyond about {1 / (1 - value):,.0f} "
+        f"examples weigh alike. Of {', '.join(map(str, _BETAS))} it is the largest at which no "
+        f"class weighs more than {_LARGEST_WEIGHT_RATIO} times another.",
+        f"Cui et al., 2019, who try 0.9 to 0.9999{used.get(value, '')}; the bound is this "
+        "project's own",
+    )
+
+
+def _start_epoch(counts, epochs):
+    if epochs < 2:
+        return
+    # Many classes with few images: 60 of 90 epochs; otherwise 160 of 200.
+    share, source = (
+        (2 / 3, "60 of 90 epochs on iNaturalist, Cao et al., 2019, appendix B")
+        if len(counts) >= _MANY_CLASSES
+        else (0.8, "160 of 200 epochs in the official LDAM code")
+    )
+    start = min(max(1, round(share * epochs)), epochs - 1)
+    yield Proposal(
+        "start_epoch",
+        start,
+        f"Of {epochs:,} epochs, counted from zero: class weights come on when the learning rate "
+        "drops, after the features have been learned from all examples alike.",
+        source,
+    )
+
+
+def _remarks(counts, ratio, strength, epochs):
+    spread = ratio**0.25
+    if strength == "none":
+        yield (
+            f"The imbalance is too mild for any of this to matter: the margins differ by a factor "
+            f"of {spread:.2f} only. Plain cross-entropy will do; look at the balanced error all "
+            "the same."
+        )
+    elif strength == "mild":
+        yield (
+            f"A mild imbalance: the margins differ by a factor of {spread:.2f}. A gain may well "
+            "drown in the spread over seeds; the paper's smallest ratio is 10."
+        )
+    lonely = int(np.sum(counts < 5))
+    if lonely:
+        yield (
+            f"{lonely:,} of {len(counts):,} classes have fewer than 5 examples: a margin keeps "
+            "what is learned of them apart, but it cannot replace examples."
+        )
+    if epochs < 2:
+        yield "With one epoch there is no time to defer re-weighting."
+
+
+def read_counts(path: str | Path) -> np.ndarray | dict[str, int]:
+    """Reads class counts from a file.
+
+    Args:
+        path: Text with a line for each class that ends in its count, `COUNT` or `NAME,COUNT`, with
+            or without a line of headings; or all counts in one line; or JSON: a list, an object of
+            names and counts, or a run's `data.json`.
+
+    Returns:
+        What `advise` takes: int64 array of shape `[num_classes]`, or counts by name.
+
+    Raises:
+        ValueError: if the file cannot be read, or does not hold a count of at least 1 for each of
+            at least two classes.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ValueError(f"{path} cannot be read: {reason}.") from None
+    try:
+        values = _from_json(text) if text.lstrip().startswith(("[", "{")) else _from_lines(text)
+        named = isinstance(values, dict)
+        counts = class_counts.check_counts(list(values.values()) if named else values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return dict(zip(values, counts.tolist(), strict=True)) if named else counts
+
+
+def _from_json(text):
+    try:
+        values = json.loads(text)
+    except ValueError:
+        raise ValueError("it is not valid JSON.") from None
+    if isinstance(values, dict) and isinstance(values.get("counts"), list):
+        names, counts = values.get("class_names") or [], values["counts"]
+        return _by_name(names, counts) if len(names) == len(counts) else counts
+    return values
+
+
+def _from_lines(text):
+    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if len(lines) == 1:
+        parts = re.split(r"[\s,;]+", lines[0][1].strip(" ,;"))
+        return [_count(part, 1) for part in parts]
+    fields = [(n, [part.strip(" \"'") for part in re.split(r"[\t,;]", line)]) for n, line in lines]
+    if fields and not re.search(r"\d", fields[0][1][-1]):
+        del fields[0]  # Headings.
+    counts = [_count(parts[-1], n) for n, parts in fields]
+    names = [", ".join(parts[:-1]) for _, parts in fields]
+    return _by_name(names, counts) if all(names) else counts
+
+
+def _count(text, line):
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"line {line} does not end in a count: {text!r}.") from None
+
+
+def _by_name(names, counts):
+    found = dict(zip(names, counts, strict=True))
+    if len(found) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"class {twice!r} is there twice.")
+    return found
