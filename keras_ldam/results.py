@@ -24,8 +24,16 @@ from pathlib import Path
 
 from keras_ldam.config import Config
 
-_PLACE_FIELDS = ("data_dir",)
-"""Fields that say where things lie and not what is learned; they may differ when resuming."""
+_PLACE_FIELDS = (
+    "data_dir",
+    "strategy",
+    "replicas",
+    "worker_timeout",
+    "jit",
+    "steps_per_execution",
+)
+"""Fields that say where, and on which devices, and not what is learned; they may differ when
+resuming."""
 
 
 class RunFolder:
@@ -46,7 +54,14 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     def create(self, config: Config) -> None:
-        """Makes the folder for a config, or checks that it belongs to it.
+        """Makes the folder for a config, or checks that it belongs to it; raises as `check`."""
+        self.check(config)
+        if not self.config_file.exists():
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_json(self.config_file, config.to_json())
+
+    def check(self, config: Config) -> None:
+        """Checks that the folder, if there is one, belongs to a config; writes nothing.
 
         Raises:
             ValueError: if the folder belongs to another config (the first field that differs is
@@ -66,8 +81,6 @@ class RunFolder:
                 f"{self.path} exists and is not a run folder (it has no config.json); choose "
                 "another --run_dir."
             )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(self.config_file, config.to_json())
 
     def read_config(self) -> Config:
         """Returns the run's config; raises `ValueError` if the folder is not a run."""
