@@ -110,7 +110,9 @@ class Config:
 
     # The optimisation.
     epochs: int = _option(200, "passes over the training examples", low=1, high=100_000)
-    batch_size: int = _option(128, "examples a step, over all devices and machines together", low=1, high=10**6)
+    batch_size: int = _option(
+        128, "examples a step, over all devices and machines together", low=1, high=10**6
+    )
     optimizer: str = _option("sgd", "sgd (with momentum) or adam", choices=("sgd", "adam"))
     learning_rate: float = _option(0.1, "learning rate before any drop", low=0.0, high=100.0)
     warmup_epochs: int = _option(0, "epochs of linear warm-up", low=0, high=10_000)

@@ -16,13 +16,14 @@ import dataclasses
 import functools
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import reduce_per_replica
-from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
 from keras_ldam import losses
 
@@ -48,7 +49,8 @@ class ReplicatedStep:
       replicas, and by its number of examples otherwise. So a last partial batch, a class that one
       replica does not see, and a replica whose share is empty change nothing: the weights are
       those of a single device up to rounding. (But batch normalisation is by each replica's
-      share, and its moving statistics are those of the first replica.)
+      share. Its moving statistics are averaged over the replicas at the end of each epoch, before
+      other callbacks, so that all replicas end with the same.)
     - `jit_compile=True` compiles forward and backward pass with XLA. All-reduce, optimizer and
       metrics stay outside, since XLA cannot have variables of several devices in one cluster;
       with Keras' step it fails under a strategy. `"auto"` is on where there is an accelerator:
@@ -95,6 +97,28 @@ class ReplicatedStep:
                 autograph=False,
                 reduce_retracing=True,
             )
+
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        """As in Keras; `callbacks` by keyword."""
+        strategy = self.distribute_strategy
+
+        @tf.function(autograph=False)
+        def average():
+            strategy.run(self._average_statistics)
+
+        first = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average())
+        return super().fit(*args, callbacks=[first, *(callbacks or [])], **kwargs)
+
+    def _average_statistics(self):
+        variables = [
+            v for v in self.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)
+        ]
+        if variables:
+            # Identities: a variable's value has no device, which the sum goes by.
+            local = [tf.identity(v.value) for v in variables]
+            means = _over_replicas(tf.distribute.ReduceOp.MEAN, local)
+            for variable, mean in zip(variables, means, strict=True):
+                variable.assign(mean)
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes what `fit` calls; with `steps_per_execution` a loop that Keras' own cannot do."""
@@ -200,8 +224,8 @@ class ReplicatedStep:
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras would average the replicas' batches, labels included.
         if iterator is not None:
+            local = self.distribute_strategy.experimental_local_results
             for _, _, batches in iterator:
-                local = self.distribute_strategy.experimental_local_results
                 data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
                 break
         super()._maybe_symbolic_build(data_batch=data_batch)
@@ -243,7 +267,11 @@ def _replicas():
 
 
 def _sum_over_replicas(values):
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+    return _over_replicas(tf.distribute.ReduceOp.SUM, values)
+
+
+def _over_replicas(how, values):
+    return tf.distribute.get_replica_context().all_reduce(how, values)
 
 
 def _clips(optimizer):
@@ -317,22 +345,72 @@ def _mirrored_over(devices):
 @functools.cache
 def _multiworker(worker_timeout):
     cluster = Cluster.from_environment()
-    # Without a limit the constructor waits for ever; TensorFlow has no public name for it.
-    CollectiveAllReduceExtended._check_health_initial_timeout = worker_timeout
+    _meet(cluster, worker_timeout)
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=worker_timeout)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-    except RuntimeError as error:
-        if "Timeout waiting" in str(error):
-            raise WorkerLostError(
-                f"not all of the {cluster.size} workers in TF_CONFIG came within "
-                f"{worker_timeout} seconds; start the same command on each of them."
-            ) from None
-        raise ValueError(f"strategy multiworker cannot start: {_first_line(error)}") from None
     except tf.errors.OpError as error:
         raise ValueError(
             f"worker {cluster.index} cannot be started at {cluster.address}: {_first_line(error)}"
         ) from None
+
+
+def _meet(cluster, timeout):
+    """Waits until every worker has called at the chief: TensorFlow itself would wait for ever."""
+    deadline = time.monotonic() + timeout
+    port = cluster.address.rpartition(":")[2]
+    try:
+        # Also held by those who only call, to find out now whether TensorFlow can have it.
+        server = socket.create_server(("", int(port)))
+    except OSError as error:
+        raise ValueError(
+            f"worker {cluster.index} cannot listen at {cluster.address}: {error.strerror}."
+        ) from None
+    with server:
+        if cluster.is_chief:
+            _receive_all(cluster, server, deadline)
+        else:
+            _call_chief(cluster, deadline)
+
+
+def _receive_all(cluster, server, deadline):
+    callers = {}
+    with contextlib.ExitStack() as stack:
+        while len(callers) < cluster.size - 1:
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                caller, _ = server.accept()
+                stack.enter_context(caller)
+                caller.settimeout(max(0.01, deadline - time.monotonic()))
+                callers[int(caller.recv(16))] = caller
+            except (OSError, ValueError):
+                if time.monotonic() > deadline:
+                    absent = set(range(1, cluster.size)) - set(callers)
+                    named = ", ".join(cluster.addresses[index] for index in sorted(absent))
+                    raise WorkerLostError(
+                        f"the chief has waited in vain for {named}; start the same command on "
+                        f"each of the {cluster.size} workers."
+                    ) from None
+        for caller in callers.values():
+            caller.sendall(b"go")
+
+
+def _call_chief(cluster, deadline):
+    host, _, port = cluster.addresses[0].rpartition(":")
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((host, int(port)), timeout=1) as chief:
+                chief.sendall(str(cluster.index).encode())
+                chief.settimeout(max(0.01, deadline - time.monotonic()))
+                if chief.recv(2) == b"go":
+                    return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise WorkerLostError(
+        f"worker {cluster.index} has waited in vain for the chief at {cluster.addresses[0]} and "
+        f"the others; start the same command on each of the {cluster.size} workers."
+    )
 
 
 def distribute(
@@ -370,15 +448,13 @@ def naming_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if not is_multiworker(strategy):
             raise
         raise WorkerLostError(
-            f"a worker is gone ({_first_line(error)}); the same command, started on every "
-            "worker, resumes after the last complete epoch."
-        ) from None
+            f"another worker is gone or has stopped ({type(error).__name__}); the same command, "
+            "started on every worker, resumes after the last complete epoch."
+        ) from error
 
 
 def _first_line(error):
-    lines = (getattr(error, "message", None) or str(error)).strip().splitlines()
-    told = [line for line in lines if line and not line.startswith(("Graph execution", "Detected"))]
-    return (told or lines or [repr(error)])[-1 if len(told) > 1 else 0].strip().rstrip(".")[:200]
+    return ((error.message or repr(error)).strip().splitlines() or [""])[0].rstrip(".")[:200]
 
 
 @dataclasses.dataclass(frozen=True)

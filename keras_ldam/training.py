@@ -278,7 +278,7 @@ def _describe(config, data, place):
     if place.replicas > 1:
         print(
             f"Strategy {config.strategy}: {place.replicas} replicas, each with "
-            f"{config.batch_size // place.replicas} of the {config.batch_size} examples of a batch.",
+            f"{config.batch_size // place.replicas} of a batch's {config.batch_size} examples.",
             flush=True,
         )
 
