@@ -127,7 +127,7 @@ def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
 
 def test_a_sum_over_the_batch_is_refused(mirrored):
     model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
-    with pytest.raises(ValueError, match="reduced to a mean .* received reduction='sum'"):
+    with pytest.raises(ValueError, match=r"reduced to a mean .* received reduction='sum'"):
         model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction="sum"))
 
 
@@ -168,7 +168,7 @@ def test_a_batch_that_cannot_be_shared_out_evenly_is_refused():
 
 
 def test_a_run_goes_on_over_two_devices_and_its_model_is_as_good_as_it_was(tmp_path):
-    config = small_config(method="ldam_drw", strategy="mirrored", replicas=2, jit="on")
+    config = small_config(method="ldam_drw", epochs=2, strategy="mirrored", jit="on")
     found = training.train(config, tmp_path / "run", progress=False)
     again = training.evaluate(tmp_path / "run")
     assert again["per_class_error"] == found["last"]["per_class_error"]
@@ -296,7 +296,7 @@ def start_cluster(commands, outputs):
                     env=environment,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                )  # fmt: skip
+                )
             )
     return processes
 
