@@ -65,8 +65,7 @@ def ldam(y_true, y_pred, margins, scale=30.0):
         official code.
     """
     labels, sparse, scores = _prepare(y_true, y_pred)
-    margins = scale * ops.convert_to_tensor(margins, dtype="float32")
-    return _cross_entropy(labels, sparse, _lower(labels, sparse, scale * scores, margins))
+    return _cross_entropy(labels, sparse, scale * _lower(labels, sparse, scores, margins))
 
 
 def ldam_hinge(y_true, y_pred, margins, scale=30.0):
@@ -140,23 +139,22 @@ def _modulated(entropy, gamma):
     return miss**gamma * entropy
 
 
-def _lower(labels, sparse, logits, margins):
-    """Takes each label's margin off its logit: z - Δ_y at y, z elsewhere."""
+def _lower(labels, sparse, scores, margins):
     margins = ops.convert_to_tensor(margins, dtype="float32")
     if not sparse:
-        return logits - labels * margins
+        return scores - labels * margins
     if keras.backend.backend() == "tensorflow":
-        # In place where it can be. The comparison below makes three tensors of the logits' size,
-        # which for thousands of classes cost more time than the cross-entropy.
+        # One copy of the scores, in which the rest of the loss works in place. The comparison
+        # below makes three, and for thousands of classes they cost as much as the cross-entropy.
         import tensorflow as tf
 
         flat = tf.reshape(labels, [-1])
         places = tf.stack([tf.range(tf.size(flat)), flat], axis=-1)
-        rows = tf.reshape(logits, [-1, logits.shape[-1]])
+        rows = tf.reshape(scores, [-1, scores.shape[-1]])
         lowered = tf.tensor_scatter_nd_sub(rows, places, tf.gather(margins, flat))
-        return tf.reshape(lowered, tf.shape(logits))
-    is_label = ops.expand_dims(labels, -1) == ops.arange(logits.shape[-1], dtype="int32")
-    return logits - ops.where(is_label, margins, 0.0)
+        return tf.reshape(lowered, tf.shape(scores))
+    is_label = ops.expand_dims(labels, -1) == ops.arange(scores.shape[-1], dtype="int32")
+    return scores - ops.where(is_label, margins, 0.0)
 
 
 def _cross_entropy(labels, sparse, logits):
