@@ -8,9 +8,10 @@ PYTHON is that of an environment with torch; without it PyTorch is left out. Wri
 Every contestant trains the same network on batches of 128 images of 32x32 pixels, ten classes,
 with momentum and weight decay. They stay in processes of their own, have compiled and warmed up
 before the first round, and take turns in an order that rotates, so that a slow minute of the
-machine hits everyone. Each turn gives one rate; medians are reported, with the smallest and largest. Ours augments its
-images in the step; the others are given a batch that is ready, which favours them. PyTorch works
-channels last. The losses are measured in the same way, forward and backward, on made scores.
+machine hits everyone. Each turn gives one rate; medians are reported, with the smallest and
+largest. Ours augments its images in the step; the others are given a batch that is ready, which
+favours them. PyTorch works channels last. The losses are measured in the same way, forward and
+backward, on made scores.
 """
 
 from __future__ import annotations
