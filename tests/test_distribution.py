@@ -125,6 +125,22 @@ def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_an_epoch_over_two_devices_ends_as_soon_as_its_data_do(mirrored):
+    from tensorflow.python.data.ops import multi_device_iterator_ops
+
+    made = []
+    with distribution._without_autotuning(), pytest.MonkeyPatch.context() as patch:
+        make = multi_device_iterator_ops._create_device_dataset
+        patch.setattr(
+            multi_device_iterator_ops,
+            "_create_device_dataset",
+            lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1],
+        )
+        next(iter(mirrored.experimental_distribute_dataset(replicas.batches())))
+    assert len(made) == 2
+    assert not any(dataset.options().autotune.enabled for dataset in made)
+
+
 def test_a_sum_over_the_batch_is_refused(mirrored):
     model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
     with pytest.raises(ValueError, match=r"reduced to a mean .* received reduction='sum'"):
