@@ -9,9 +9,9 @@ Every contestant trains the same network on batches of 128 images of 32x32 pixel
 with momentum and weight decay. They stay in processes of their own, have compiled and warmed up
 before the first round, and take turns in an order that rotates, so that a slow minute of the
 machine hits everyone. Each turn gives one rate, of the steps of an epoch after its first; medians
-are reported, with the smallest and largest. Ours augments its images in the step; the others are given a batch that is ready, which
-favours them. PyTorch works channels last. The losses are measured in the same way, forward and
-backward, on made scores.
+are reported, with the smallest and largest. Ours augments its images in the step; the others are
+given a batch that is ready, which favours them. PyTorch works channels last. The losses are
+measured in the same way, forward and backward, on made scores.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def fitted(model, feed, callbacks=()):
     def turn():
         ends = []
         clock = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda *_: ends.append(time.perf_counter())
+            on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
         )
         model.fit(feed, verbose=0, shuffle=False, callbacks=[clock, *callbacks])
         return BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
@@ -558,9 +558,10 @@ def readme(results: dict) -> str:
         "",
         f"    {results['command']}",
         "",
-        f"{results['hardware']}; " + ", ".join(f"{k} {v}" for k, v in results["versions"].items()),
-        f"; {results['rounds']} rounds in turn, load of the machine meanwhile "
-        f"{min(results['load_average'])} to {max(results['load_average'])}.",
+        f"{results['hardware']}; "
+        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+        + f"; {results['rounds']} rounds in turn. The machine was shared: its load was "
+        f"{min(results['load_average'])} to {max(results['load_average'])} meanwhile.",
         "",
         "## Against what was aimed at",
         "",
