@@ -20,7 +20,7 @@ demo: $(READY)
 		| $(BIN)/python bin/predict --model demo/exports/digits --noprobabilities
 	$(BIN)/python bin/report --results_dir demo --output_dir demo/report demo/*-?
 
-test: $(READY) $(SERVING)
+test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest

@@ -44,7 +44,7 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, or 2 for wrong input.
+        The exit code: 0; 2 for wrong input; 1 if another machine of the run is gone.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if verb is None:
@@ -83,6 +83,9 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the answers has stopped; what is still buffered must not be tried again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ConnectionError as error:  # A machine that trains along is gone.
+        print(f"{verb}: {_one_sentence(error)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -110,7 +110,9 @@ class Config:
 
     # The optimisation.
     epochs: int = _option(200, "passes over the training examples", low=1, high=100_000)
-    batch_size: int = _option(128, "examples a step, over all devices", low=1, high=10**6)
+    batch_size: int = _option(
+        128, "examples a step, over all devices and machines together", low=1, high=10**6
+    )
     optimizer: str = _option("sgd", "sgd (with momentum) or adam", choices=("sgd", "adam"))
     learning_rate: float = _option(0.1, "learning rate before any drop", low=0.0, high=100.0)
     warmup_epochs: int = _option(0, "epochs of linear warm-up", low=0, high=10_000)
@@ -190,6 +192,27 @@ class Config:
         "float32",
         "precision of the arithmetic; weights and losses stay in float32",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    strategy: str = _option(
+        "none",
+        "none: one device; mirrored: the devices of this machine; multiworker: those of several "
+        "machines, each started with this command and its own TF_CONFIG, and a run_dir that all "
+        "of them see",
+        choices=("none", "mirrored", "multiworker"),
+    )
+    replicas: int = _option(
+        0, "mirrored: over how many devices; 0: all that there are", low=0, high=10_000
+    )
+    worker_timeout: int = _option(
+        300, "multiworker: seconds to wait for a machine before giving up", low=1, high=86_400
+    )
+    jit: str = _option(
+        "auto",
+        "compile with XLA; auto: where there is an accelerator, since on CPUs it is slower",
+        choices=("auto", "on", "off"),
+    )
+    steps_per_execution: int = _option(
+        1, "steps that run without a return to Python", low=1, high=100_000
     )
 
     def resolve(self) -> Config:

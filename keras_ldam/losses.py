@@ -6,7 +6,9 @@ class weights and the weighted mean, and is what `model.compile(loss=…)` takes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -139,10 +141,20 @@ def _modulated(entropy, gamma):
 
 def _lower(labels, sparse, scores, margins):
     margins = ops.convert_to_tensor(margins, dtype="float32")
-    if sparse:
-        is_label = ops.expand_dims(labels, -1) == ops.arange(scores.shape[-1], dtype="int32")
-        return ops.where(is_label, scores - margins, scores)
-    return scores - labels * margins
+    if not sparse:
+        return scores - labels * margins
+    if keras.backend.backend() == "tensorflow":
+        # One copy of the scores, in which the rest of the loss works in place. The comparison
+        # below makes three, and for thousands of classes they cost as much as the cross-entropy.
+        import tensorflow as tf
+
+        flat = tf.reshape(labels, [-1])
+        places = tf.stack([tf.range(tf.size(flat)), flat], axis=-1)
+        rows = tf.reshape(scores, [-1, scores.shape[-1]])
+        lowered = tf.tensor_scatter_nd_sub(rows, places, tf.gather(margins, flat))
+        return tf.reshape(lowered, tf.shape(scores))
+    is_label = ops.expand_dims(labels, -1) == ops.arange(scores.shape[-1], dtype="int32")
+    return scores - ops.where(is_label, margins, 0.0)
 
 
 def _cross_entropy(labels, sparse, logits):
@@ -200,6 +212,11 @@ class ClassWeightedLoss(keras.losses.Loss):
     weighted cross-entropy and the official LDAM code do; so class weights shift attention between
     classes and leave the size of the step alone.
 
+    Under a `tf.distribute` strategy the batch is the global one: each replica divides by the sum
+    of the weights over all replicas, in plain `fit` too. Create model, loss and optimizer inside
+    `strategy.scope()`. What Keras' own `fit` cannot do there (XLA, several machines), the step of
+    `keras_ldam.distribution` can.
+
     The weights live in `class_weights`, a Keras variable, so that a compiled step sees a change.
     They start as ones, and `keras_ldam.DRW` sets them. (On the JAX backend a compiled step keeps
     what it saw when it was compiled; `DRW` has it compiled again.)
@@ -243,20 +260,19 @@ class ClassWeightedLoss(keras.losses.Loss):
             raise ValueError("class_weights need counts; pass counts too.")
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        weights = self.example_weights(y_true, y_pred)
-        if sample_weight is not None:
-            sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-            if len(sample_weight.shape) == len(weights.shape) + 1:
-                sample_weight = ops.squeeze(sample_weight, axis=-1)
-            weights = weights * sample_weight
-        return super().__call__(y_true, y_pred, weights)
+        weights = self.example_weights(y_true, y_pred, sample_weight)
+        loss = super().__call__(y_true, y_pred, weights)
+        if self.reduction == "mean_with_sample_weight":
+            loss = _mean_over_replicas(loss, ops.sum(weights))
+        return loss
 
-    def example_weights(self, y_true, y_pred):
-        """Weight of each example by its class: w_y, or Σ_j y_j w_j for soft labels.
+    def example_weights(self, y_true, y_pred, sample_weight=None):
+        """Weight of each example: that of its class, w_y or Σ_j y_j w_j, times its own.
 
         Args:
             y_true: Labels, as the loss takes them.
             y_pred: Scores `[…, K]`; only their shape matters.
+            sample_weight: None, or weights `[…]` or `[…, 1]` that multiply those of the classes.
 
         Returns:
             float32 tensor of shape `[…]`; ones for a loss without counts.
@@ -271,10 +287,17 @@ class ClassWeightedLoss(keras.losses.Loss):
         if sparse:
             inside = ops.clip(labels, 0, num_classes - 1)
             weights = 1.0 if self.counts is None else ops.take(self.class_weights, inside, axis=0)
-            return ops.where(labels == inside, weights, float("nan"))
-        if self.counts is None:
-            return ops.ones_like(labels[..., 0])
-        return ops.matmul(labels, ops.expand_dims(self.class_weights, -1))[..., 0]
+            weights = ops.where(labels == inside, weights, float("nan"))
+        elif self.counts is None:
+            weights = ops.ones_like(labels[..., 0])
+        else:
+            weights = ops.matmul(labels, ops.expand_dims(self.class_weights, -1))[..., 0]
+        if sample_weight is None:
+            return weights
+        sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
+        if len(sample_weight.shape) == len(weights.shape) + 1:
+            sample_weight = ops.squeeze(sample_weight, axis=-1)
+        return weights * sample_weight
 
     def get_config(self):
         config = super().get_config()
@@ -284,6 +307,43 @@ class ClassWeightedLoss(keras.losses.Loss):
             weights = self.class_weights.numpy()
             config.update(counts=self.counts.tolist(), class_weights=weights.tolist())
         return config
+
+
+# ----------------------------------------------------------------------------- many replicas
+
+_here = threading.local()
+"""Each replica of a strategy is traced in a thread of its own."""
+
+
+@contextlib.contextmanager
+def local_batches() -> Iterator[None]:
+    """Within it, a loss is the mean over its replica's share of the batch alone.
+
+    For a step that weighs the shares itself, as that of `keras_ldam.distribution` does: nothing
+    can be summed over replicas inside a function that XLA compiles.
+    """
+    before, _here.local = getattr(_here, "local", False), True
+    try:
+        yield
+    finally:
+        _here.local = before
+
+
+def _mean_over_replicas(loss, weight):
+    """Makes the mean over a replica's share one over the global batch.
+
+    Keras has divided `loss`, S_r/W_r, by the number of replicas R, and adds up what the replicas'
+    gradients are: from S_r/(W_r R) it takes the factor R W_r/W to get Σ_r S_r/W.
+    """
+    if keras.backend.backend() != "tensorflow" or getattr(_here, "local", False):
+        return loss
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return loss
+    total = replica.all_reduce(tf.distribute.ReduceOp.SUM, weight)
+    return loss * (replica.num_replicas_in_sync * ops.divide_no_nan(weight, total))
 
 
 def _check_class_weights(weights, num_classes):

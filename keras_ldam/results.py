@@ -25,8 +25,16 @@ from pathlib import Path
 
 from keras_ldam.config import Config
 
-_PLACE_FIELDS = ("data_dir",)
-"""Fields that say where things lie and not what is learned; they may differ when resuming."""
+_PLACE_FIELDS = (
+    "data_dir",
+    "strategy",
+    "replicas",
+    "worker_timeout",
+    "jit",
+    "steps_per_execution",
+)
+"""Fields that say where, and on which devices, and not what is learned; they may differ when
+resuming."""
 
 
 class RunFolder:
@@ -56,7 +64,7 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
 
     def check(self, config: Config) -> None:
-        """Checks that a run of the config can be made, or go on, here.
+        """Checks that a run of the config can be made, or go on, here; writes nothing.
 
         Raises:
             ValueError: if the folder belongs to another config (the first field that differs is

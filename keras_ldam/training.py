@@ -56,42 +56,50 @@ def train(
     folder.check(config)
     if folder.complete:
         return folder.read_results()
+    _check_precision(config)
+    place = _Place.of(config)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     data = datasets.load(config)
-    _describe(config, data)
-    # Only now: data that are not to be had must not leave a folder that refuses the next try.
-    folder.create(config)
-    write_json(
-        folder.data_file,
-        {
-            "name": data.name,
-            "class_names": list(data.class_names),
-            "counts": data.counts.tolist(),
-            "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
-            "skipped": list(data.skipped),
-        },
-    )
-    model = compiled_model(config, data)
-    record = _Progress(folder, config, data)
-    initial_epoch = record.resume(model)
-    batches = training_batches(config, data)
+    _describe(config, data, place)
+    if place.writes:
+        # Only now: data that are not to be had must not leave a folder that refuses the next try.
+        folder.create(config)
+        write_json(
+            folder.data_file,
+            {
+                "name": data.name,
+                "class_names": list(data.class_names),
+                "counts": data.counts.tolist(),
+                "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
+                "skipped": list(data.skipped),
+            },
+        )
+    batches = training_batches(config, data, replicas=place.replicas, own=place.own)
+    with place.scope():
+        model = compiled_model(config, data)
+        record = _Progress(folder, config, data, writes=place.writes)
+        initial_epoch = record.resume(model)
+    record.plain_model = model if place.strategy is None else plain_model(model)
     callbacks = [EpochClock(batches), *_schedule(config, data), record]
-    if tensorboard:  # After the record, which adds the errors to the logs.
+    if tensorboard and place.writes:  # After the record, which adds the errors to the logs.
         callbacks.append(keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False))
-    with _naming_unreadable(batches):
+    with place.naming_lost_workers(), _naming_unreadable(batches), warnings.catch_warnings():
+        # Where steps_per_execution does not divide the steps of an epoch, its end cuts them off.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
         model.fit(
-            feed(batches),
+            place.feed(batches),
             epochs=config.epochs,
             initial_epoch=initial_epoch,
             callbacks=callbacks,
             shuffle=False,  # The order is decided already.
             verbose=(1 if sys.stderr.isatty() else 2) if progress else 0,
         )
-    write_whole(folder.model_file, model.save)
     results = record.results(model)
-    write_json(folder.results_file, results)
-    record.forget()
+    if place.writes:
+        write_whole(folder.model_file, record.plain_model.save)
+        write_json(folder.results_file, results)
+        record.forget()
     return results
 
 
@@ -138,8 +146,12 @@ def load_model(folder: RunFolder) -> keras.Model:
 
 
 def compiled_model(config: Config, data: Data) -> keras.Model:
-    """The network of a config with its loss, optimizer and metric."""
+    """The network of a config with its loss, optimizer and metric; to be called in a scope."""
     model = models.build(config, data)
+    if config.strategy != "none":
+        from keras_ldam import distribution
+
+        model = distribution.ReplicatedModel(model.inputs, model.outputs, name=model.name)
     clipnorm = config.clipnorm or None
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)
@@ -154,8 +166,15 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         optimizer,
         loss=build_loss(config, data.counts),
         metrics=["sparse_categorical_accuracy"],
+        jit_compile={"auto": "auto", "on": True, "off": False}[config.jit],
+        steps_per_execution=config.steps_per_execution,
     )
     return model
+
+
+def plain_model(model: keras.Model) -> keras.Model:
+    """A model of Keras' own class with the same layers: to evaluate and save, on one device."""
+    return keras.Model(model.inputs, model.outputs, name=model.name)
 
 
 def build_loss(config: Config, counts: np.ndarray) -> losses.ClassWeightedLoss:
@@ -184,8 +203,14 @@ def build_loss(config: Config, counts: np.ndarray) -> losses.ClassWeightedLoss:
     raise ValueError(f"unknown loss {config.loss!r}.")
 
 
-def training_batches(config: Config, data: Data) -> Batches:
-    """The training examples in the order, and at the class frequencies, of the config's rule."""
+def training_batches(config: Config, data: Data, **shares) -> Batches:
+    """The training examples in the order, and at the class frequencies, of the config's rule.
+
+    Args:
+        config: A resolved config.
+        data: The dataset.
+        **shares: `replicas` and `own` of `Batches`; by default batches are whole.
+    """
     how, weighting = config.balancing
     return Batches(
         data.train,
@@ -195,6 +220,7 @@ def training_batches(config: Config, data: Data) -> Batches:
         resample=weighting if how == "sample" else None,
         beta=config.beta,
         start_epoch=config.start_epoch if config.deferred else 0,
+        **shares,
     )
 
 
@@ -254,7 +280,7 @@ def _schedule(config, data):
     return callbacks
 
 
-def _describe(config, data):
+def _describe(config, data, place):
     shown = np.array2string(data.counts, threshold=24, max_line_width=10**6)
     print(
         f"{data.name}: {len(data.train)} training examples in {len(data.counts)} classes, "
@@ -262,6 +288,87 @@ def _describe(config, data):
         f"loss {config.loss}, rule {config.rule}.",
         flush=True,
     )
+    if place.replicas > 1:
+        print(
+            f"Strategy {config.strategy}: {place.replicas} replicas, each with "
+            f"{config.batch_size // place.replicas} of a batch's {config.batch_size} examples.",
+            flush=True,
+        )
+
+
+# ----------------------------------------------------------------------------- where it runs
+
+
+class _Place:
+    """Where a run is computed: on one device, or on the replicas of a strategy.
+
+    Args:
+        strategy: A `tf.distribute` strategy; None for one device.
+        first: Number of this process's first replica.
+        local: How many replicas it has.
+        writes: Whether this process is the one that writes the run folder.
+    """
+
+    def __init__(self, strategy=None, *, first=0, local=1, writes=True):
+        self.strategy, self.writes = strategy, writes
+        self.replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+        self.own = range(first, first + local)
+
+    @classmethod
+    def of(cls, config):
+        if config.strategy == "none":
+            return cls()
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"strategy {config.strategy} needs Keras' TensorFlow backend; received "
+                f"{keras.backend.backend()!r}."
+            )
+        from keras_ldam import distribution
+
+        strategy = distribution.make_strategy(
+            config.strategy, replicas=config.replicas, worker_timeout=config.worker_timeout
+        )
+        local = len(strategy.extended.worker_devices)
+        if config.strategy == "mirrored":
+            return cls(strategy, local=local)
+        worker = distribution.Cluster.from_environment().index
+        return cls(strategy, first=worker * local, local=local, writes=worker == 0)
+
+    def scope(self):
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+
+    def feed(self, batches):
+        if self.strategy is None:
+            return feed(batches)
+        from keras_ldam import distribution
+
+        steps = len(batches) // len(self.own)
+        return distribution.distribute(self.strategy, feed(batches), steps)
+
+    def naming_lost_workers(self):
+        if self.strategy is None:
+            return contextlib.nullcontext()
+        from keras_ldam import distribution
+
+        return distribution.naming_lost_workers(self.strategy)
+
+
+def _check_precision(config):
+    if config.precision != "mixed_float16":
+        return
+    if keras.backend.backend() == "jax":
+        import jax
+
+        has_accelerator = jax.default_backend() != "cpu"
+    else:
+        from keras_ldam import distribution
+
+        has_accelerator = distribution.has_accelerator()
+    if not has_accelerator:
+        raise ValueError(
+            "precision mixed_float16 needs an accelerator, and this machine has only CPUs; choose "
+            "float32 or mixed_bfloat16."
+        )
 
 
 # ----------------------------------------------------------------------------- evaluation
@@ -315,9 +422,10 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.nda
 class _Progress(keras.callbacks.Callback):
     """Evaluates after each epoch, and keeps what a killed run needs to go on."""
 
-    def __init__(self, folder, config, data):
+    def __init__(self, folder, config, data, *, writes=True):
         super().__init__()
-        self.folder, self.config, self.data = folder, config, data
+        self.folder, self.config, self.data, self.writes = folder, config, data, writes
+        self.plain_model = None
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
 
     def resume(self, model):
@@ -351,7 +459,8 @@ class _Progress(keras.callbacks.Callback):
         self._since = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
-        errors = evaluate_split(self.model, self.data.test, self.data.counts)
+        # In every process: the others would wait at the next step, and give up if it took long.
+        errors = evaluate_split(self.plain_model, self.data.test, self.data.counts)
         self.last = {**errors, "epoch": epoch}
         if self.best is None or errors["mean_error"] < self.best["mean_error"]:
             self.best = self.last
@@ -370,6 +479,8 @@ class _Progress(keras.callbacks.Callback):
         self._save(epoch)
 
     def _save(self, epoch):
+        if not self.writes:
+            return
         self.folder.write_history(self.rows)
         weights = self.folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"
         state = {"epoch": epoch, "last": self.last, "best": self.best, "seconds": self.seconds}

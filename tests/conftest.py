@@ -8,10 +8,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_ldam
 from keras_ldam import training
 from keras_ldam.config import Config
+
+# Two devices, for what is done on several; everything else goes on the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 # Small runs take as long to compile as to train; one configuration serves many tests.
 SMALL = {

@@ -282,11 +282,16 @@ def stream(batches: Batches) -> tf.data.Dataset:
         recent.clear()
         epoch = batches.epoch
         generator = np.random.default_rng([batches.seed, epoch, 2])
-        for indices in batches.plan(epoch):
+        # For all examples of the epoch, so that each gets its own whatever the shares.
+        drawn = generator.random((len(split), 3), dtype=np.float32)
+        for indices, places in zip(batches.plan(epoch), places_of_shares, strict=True):
             recent.append(indices)
-            drawn = generator.random((len(indices), 3), dtype=np.float32)
-            yield split.examples[indices], split.labels[indices], drawn
+            yield split.examples[indices], split.labels[indices], drawn[places]
 
+    order = np.arange(len(split))
+    size = batches.batch_size
+    places_of_shares = batches.shares([order[i : i + size] for i in range(0, len(order), size)])
+    filled = sum(len(places) > 0 for places in places_of_shares)
     names = tf.TensorSpec((None, *split.examples.shape[1:]), _type_of(split.examples))
     signature = (
         names,
@@ -299,8 +304,9 @@ def stream(batches: Batches) -> tf.data.Dataset:
         num_parallel_calls=_in_work(),
         deterministic=True,
     )
-    dataset = dataset.batch(batches.batch_size)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    # Only the last batch of an epoch can leave shares empty; they are left out.
+    dataset = dataset.batch(batches.share_size)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(filled))
     return _untuned(dataset.prefetch(_PREFETCHED))
 
 

@@ -67,6 +67,12 @@ class Batches(keras.utils.PyDataset):
             1/effective number.
         beta: β of the effective number.
         start_epoch: First epoch, from zero, with re-sampling on (0: always; later: DRS).
+        replicas: Into how many shares each batch is cut, one after the other: of a small
+            batch, such as the last one of an epoch, the last shares can be smaller, or empty.
+        own: Which of the shares this process yields, in their order; all by default.
+
+    Raises:
+        ValueError: if `batch_size` is not a multiple of `replicas`.
     """
 
     def __init__(
@@ -79,11 +85,20 @@ class Batches(keras.utils.PyDataset):
         resample: str | None = None,
         beta: float = 0.9999,
         start_epoch: int = 0,
+        replicas: int = 1,
+        own: range | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.start_epoch = start_epoch
+        if batch_size % replicas:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of replicas, {replicas}; received "
+                f"{batch_size}."
+            )
+        self.share_size = batch_size // replicas
+        self.own = range(replicas) if own is None else own
         self._weights = None
         if resample is not None:
             counts = np.bincount(split.labels, minlength=num_classes)
@@ -97,16 +112,25 @@ class Batches(keras.utils.PyDataset):
         return epoch_order(self.split.labels, seed=self.seed, epoch=epoch, weights=weights)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Indices of each batch of the epoch."""
+        """Indices of each batch of the epoch, or of this process's shares of them."""
         order = self.order(epoch)
         if isinstance(self.split.examples, Ragged):
-            return batches_by_length(
+            batches = batches_by_length(
                 order, self.split.examples.lengths, self.batch_size, seed=self.seed, epoch=epoch
             )
-        return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        else:
+            batches = [
+                order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)
+            ]
+        return self.shares(batches)
+
+    def shares(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        """This process's shares of batches, in their order; a small batch leaves some empty."""
+        size = self.share_size
+        return [batch[share * size : (share + 1) * size] for batch in batches for share in self.own]
 
     def __len__(self):
-        return -(-len(self.split) // self.batch_size)
+        return -(-len(self.split) // self.batch_size) * len(self.own)
 
     def __getitem__(self, index):
         if self._planned is None or self._planned[0] != self.epoch:

@@ -1,0 +1,79 @@
+"""A small training that must come out the same on one device, on two replicas, on two machines.
+
+TF_CONFIG=… python tests/replicas.py out.npz    # as one of the machines of a cluster
+"""
+
+import contextlib
+import sys
+
+import keras
+import numpy as np
+
+import keras_ldam
+
+COUNTS = [40, 20, 10, 5, 2]
+BATCH = 8
+EXAMPLES = 9 * BATCH + 3
+"""Ten steps an epoch, the last with three examples: of two replicas the second has none."""
+EPOCHS = 2
+
+
+def examples():
+    """Features and labels; every batch's first half lacks class 4."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(EXAMPLES, 6)).astype("float32")
+    y = generator.integers(0, len(COUNTS), EXAMPLES).astype("int32")
+    y[np.arange(EXAMPLES) % BATCH < BATCH // 2] %= 4
+    return x, y
+
+
+def batches():
+    """Batches of the global size."""
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH)
+
+
+def train(strategy, model_class, *, loss=None, optimizer=None, steps_per_execution=1, **compiled):
+    """Trains with DRW from the second epoch; returns history, weights and traces of the step."""
+    scope = contextlib.nullcontext() if strategy is None else strategy.scope()
+    with scope:
+        inputs = keras.Input((6,))
+        x = keras.layers.Dense(
+            16,
+            "relu",
+            kernel_initializer=keras.initializers.GlorotUniform(1),
+            kernel_regularizer=keras.regularizers.L2(1e-2),
+        )(inputs)
+        head = keras_ldam.CosineDense(5, kernel_initializer=keras.initializers.GlorotUniform(2))
+        model = model_class(inputs, head(x))
+        model.compile(
+            (optimizer or (lambda: keras.optimizers.SGD(0.1, momentum=0.9)))(),
+            loss=(loss or keras_ldam.LDAM)(COUNTS),
+            metrics=[keras_ldam.ClassErrors(COUNTS)],
+            steps_per_execution=steps_per_execution,
+            **compiled,
+        )
+    traces, step = [], model.train_step
+
+    def counted(data):
+        traces.append(1)
+        return step(data)
+
+    model.train_step = counted
+    drw = keras_ldam.DRW(1, verbose=0)
+    history = model.fit(batches(), epochs=EPOCHS, verbose=0, shuffle=False, callbacks=[drw])
+    return history.history, model.get_weights(), len(traces)
+
+
+def main(output):
+    """Trains as one machine of the cluster in `TF_CONFIG`, and writes what came out."""
+    from keras_ldam import distribution
+
+    strategy = distribution.make_strategy("multiworker", worker_timeout=60)
+    history, weights, _ = train(strategy, distribution.ReplicatedModel, jit_compile=True)
+    np.savez(output, *weights, loss=history["loss"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
