@@ -259,6 +259,11 @@ class Config:
                 f"after epochs={self.epochs}: choose a start_epoch below {self.epochs} or -1 for "
                 "the first drop of the learning rate."
             )
+        if self.precision == "mixed_float16" and self.strategy != "none":
+            raise ValueError(
+                f"precision mixed_float16 does not work with strategy {self.strategy}; choose "
+                "mixed_bfloat16 or float32, or strategy none."
+            )
         if self.warmup_epochs >= self.epochs > 1:
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs}."

@@ -64,8 +64,8 @@ class ReplicatedStep:
     must be a mean. With several losses or outputs, shares count by examples.
 
     Raises:
-        ValueError: from `compile`, for a loss that is not reduced to a mean, or gradient clipping
-            together with the loss scaling of `mixed_float16`.
+        ValueError: from `compile`, for a loss that is not reduced to a mean, or the loss scaling
+            of `mixed_float16` over several replicas, with which models were seen to diverge.
     """
 
     def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
@@ -78,12 +78,11 @@ class ReplicatedStep:
                 "the loss must be reduced to a mean over the batch, by 'mean_with_sample_weight' "
                 f"or 'sum_over_batch_size'; received reduction={reduction!r}."
             )
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer) and _clips(
-            self.optimizer.inner_optimizer
-        ):
+        scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        if scales and self.distribute_strategy.num_replicas_in_sync > 1:
             raise ValueError(
-                "gradients cannot be clipped under mixed_float16 here, since its loss scaling "
-                "comes after clipping; choose mixed_bfloat16, or no clipping."
+                "the loss scaling of mixed_float16 does not work over several replicas; choose "
+                "mixed_bfloat16 or float32."
             )
         if jit_compile == "auto":
             jit_compile = has_accelerator() and all(

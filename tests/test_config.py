@@ -62,6 +62,7 @@ def test_a_resolved_config_comes_back_from_json():
         ({"start_epoch": 200}, "start_epoch=200, but training ends after epochs=200"),
         ({"drop_at": ()}, "training ends after"),
         ({"warmup_epochs": 200}, "leaves nothing"),
+        ({"precision": "mixed_float16", "strategy": "mirrored"}, "not work with strategy mirrored"),
     ],
 )
 def test_a_config_that_cannot_be_gets_a_sentence(changes, message):

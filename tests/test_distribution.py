@@ -141,6 +141,14 @@ def test_an_epoch_over_two_devices_ends_as_soon_as_its_data_do(mirrored):
     assert not any(dataset.options().autotune.enabled for dataset in made)
 
 
+def test_loss_scaling_over_several_replicas_is_refused(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((6,))
+        model = distribution.ReplicatedModel(inputs, keras.layers.Dense(5)(inputs))
+    with pytest.raises(ValueError, match="choose mixed_bfloat16"):
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), loss="mse")
+
+
 def test_a_sum_over_the_batch_is_refused(mirrored):
     model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
     with pytest.raises(ValueError, match=r"reduced to a mean .* received reduction='sum'"):
