@@ -12,8 +12,8 @@ training reviews (250 negative ones, seed 0, so a standard error of about 1.4 po
 
     bin/train --dataset imdb --method rw --validation_fraction 0.2 --epochs 4 --drop_at 0.5
 
-`results/tuning/imdb.json` has what each gave. For CE-DRW, LDAM and LDAM-RW the long schedule has not
-been tried yet. All else was chosen before, for LDAM-DRW alone, on a smaller validation part.
+`results/tuning/imdb.json` has what each gave. For CE-DRW, LDAM and LDAM-RW the long schedule has
+not been tried yet. All else was chosen before, for LDAM-DRW alone, on a smaller validation part.
 """
 
 from keras_ldam.config import Config
