@@ -271,9 +271,7 @@ def score(
                 f"the model must give {num_classes} scores for each example; for {len(labels)} "
                 f"examples its output has shape {scores.shape}."
             )
-        if labels.min() < 0 or labels.max() >= num_classes:
-            bad = labels[(labels < 0) | (labels >= num_classes)][0]
-            raise ValueError(f"labels must be from 0 to {num_classes - 1}; received {bad}.")
+        class_counts.check_labels(labels, num_classes)
         parts.append((labels, *_kept(scores, labels, sizes, scale)))
     if not parts:
         raise ValueError("there is no example to evaluate the model on.")

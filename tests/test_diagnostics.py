@@ -172,7 +172,7 @@ def test_a_model_without_a_head_to_look_into_is_measured_in_its_own_scores(data)
     ("classes", "labels", "message"),
     [
         (4, [0] * 40, r"must give 4 scores for each example; .* shape \(5, 3\)"),
-        (3, [3] * 40, "labels must be from 0 to 2; received 3"),
+        (3, [3] * 40, r"labels must be whole numbers in 0 … 2.*received 3"),
     ],
 )
 def test_a_model_or_labels_that_do_not_fit_get_a_sentence(data, classes, labels, message):
