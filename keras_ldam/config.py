@@ -108,6 +108,14 @@ class Config:
         high=0.9,
     )
 
+    evaluate_every: int = _option(
+        1,
+        "epochs from one evaluation to the next; the last epoch is always evaluated, and the best "
+        "epoch is the best of those that were",
+        low=1,
+        high=100_000,
+    )
+
     # The optimisation.
     epochs: int = _option(200, "passes over the training examples", low=1, high=100_000)
     batch_size: int = _option(

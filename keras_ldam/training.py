@@ -420,7 +420,7 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.nda
 
 
 class _Progress(keras.callbacks.Callback):
-    """Evaluates after each epoch, and keeps what a killed run needs to go on."""
+    """Evaluates, and keeps after each epoch what a killed run needs to go on."""
 
     def __init__(self, folder, config, data, *, writes=True):
         super().__init__()
@@ -459,7 +459,22 @@ class _Progress(keras.callbacks.Callback):
         self._since = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
-        # In every process: the others would wait at the next step, and give up if it took long.
+        row = {} if logs is None else dict(logs)
+        if (epoch + 1) % self.config.evaluate_every == 0 or epoch + 1 == self.config.epochs:
+            # In every process: the others would wait at the next step, and give up if it took long.
+            evaluated = self._evaluate(epoch)
+            row.update(evaluated)
+            if logs is not None:
+                # The history file gets them all, the progress bar the one that counts.
+                mean = f"{self.data.test_name}_mean_error"
+                logs[mean] = evaluated[mean]
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        self.rows.append({"epoch": epoch, **{k: float(v) for k, v in row.items()}})
+        self._save(epoch)
+
+    def _evaluate(self, epoch):
+        """Keeps the errors after an epoch; returns them as a row of the history has them."""
         errors = evaluate_split(self.plain_model, self.data.test, self.data.counts)
         self.last = {**errors, "epoch": epoch}
         if self.best is None or errors["mean_error"] < self.best["mean_error"]:
@@ -467,16 +482,7 @@ class _Progress(keras.callbacks.Callback):
         shown = {k: v for k, v in errors.items() if isinstance(v, float)}
         if len(errors["per_class_error"]) <= 10:
             shown.update({f"error_{j}": e for j, e in enumerate(errors["per_class_error"])})
-        row = {f"{self.data.test_name}_{k}": v for k, v in shown.items() if v is not None}
-        if logs is not None:
-            # The history file gets them all, the progress bar the one that counts.
-            mean = f"{self.data.test_name}_mean_error"
-            row = {**logs, **row}
-            logs[mean] = row[mean]
-        now = time.monotonic()
-        self.seconds, self._since = self.seconds + now - self._since, now
-        self.rows.append({"epoch": epoch, **{k: float(v) for k, v in row.items()}})
-        self._save(epoch)
+        return {f"{self.data.test_name}_{k}": v for k, v in shown.items() if v is not None}
 
     def _save(self, epoch):
         if not self.writes:

@@ -318,6 +318,16 @@ def test_a_confusion_matrix_goes_from_the_most_frequent_class_to_the_rarest():
     assert [t.get_text() for t in panel.get_xticklabels()] == [f"c <{j}> $^$" for j in order]
 
 
+def test_curves_pass_over_the_epochs_that_were_not_evaluated():
+    run = made_up_run([9, 8])
+    for row in run.history[::2]:
+        del row["test_mean_error"]
+    loss, error = figures.curves([run], Canvas()).axes
+    assert list(loss.lines[0].get_xdata()) == [1, 2, 3, 4, 5]
+    assert list(error.lines[0].get_xdata()) == [2, 4]
+    assert list(error.lines[0].get_ydata()) == [49.0, 47.0]
+
+
 def test_curves_show_the_epoch_at_which_the_rule_came_on():
     for axes in figures.curves([made_up_run([9, 8], "ldam_drw")], Canvas()).axes:
         line = next(line for line in axes.lines if len(set(line.get_xdata())) == 1)

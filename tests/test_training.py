@@ -60,6 +60,16 @@ def test_the_history_shows_when_the_rule_came_on(finished_run):
     assert rows[2]["learning_rate"] == pytest.approx(0.1 * rows[1]["learning_rate"])
 
 
+def test_epochs_between_evaluations_have_no_errors_and_the_last_always_has(tmp_path):
+    config = small_config(method="erm", epochs=3, evaluate_every=2)
+    results = training.train(config, tmp_path / "run", progress=False)
+    rows = RunFolder(tmp_path / "run").read_history()
+    assert ["test_mean_error" in row for row in rows] == [False, True, True]
+    assert all("loss" in row for row in rows)
+    assert results["last"]["epoch"] == 2
+    assert results["best"]["epoch"] in (1, 2)
+
+
 def test_evaluating_the_saved_model_gives_the_results_of_the_last_epoch(finished_run):
     results = RunFolder(finished_run).read_results()
     again = training.evaluate(finished_run)

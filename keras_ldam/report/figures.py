@@ -123,11 +123,10 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             colour, _, dashes = given[name]
             lines = [np.array([_number(value(row)) for row in run.history]) for run in same]
             for line in lines if len(lines) > 1 else ():
-                axes.plot(_epochs(line), line, color=colour, lw=0.7, alpha=0.35)
+                axes.plot(*_points(line), color=colour, lw=0.7, alpha=0.35)
             longest = max(map(len, lines))
             padded = [np.pad(line, (0, longest - len(line)), "edge") for line in lines]
-            mean = np.mean(padded, axis=0)
-            axes.plot(_epochs(mean), mean, color=colour, ls=dashes, label=name)
+            axes.plot(*_points(np.mean(padded, axis=0)), color=colour, ls=dashes, label=name)
             switch = _switch(same[0])
             if switch is not None and name not in switches.setdefault(switch, []):
                 switches[switch].append(name)
@@ -172,8 +171,10 @@ def _number(value):
     return math.nan if value is None else value
 
 
-def _epochs(line):
-    return np.arange(1, len(line) + 1)
+def _points(line):
+    """Epochs, from one, and their values; without the epochs that have none."""
+    there = np.flatnonzero(~np.isnan(line))
+    return there + 1, line[there]
 
 
 def _switch(run):
