@@ -21,7 +21,7 @@ from keras_ldam.config import Config
 SHORT = {"epochs": 3, "drop_at": (1 / 3,)}
 MIDDLE = {"epochs": 4, "drop_at": (0.5,)}
 LONG = {"epochs": 5, "drop_at": (0.6,)}
-SCHEDULES = {"erm": LONG, "ldam_drw": LONG, "rw": MIDDLE}
+SCHEDULES = {"erm": LONG, "ldam": LONG, "ldam_drw": LONG, "rw": MIDDLE}
 
 
 def config(method: str) -> Config:

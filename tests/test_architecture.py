@@ -1,6 +1,7 @@
 """The plan of the house, held by parsing the imports."""
 
 import ast
+import configparser
 import doctest
 import importlib
 import subprocess
@@ -65,6 +66,14 @@ def test_imports_go_down(path):
             "cli", "export", "report", "serving", "training",
         )  # fmt: skip
         assert FLOOR[other] < FLOOR[room] or same_wiring, f"{room} imports {other}"
+
+
+def test_an_installation_has_every_room():
+    settings = configparser.ConfigParser()
+    settings.read(PACKAGE.parent / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in FILES}
+    assert listed == found | {"keras_ldam.configs"}
 
 
 def test_only_one_room_imports_tensorflow_text():

@@ -129,7 +129,7 @@ def test_an_epoch_over_two_devices_ends_as_soon_as_its_data_do(mirrored):
     from tensorflow.python.data.ops import multi_device_iterator_ops
 
     made = []
-    with distribution._without_autotuning(), pytest.MonkeyPatch.context() as patch:
+    with distribution.step._without_autotuning(), pytest.MonkeyPatch.context() as patch:
         make = multi_device_iterator_ops._create_device_dataset
         patch.setattr(
             multi_device_iterator_ops,
@@ -277,7 +277,7 @@ def test_a_machine_that_does_not_come_is_not_waited_for_for_ever(index):
     cluster = distribution.Cluster(addresses, index)
     begun = time.monotonic()
     with pytest.raises(distribution.WorkerLostError, match=addresses[1 - index]):
-        distribution._meet(cluster, 1)
+        distribution.strategies._meet(cluster, 1)
     assert time.monotonic() - begun < 5
 
 
@@ -285,7 +285,7 @@ def test_an_address_that_is_taken_gets_a_sentence():
     with socket.create_server(("", 0)) as taken:
         address = f"localhost:{taken.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"cannot listen at {address}"):
-            distribution._meet(distribution.Cluster((address, "localhost:1"), 0), 1)
+            distribution.strategies._meet(distribution.Cluster((address, "localhost:1"), 0), 1)
 
 
 # ----------------------------------------------------------------------------- two machines

@@ -1,0 +1,35 @@
+"""Training on several devices or machines: a strategy by name, and a step that XLA can compile.
+
+    strategy = make_strategy("mirrored")
+    with strategy.scope():
+        model = ReplicatedModel(inputs, outputs)
+        model.compile(optimizer, loss=keras_ldam.LDAM(counts), jit_compile=True)
+    model.fit(dataset)  # Batches of the global size.
+
+Needs TensorFlow as Keras' backend.
+"""
+
+from keras_ldam.distribution.step import ReplicatedModel, ReplicatedStep
+from keras_ldam.distribution.strategies import (
+    STRATEGIES,
+    Cluster,
+    WorkerLostError,
+    distribute,
+    has_accelerator,
+    is_multiworker,
+    make_strategy,
+    naming_lost_workers,
+)
+
+__all__ = [
+    "STRATEGIES",
+    "Cluster",
+    "ReplicatedModel",
+    "ReplicatedStep",
+    "WorkerLostError",
+    "distribute",
+    "has_accelerator",
+    "is_multiworker",
+    "make_strategy",
+    "naming_lost_workers",
+]
