@@ -3,7 +3,7 @@
     python benchmarks/training.py --torch_python PYTHON
 
 PYTHON is that of an environment with torch; without it PyTorch is left out. Writes
-`benchmarks/training.json`, and `benchmarks/README.md` from it (`--readme` does only that).
+`benchmarks/training.json`, and `benchmarks/README.md` from it and its like (see `readme.py`).
 
 Every contestant trains the same network on batches of 128 images of 32x32 pixels, ten classes,
 with momentum and weight decay. They stay in processes of their own, have compiled and warmed up
@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+import readme
+from rounds import Process, cached_batch, fitted, run, serve, spread, take_turns, untuned
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -55,7 +56,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch_python", help="Python of an environment with torch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--readme", action="store_true", help="only write README.md anew")
     parser.add_argument("--process", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -65,10 +65,8 @@ def main() -> None:
     if given.memory:
         print(json.dumps(memory_of_loss(given.memory[0], int(given.memory[1]))))
         return
-    file = HERE / "training.json"
-    if not given.readme:
-        file.write_text(json.dumps(measure(given), indent=1) + "\n")
-    (HERE / "README.md").write_text(readme(json.loads(file.read_text())))
+    (HERE / "training.json").write_text(json.dumps(measure(given), indent=1) + "\n")
+    readme.write()
 
 
 # ----------------------------------------------------------------------------- the rounds
@@ -81,24 +79,14 @@ def measure(given: argparse.Namespace) -> dict:
     pythons = dict.fromkeys(("ours", "replicas", "keras", "losses"), sys.executable)
     if given.torch_python:
         pythons["torch"] = given.torch_python
-    processes = {name: Process(name, python) for name, python in pythons.items()}
-    about = {name: process.read() for name, process in processes.items()}  # They are ready.
-    print("ready: the rounds begin", file=sys.stderr, flush=True)
+    processes = {
+        name: Process(python, __file__, "--process", name) for name, python in pythons.items()
+    }
     names = [(n, p) for n, p in CONTESTANTS.items() if p in processes]
     names += [(f"{loss}_{k}", "losses") for k in LOSS_SIZES for loss in LOSSES]
-    found = {name: [] for name, _ in names}
-    load = [os.getloadavg()[0]]
-    for turn in range(given.rounds):
-        begin = turn * len(names) // given.rounds
-        for name, process in names[begin:] + names[:begin]:
-            found[name].append(processes[process].ask(name))
-        load.append(os.getloadavg()[0])
-        print(f"round {turn + 1} of {given.rounds}", file=sys.stderr, flush=True)
-    print("done: the rounds are over", file=sys.stderr, flush=True)
-    for process in processes.values():
-        process.end()
+    found, about, load = take_turns(processes, names, given.rounds)
     memory = {
-        f"{loss}_{k}": json.loads(run(sys.executable, "--memory", loss, str(k)))
+        f"{loss}_{k}": json.loads(run(sys.executable, __file__, "--memory", loss, str(k)))
         for k in LOSS_SIZES
         for loss in LOSSES
     }
@@ -119,7 +107,7 @@ def measure(given: argparse.Namespace) -> dict:
         "rounds": given.rounds,
         "steps_a_turn": STEPS - 1,
         "batch": BATCH,
-        "load_average": [round(value, 1) for value in load],
+        "load_average": load,
         "hardware": hardware(),
         "versions": {**versions(), **about.get("torch", {})},
     }
@@ -153,65 +141,6 @@ def ratios(rates: dict, losses: dict) -> dict:
     return found
 
 
-def spread(values: list[float]) -> dict:
-    return {
-        "median": round(statistics.median(values), 3),
-        "smallest": round(min(values), 3),
-        "largest": round(max(values), 3),
-    }
-
-
-class Process:
-    """A process that holds contestants, and lets one run when it is asked to."""
-
-    def __init__(self, name, python):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        self.child = subprocess.Popen(
-            [python, __file__, "--process", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-
-    def ask(self, name):
-        self.child.stdin.write(name + "\n")
-        self.child.stdin.flush()
-        return self.read()
-
-    def read(self):
-        line = self.child.stdout.readline()
-        if not line:
-            raise SystemExit(f"{' '.join(self.child.args)} has ended; run it to see why.")
-        return json.loads(line)
-
-    def end(self):
-        self.child.stdin.close()
-        self.child.wait()
-
-
-def run(python, *arguments):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [python, __file__, *arguments], capture_output=True, text=True, env=environment
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return done.stdout.splitlines()[-1]
-
-
-def serve(prepared) -> None:
-    """Warms up, says that it is ready, then runs whatever it is asked for."""
-    about, contestants = prepared
-    for contestant in contestants.values():
-        contestant()
-        contestant()
-    print(json.dumps(about), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(contestants[line.strip()]()), flush=True)
-
-
 # ----------------------------------------------------------------------------- contestants
 
 
@@ -221,36 +150,6 @@ def made_images(count):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     return images, generator.integers(0, CLASSES, count).astype(np.int32)
-
-
-def fitted(model, feed, callbacks=()):
-    """Images a second of an epoch of `fit`, from the end of its first step to that of its last."""
-    import keras
-
-    def turn():
-        ends = []
-        clock = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
-        )
-        model.fit(feed, verbose=0, shuffle=False, callbacks=[clock, *callbacks])
-        return BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
-
-    return turn
-
-
-def cached_batch(images, labels):
-    import tensorflow as tf
-
-    return untuned(tf.data.Dataset.from_tensors((images, labels)).repeat(STEPS))
-
-
-def untuned(dataset):
-    # With autotuning a short epoch ends late.
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
 
 
 def our_model(model_class=None, *, precision="float32", loss="LDAM", jit=False):
@@ -284,18 +183,18 @@ def ours():
     from keras_ldam.datasets.data import Split
     from keras_ldam.datasets.sampling import Batches, EpochClock
 
-    batch = cached_batch(*made_images(BATCH))
+    batch = cached_batch(*made_images(BATCH), STEPS)
     images, labels = made_images(50_000)
     order = np.random.default_rng(1).permutation(len(labels))[: BATCH * PIPELINE_STEPS]
     batches = Batches(Split(images[order], labels[order]), BATCH, seed=0, num_classes=CLASSES)
     model = our_model()
     return {}, {
-        "ours_float32": fitted(model, batch),
-        "ours_bfloat16": fitted(our_model(precision="mixed_bfloat16"), batch),
-        "ours_float32_xla": fitted(our_model(jit=True), batch),
-        "ours_float32_cross_entropy": fitted(our_model(loss="CrossEntropy"), batch),
+        "ours_float32": fitted(model, batch, BATCH),
+        "ours_bfloat16": fitted(our_model(precision="mixed_bfloat16"), batch, BATCH),
+        "ours_float32_xla": fitted(our_model(jit=True), batch, BATCH),
+        "ours_float32_cross_entropy": fitted(our_model(loss="CrossEntropy"), batch, BATCH),
         "ours_float32_from_pipeline": fitted(
-            model, training.feed(batches), callbacks=[EpochClock(batches)]
+            model, training.feed(batches), BATCH, callbacks=[EpochClock(batches)]
         ),
     }
 
@@ -317,9 +216,9 @@ def replicas():
         two = our_model(distribution.ReplicatedModel)
         two_xla = our_model(distribution.ReplicatedModel, jit=True)
     return {}, {
-        "ours_one_replica": fitted(our_model(), cached_batch(images, labels)),
-        "ours_two_replicas": fitted(two, feed),
-        "ours_two_replicas_xla": fitted(two_xla, feed),
+        "ours_one_replica": fitted(our_model(), cached_batch(images, labels, STEPS), BATCH),
+        "ours_two_replicas": fitted(two, feed, BATCH),
+        "ours_two_replicas_xla": fitted(two_xla, feed, BATCH),
     }
 
 
@@ -357,10 +256,10 @@ def plain_keras():
         return built
 
     images, labels = made_images(BATCH)
-    batch = cached_batch(images.astype("float32") / 255, labels)
-    contestants = {"keras_float32": fitted(model(), batch)}
+    batch = cached_batch(images.astype("float32") / 255, labels, STEPS)
+    contestants = {"keras_float32": fitted(model(), batch, BATCH)}
     keras.config.set_dtype_policy("mixed_bfloat16")
-    contestants["keras_bfloat16"] = fitted(model(), batch)
+    contestants["keras_bfloat16"] = fitted(model(), batch, BATCH)
     return {}, contestants
 
 
@@ -515,97 +414,6 @@ PROCESSES = {
     "torch": pytorch,
     "losses": losses,
 }
-
-# ----------------------------------------------------------------------------- the table
-
-ROWS = {
-    "ours_float32": "keras_ldam, float32",
-    "ours_bfloat16": "keras_ldam, bfloat16",
-    "torch_float32": "PyTorch, channels last, float32",
-    "torch_bfloat16": "PyTorch, channels last, bfloat16 autocast",
-    "keras_float32": "plain Keras `fit`, float32",
-    "keras_bfloat16": "plain Keras `fit`, bfloat16",
-    "ours_float32_xla": "keras_ldam, float32, XLA (`--jit on`)",
-    "ours_float32_cross_entropy": "keras_ldam, float32, cross-entropy instead of LDAM",
-    "ours_float32_from_pipeline": "keras_ldam, float32, from its input pipeline",
-    "ours_one_replica": "keras_ldam, one device, in a process with two logical CPUs",
-    "ours_two_replicas": "keras_ldam, mirrored over two logical CPUs",
-    "ours_two_replicas_xla": "keras_ldam, mirrored over two logical CPUs, XLA",
-}
-BARS = {
-    "float32_to_torch": ("float32, to PyTorch", ">=", 1.1),
-    "bfloat16_to_torch": ("bfloat16, to PyTorch's autocast", ">=", 1.0),
-    "float32_to_keras": ("float32, to plain Keras `fit`", ">=", 1.5),
-    "ldam_more_of_a_step_percent": ("LDAM more than cross-entropy, % of a step", "<=", 3),
-    "ldam_to_cross_entropy_8142_time": ("LDAM to cross-entropy, 8,142 classes: time", "<=", 1.3),
-    "ldam_to_cross_entropy_8142_memory": ("the same: memory", "<=", 1.3),
-    "pipeline_to_cached_batch": ("input pipeline to a cached batch", ">=", 0.95),
-    "two_replicas_to_one": ("two replicas on two cores to one device", ">=", 0.9),
-    "xla_to_none": ("XLA to none on this CPU, on which `--jit auto` goes", "", None),
-    "bfloat16_to_float32": ("bfloat16 to float32", "", None),
-}
-
-
-def readme(results: dict) -> str:
-    """`README.md` of this folder."""
-    rates, found = results["images_per_second"], results["ratios"]
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `benchmarks/training.py` from [training.json](training.json); do not edit. How",
-        "files are read from disk is in [jpeg_pipeline.json](jpeg_pipeline.json), by",
-        "`benchmarks/jpeg_pipeline.py`.",
-        "",
-        f"    {results['command']}",
-        "",
-        f"{results['hardware']}; "
-        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-        + f"; {results['rounds']} rounds in turn. The machine was shared: its load was "
-        f"{min(results['load_average'])} to {max(results['load_average'])} meanwhile.",
-        "",
-        "## Against what was aimed at",
-        "",
-        "| | found | bar | |",
-        "|---|---|---|---|",
-    ]
-    for name, (text, sign, bar) in BARS.items():
-        if name not in found:
-            continue
-        value, verdict = found[name], ""
-        if bar is not None:
-            verdict = "met" if (value >= bar if sign == ">=" else value <= bar) else "**missed**"
-        shown = "" if bar is None else f"{'at least' if sign == '>=' else 'at most'} {bar}"
-        lines.append(f"| {text} | {value} | {shown} | {verdict} |")
-    lines += [
-        "",
-        f"## Training ResNet-32, batch {results['batch']}",
-        "",
-        "| | images/s, median | smallest – largest |",
-        "|---|---|---|",
-    ]
-    for name, text in ROWS.items():
-        if name in rates:
-            of = rates[name]
-            lines.append(
-                f"| {text} | {of['median']:.0f} | {of['smallest']:.0f} – {of['largest']:.0f} |"
-            )
-    lines += [
-        "",
-        "## The loss alone, forward and backward",
-        "",
-        "| classes | batch | Keras' cross-entropy, ms | ours | LDAM | time, LDAM/Keras' | memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for k, of in results["loss_milliseconds"].items():
-        times = " | ".join(f"{of[name]['median']:.2f}" for name in LOSSES)
-        lines.append(
-            f"| {int(k):,} | {results['loss_batches'][k]} | {times} | "
-            f"{found[f'ldam_to_cross_entropy_{k}_time']} | "
-            f"{found[f'ldam_to_cross_entropy_{k}_memory']} |"
-        )
-    lines += ["", "Memory: the peak of a pass beyond its inputs, on 40 million scores.", ""]
-    return "\n".join(lines)
-
 
 if __name__ == "__main__":
     main()

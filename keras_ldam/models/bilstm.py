@@ -17,15 +17,24 @@ def reverse_words(inputs, lengths):
     Returns:
         A tensor of the shape of `inputs`.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # Its gradient is itself, where the gradient of a gather is a slow scattered sum.
-        return tf.reverse_sequence(inputs, lengths, seq_axis=1, batch_axis=0)
     step = ops.arange(ops.shape(inputs)[1])[None, :]
     last = lengths[:, None] - 1
     source = ops.where(step <= last, last - step, step)
-    return ops.take_along_axis(inputs, source[:, :, None], axis=1)
+    if keras.backend.backend() != "tensorflow":
+        return ops.take_along_axis(inputs, source[:, :, None], axis=1)
+    import tensorflow as tf
+
+    # One gather of rows takes a quarter of the time of `tf.reverse_sequence`.
+    batch, time, features = ops.shape(inputs)
+    rows = ops.reshape(source + time * ops.arange(batch)[:, None], (-1,))
+
+    @tf.custom_gradient
+    def reverse(x):
+        # Its gradient is itself, where that of a gather is a slow scattered sum.
+        gathered = tf.gather(tf.reshape(x, (-1, features)), rows)
+        return tf.reshape(gathered, (batch, time, features)), lambda upstream: reverse(upstream)
+
+    return reverse(inputs)
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")

@@ -1,0 +1,189 @@
+"""Writes `benchmarks/README.md` from the JSON files beside it.
+
+    python benchmarks/readme.py
+
+`training.py` and `recurrence.py` do so when they have measured.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+TRAINING_ROWS = {
+    "ours_float32": "keras_ldam, float32",
+    "ours_bfloat16": "keras_ldam, bfloat16",
+    "torch_float32": "PyTorch, channels last, float32",
+    "torch_bfloat16": "PyTorch, channels last, bfloat16 autocast",
+    "keras_float32": "plain Keras `fit`, float32",
+    "keras_bfloat16": "plain Keras `fit`, bfloat16",
+    "ours_float32_xla": "keras_ldam, float32, XLA (`--jit on`)",
+    "ours_float32_cross_entropy": "keras_ldam, float32, cross-entropy instead of LDAM",
+    "ours_float32_from_pipeline": "keras_ldam, float32, from its input pipeline",
+    "ours_one_replica": "keras_ldam, one device, in a process with two logical CPUs",
+    "ours_two_replicas": "keras_ldam, mirrored over two logical CPUs",
+    "ours_two_replicas_xla": "keras_ldam, mirrored over two logical CPUs, XLA",
+}
+TRAINING_BARS = [
+    ("float32_to_torch", "float32, to PyTorch", ">=", 1.1),
+    ("bfloat16_to_torch", "bfloat16, to PyTorch's autocast", ">=", 1.0),
+    ("float32_to_keras", "float32, to plain Keras `fit`", ">=", 1.5),
+    ("ldam_more_of_a_step_percent", "LDAM more than cross-entropy, % of a step", "<=", 3),
+    ("ldam_to_cross_entropy_8142_time", "LDAM to cross-entropy, 8,142 classes: time", "<=", 1.3),
+    ("ldam_to_cross_entropy_8142_memory", "the same: memory", "<=", 1.3),
+    ("pipeline_to_cached_batch", "input pipeline to a cached batch", ">=", 0.95),
+    ("two_replicas_to_one", "two replicas on two cores to one device", ">=", 0.9),
+    ("xla_to_none", "XLA to none on this CPU, on which `--jit auto` goes", "", None),
+    ("bfloat16_to_float32", "bfloat16 to float32", "", None),
+]
+LOSSES = ("keras_cross_entropy", "cross_entropy", "ldam")
+
+RECURRENCE_ROWS = {
+    "ours_one_batch": "keras_ldam, one batch padded to 200 words",
+    "torch_padded_one_batch": "PyTorch, the same batch, padded, oneDNN",
+    "torch_plain_one_batch": "PyTorch, the same batch, padded, without oneDNN",
+    "torch_packed_one_batch": "PyTorch, the same batch, packed",
+    "keras_one_batch": "plain Keras `fit` with masks, the same batch",
+    "ours_real_lengths": "keras_ldam, reviews of like length together",
+    "torch_padded_real_lengths": "PyTorch, the same batches, padded, oneDNN",
+    "torch_packed_real_lengths": "PyTorch, the same batches, packed",
+    "ours_from_pipeline": "keras_ldam, these batches from its input pipeline",
+    "pipeline_alone": "the input pipeline without training",
+}
+RECURRENCE_BARS = [
+    ("one_batch_to_torch", "one padded batch, to PyTorch; bar for CPUs with AVX2", ">=", 1.1),
+    ("real_lengths_to_torch", "batches of like length, to PyTorch; bar for AVX2", ">=", 1.5),
+    ("real_lengths_to_torch", "the same; bar for CPUs with AMX", ">=", 4),
+    (
+        "real_lengths_to_torch_one_batch",
+        "batches of like length, to PyTorch on reviews in random order, padded; bar for AVX2",
+        ">=",
+        1.5,
+    ),
+    ("real_lengths_to_torch_one_batch", "the same; bar for AMX", ">=", 4),
+    ("one_batch_to_keras", "one padded batch, to plain Keras `fit`", "", None),
+    ("real_lengths_to_keras_one_batch", "batches of like length, to plain Keras `fit`", "", None),
+    ("pipeline_to_memory", "input pipeline to the same batches in memory", ">=", 0.95),
+]
+
+
+def main() -> None:
+    write()
+
+
+def write() -> None:
+    """Writes the README from whatever has been measured."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `benchmarks/readme.py` from the JSON files here; do not edit. Each benchmark",
+        "is one program, whose first lines say what it measures, and how. How files are read from",
+        "disk is in [jpeg_pipeline.json](jpeg_pipeline.json), by `jpeg_pipeline.py`; how fast",
+        "`bin/predict` answers is in [prediction.json](prediction.json), by `prediction.py`.",
+    ]
+    for file, section in (("training.json", training), ("recurrence.json", recurrence)):
+        if (HERE / file).exists():
+            lines += ["", *section(json.loads((HERE / file).read_text()))]
+    (HERE / "README.md").write_text("\n".join([*lines, ""]))
+
+
+def training(results: dict) -> list[str]:
+    """The section about ResNet-32 and the losses."""
+    lines = [
+        f"## Training ResNet-32, batch {results['batch']}",
+        "",
+        *circumstances(results),
+        "",
+        *bars(TRAINING_BARS, results["ratios"]),
+        "",
+        *rates("images/s", TRAINING_ROWS, results["images_per_second"]),
+        "",
+        "The loss alone, forward and backward:",
+        "",
+        "| classes | batch | Keras' cross-entropy, ms | ours | LDAM | time, LDAM/Keras' | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for k, of in results["loss_milliseconds"].items():
+        times = " | ".join(f"{of[name]['median']:.2f}" for name in LOSSES)
+        lines.append(
+            f"| {int(k):,} | {results['loss_batches'][k]} | {times} | "
+            f"{results['ratios'][f'ldam_to_cross_entropy_{k}_time']} | "
+            f"{results['ratios'][f'ldam_to_cross_entropy_{k}_memory']} |"
+        )
+    return [*lines, "", "Memory: the peak of a pass beyond its inputs, on 40 million scores."]
+
+
+def recurrence(results: dict) -> list[str]:
+    """The section about the network for reviews."""
+    reviews, memory, found = results["reviews"], results["peak_memory_gb"], results["ratios"]
+    lines = [
+        f"## Training two bidirectional LSTMs, batch {reviews['batch']}",
+        "",
+        *circumstances(results),
+        "",
+        f"The CPU has {', '.join(results['instructions'])}: {kind_of(results['instructions'])}",
+        "",
+        f"Reviews: {reviews['source']}; half of them have at most {reviews['median_length']:.0f} "
+        f"words, {reviews['cut_percent']} % are cut at 200. Beside others of like length they are "
+        f"padded to {reviews['mean_padded_length']} words in the mean. The ratios are to PyTorch's "
+        "fastest way.",
+        "",
+        *bars(RECURRENCE_BARS, found),
+    ]
+    if memory is not None:
+        verdict = "met" if memory < 4 else "**missed**"
+        lines.append(f"| peak memory of `bin/train`, GB | {memory} | under 4 | {verdict} |")
+    return [*lines, "", *rates("reviews/s", RECURRENCE_ROWS, results["reviews_per_second"])]
+
+
+def kind_of(instructions: list[str]) -> str:
+    """Which of the bars a processor is to be held to."""
+    if "amx_bf16" in instructions:
+        return "the bars for AMX are its."
+    if "avx512f" not in instructions:
+        return "the bars for AVX2 are its."
+    return "AVX-512 without AMX, of neither of the kinds that the bars were set for."
+
+
+def circumstances(results: dict) -> list[str]:
+    """The command, the machine, and how busy it was."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    least, most = min(results["load_average"]), max(results["load_average"])
+    return [
+        f"    {results['command']}",
+        "",
+        f"{results['hardware']}; {versions}; {results['rounds']} rounds in turn. The machine was "
+        f"shared: its load was {least} to {most} meanwhile.",
+    ]
+
+
+def bars(listed: list[tuple], found: dict) -> list[str]:
+    """The table of ratios beside what was aimed at."""
+    lines = ["| | found | bar | |", "|---|---|---|---|"]
+    for name, text, sign, bar in listed:
+        if name not in found:
+            continue
+        value, verdict, shown = found[name], "", ""
+        if bar is not None:
+            verdict = "met" if (value >= bar if sign == ">=" else value <= bar) else "**missed**"
+            shown = f"{'at least' if sign == '>=' else 'at most'} {bar}"
+        lines.append(f"| {text} | {value} | {shown} | {verdict} |")
+    return lines
+
+
+def rates(unit: str, rows: dict, found: dict) -> list[str]:
+    """The table of what each contestant did."""
+    lines = [f"| | {unit}, median | smallest – largest |", "|---|---|---|"]
+    for name, text in rows.items():
+        if name in found:
+            of = found[name]
+            lines.append(
+                f"| {text} | {of['median']:.0f} | {of['smallest']:.0f} – {of['largest']:.0f} |"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
