@@ -1,5 +1,7 @@
 """Settings and fixtures that several test modules share."""
 
+import contextlib
+import io
 import os
 import shutil
 
@@ -14,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 import keras_ldam
-from keras_ldam import training
+from keras_ldam import cli, training
 from keras_ldam.config import Config
 
 # Two devices, for what is done on several; everything else goes on the first.
@@ -89,6 +91,19 @@ def compared_runs(finished_run, tmp_path_factory):
     for name in ("erm", "ldam_drw"):
         training.evaluate(folder / name)
     return [folder / "erm", folder / "ldam_drw"]
+
+
+@pytest.fixture(scope="session")
+def reported(compared_runs, tmp_path_factory):
+    """What `bin/report` printed of the two runs, and its folder: results, page and figures.
+
+    Not to be changed.
+    """
+    folder = tmp_path_factory.mktemp("reported")
+    arguments = [*map(str, compared_runs), f"--results_dir={folder}", f"--output_dir={folder}"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert cli.main("report", arguments) == 0
+    return printed.getvalue(), folder
 
 
 @pytest.fixture
