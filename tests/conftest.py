@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import shutil
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -30,14 +31,30 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def two_devices():
-    """Two devices, for what is done on several; everything else goes on the first."""
-    import tensorflow as tf
+def pytest_configure(config):
+    """Makes two devices, for what is done on several; everything else goes on the first."""
+    if config.getoption("dist", "no") != "no":
+        return  # The leader of several workers, which does no test itself.
+    with _without_start_up_notes():
+        import tensorflow as tf
 
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+
+
+@contextlib.contextmanager
+def _without_start_up_notes():
+    """TensorFlow writes some whatever the log level; see `keras_ldam_program`."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def small_config(**changes):
