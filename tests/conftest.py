@@ -1,23 +1,22 @@
-"""Settings and fixtures that several test modules share."""
+"""Settings and fixtures that several test modules share.
 
+TensorFlow and what needs it are imported by the fixtures: the process that leads two workers needs
+none of it.
+"""
+
+import contextlib
+import io
 import os
 import shutil
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The cores are shared with the other worker; programs that tests start inherit this.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-
-import keras_ldam
-from keras_ldam import training
-from keras_ldam.config import Config
-
-# Two devices, for what is done on several; everything else goes on the first.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 
 # Small runs take as long to compile as to train; one configuration serves many tests.
 SMALL = {
@@ -32,14 +31,44 @@ SMALL = {
 }
 
 
-def small_config(**changes) -> Config:
-    """A resolved config of a run of seconds."""
+def pytest_configure(config):
+    """Makes two devices, for what is done on several; everything else goes on the first."""
+    if config.getoption("dist", "no") != "no":
+        return  # The leader of several workers, which does no test itself.
+    with _without_start_up_notes():
+        import tensorflow as tf
+
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+
+
+@contextlib.contextmanager
+def _without_start_up_notes():
+    """TensorFlow writes some whatever the log level; see `keras_ldam_program`."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def small_config(**changes):
+    """A resolved `Config` of a run of seconds."""
+    from keras_ldam.config import Config
+
     return Config(**{**SMALL, **changes}).resolve()
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """The folder of a finished run of LDAM-DRW on digits; not to be changed."""
+    from keras_ldam import training
+
     folder = tmp_path_factory.mktemp("runs") / "digits-ldam_drw-0"
     training.train(small_config(method="ldam_drw"), folder)
     return folder
@@ -56,6 +85,8 @@ def digits_export(finished_run, tmp_path_factory):
 @pytest.fixture(scope="session")
 def text_model():
     """An untrained model of texts of three words, and its tokenizer."""
+    import keras
+
     from keras_ldam import text
 
     inputs = keras.Input((None,), dtype="int32")
@@ -68,6 +99,8 @@ def text_model():
 @pytest.fixture(scope="session")
 def text_export(text_model, tmp_path_factory):
     """The folder of the exported `text_model`; not to be changed."""
+    import keras_ldam
+
     model, tokenizer = text_model
     return keras_ldam.export_saved_model(
         model,
@@ -80,12 +113,29 @@ def text_export(text_model, tmp_path_factory):
 @pytest.fixture(scope="session")
 def compared_runs(finished_run, tmp_path_factory):
     """Two finished and evaluated runs: ERM and LDAM-DRW on digits; not to be changed."""
+    from keras_ldam import training
+
     folder = tmp_path_factory.mktemp("compared")
     training.train(small_config(method="erm"), folder / "erm")
     shutil.copytree(finished_run, folder / "ldam_drw")
     for name in ("erm", "ldam_drw"):
         training.evaluate(folder / name)
     return [folder / "erm", folder / "ldam_drw"]
+
+
+@pytest.fixture(scope="session")
+def reported(compared_runs, tmp_path_factory):
+    """What `bin/report` printed of the two runs, and its folder: results, page and figures.
+
+    Not to be changed.
+    """
+    from keras_ldam import cli
+
+    folder = tmp_path_factory.mktemp("reported")
+    arguments = [*map(str, compared_runs), f"--results_dir={folder}", f"--output_dir={folder}"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert cli.main("report", arguments) == 0
+    return printed.getvalue(), folder
 
 
 @pytest.fixture
@@ -96,4 +146,6 @@ def rng():
 @pytest.fixture(autouse=True)
 def float32_policy():
     """Each test starts under the default precision, whatever the one before has set."""
+    import keras
+
     keras.config.set_dtype_policy("float32")

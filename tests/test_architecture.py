@@ -4,6 +4,7 @@ import ast
 import configparser
 import doctest
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -91,19 +92,44 @@ def test_parts_do_not_import_tensorflow_when_they_are_imported():
         assert not loaded & {"tensorflow", "tensorflow_datasets", "tensorflow_text", "jax"}, path
 
 
-def test_importing_the_library_loads_numpy_and_keras_only():
-    code = (
-        "import sys, keras; before = set(sys.modules); import keras_ldam;"
-        "new = {m.split('.')[0] for m in set(sys.modules) - before} - {'keras_ldam'};"
-        "heavy = new & {'tensorflow_datasets', 'tensorflow_text', 'absl', 'sklearn', 'matplotlib'};"
-        "assert not heavy, heavy; assert 'jax' in sys.modules;"
-        "assert 'tensorflow' not in sys.modules, 'tensorflow without need'"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
+FRESH = """
+import json, sys
+import keras
+before = set(sys.modules)
+import keras_ldam
+loaded = {name.split(".")[0] for name in set(sys.modules) - before}
+backends = [name for name in ("tensorflow", "jax") if name in sys.modules]
+import keras_ldam.training
+registered = {
+    name: keras.saving.get_registered_object(f"keras_ldam>{name}") is not None
+    for name in ("BiLSTM", "PoolWords", "PaddedShortcut", "RandomCropFlip")
+}
+print(json.dumps({"loaded": sorted(loaded), "backends": backends, "registered": registered}))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh_process():
+    """What a new process on JAX tells of its imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH],
         env={"KERAS_BACKEND": "jax", "PATH": "", "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_importing_the_library_loads_numpy_and_keras_only(fresh_process):
+    heavy = {"tensorflow_datasets", "tensorflow_text", "absl", "sklearn", "matplotlib"}
+    assert not heavy & set(fresh_process["loaded"])
+    assert fresh_process["backends"] == ["jax"]
+
+
+def test_a_process_that_only_loads_a_model_knows_the_layers_of_every_network(fresh_process):
+    assert len(fresh_process["registered"]) == 4
+    assert all(fresh_process["registered"].values()), fresh_process["registered"]
 
 
 @pytest.mark.parametrize(

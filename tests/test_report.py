@@ -96,36 +96,28 @@ def check_page(text):
 # ----------------------------------------------------------------------------- bin/report
 
 
-def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(
-    compared_runs, tmp_path, capsys
-):
-    arguments = [
-        *map(str, compared_runs),
-        f"--results_dir={tmp_path}",
-        f"--output_dir={tmp_path / 'o'}",
-    ]
-    assert cli.main("report", arguments) == 0
-    printed = capsys.readouterr().out
+def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(reported):
+    printed, folder = reported
     assert "| ERM | last epoch | **" in printed
-    text = (tmp_path / "o" / "index.html").read_text()
+    text = (folder / "index.html").read_text()
     check_page(text)
     for name in FIGURES:
         assert f'<svg id="{name}-w' in text or re.search(
             rf'<section id="{name}".*?<svg', text, re.S
         )
-        assert matplotlib.image.imread(tmp_path / "o" / f"{name}.png").std() > 0
+        assert matplotlib.image.imread(folder / f"{name}.png").std() > 0
     assert "Not shown" not in text
     assert "ERM: seed 0; LDAM-DRW: seed 0. 500 test examples." in text
     assert "417" in text and "training examples in 10 classes" in text
     assert ">DRW on<" in text
-    kept = json.loads((tmp_path / "digits.json").read_text())
+    kept = json.loads((folder / "digits.json").read_text())
     assert [run["method"] for run in kept["runs"]] == ["erm", "ldam_drw"]
     assert set(kept["runs"][0]["margins"]) == {"train", "test"}
 
 
-def test_a_results_file_gives_the_figures_that_it_holds(compared_runs, tmp_path, capsys):
-    report.write(compared_runs, results_dir=tmp_path, output_dir=tmp_path / "first")
-    file = tmp_path / "digits.json"
+def test_a_results_file_gives_the_figures_that_it_holds(reported, tmp_path, capsys):
+    shutil.copytree(reported[1], tmp_path / "first")
+    file = tmp_path / "first" / "digits.json"
     before = file.read_bytes()
     report.write([file], results_dir=tmp_path / "elsewhere", output_dir=tmp_path / "first")
     text = (tmp_path / "first" / "index.html").read_text()

@@ -8,7 +8,6 @@ from html import unescape
 
 import pytest
 
-from keras_ldam import report
 from keras_ldam.report.page import SECTIONS
 
 CHROMIUM = next(
@@ -80,10 +79,8 @@ def open_page(text, folder, *, width=1400, dark=False):
 
 
 @pytest.fixture(scope="module")
-def text(compared_runs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    report.write(compared_runs, results_dir=folder, output_dir=folder)
-    return (folder / "index.html").read_text()
+def text(reported):
+    return (reported[1] / "index.html").read_text()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
