@@ -1,5 +1,6 @@
-"""The library on JAX: the same tests once more in a process with that backend."""
+"""The library on the other backends: the same tests once more in a process with each."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,14 +12,18 @@ import pytest
 TESTS = Path(__file__).parent
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="already on JAX")
-def test_losses_layers_metrics_and_callbacks_do_the_same_on_jax():
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_losses_layers_metrics_and_callbacks_do_the_same_on_another_backend(backend):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("this is the other backend already")
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
     files = ["test_losses.py", "test_layers.py", "test_metrics.py", "test_callbacks.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", *(str(TESTS / file) for file in files)],
         env={
             **os.environ,
-            "KERAS_BACKEND": "jax",
+            "KERAS_BACKEND": backend,
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
         },
         cwd=TESTS.parent,

@@ -29,6 +29,12 @@ def gradient(function, z):
         import jax
 
         return np.asarray(jax.grad(lambda z: function(z).sum())(z))
+    if keras.backend.backend() == "torch":
+        import torch
+
+        z = torch.tensor(z, requires_grad=True)
+        function(z).sum().backward()
+        return z.grad.numpy()
     import tensorflow as tf
 
     z = tf.constant(z)
