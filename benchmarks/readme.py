@@ -30,6 +30,7 @@ TRAINING_BARS = [
     ("float32_to_torch", "float32, to PyTorch", ">=", 1.1),
     ("bfloat16_to_torch", "bfloat16, to PyTorch's autocast", ">=", 1.0),
     ("float32_to_keras", "float32, to plain Keras `fit`", ">=", 1.5),
+    ("bfloat16_to_keras", "bfloat16, to plain Keras `fit` in bfloat16", ">=", 1.5),
     ("ldam_more_of_a_step_percent", "LDAM more than cross-entropy, % of a step", "<=", 3),
     ("ldam_to_cross_entropy_8142_time", "LDAM to cross-entropy, 8,142 classes: time", "<=", 1.3),
     ("ldam_to_cross_entropy_8142_memory", "the same: memory", "<=", 1.3),

@@ -24,7 +24,8 @@ from keras_ldam import config as configuration
 from keras_ldam.config import Config
 
 # A deferred rule starts at the second epoch, so that a smoke run sees it come on.
-_SMOKE = {"epochs": 2, "start_epoch": 1, "units": 8, "embedding_dim": 8, "max_tokens": 32}
+_SMOKE = {"epochs": 2, "steps_per_epoch": 5, "start_epoch": 1}
+_SMOKE |= {"units": 8, "embedding_dim": 8, "max_tokens": 32}
 
 
 class Verb(NamedTuple):
@@ -112,7 +113,7 @@ def _define_train(values):
         flag_values=values,
     )
     flags.DEFINE_boolean(
-        "smoke", False, "a run of seconds: few epochs, a small network", flag_values=values
+        "smoke", False, "a run of seconds: two epochs of few batches", flag_values=values
     )
 
 

@@ -118,6 +118,12 @@ class Config:
 
     # The optimisation.
     epochs: int = _option(200, "passes over the training examples", low=1, high=100_000)
+    steps_per_epoch: int = _option(
+        0,
+        "batches of an epoch, to try things out; 0: as many as hold all examples",
+        low=0,
+        high=10**7,
+    )
     batch_size: int = _option(
         128, "examples a step, over all devices and machines together", low=1, high=10**6
     )

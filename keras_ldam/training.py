@@ -220,6 +220,7 @@ def training_batches(config: Config, data: Data, **shares) -> Batches:
         resample=weighting if how == "sample" else None,
         beta=config.beta,
         start_epoch=config.start_epoch if config.deferred else 0,
+        steps=config.steps_per_epoch,
         **shares,
     )
 

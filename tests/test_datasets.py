@@ -126,6 +126,16 @@ def test_the_last_partial_batch_is_kept():
     assert sizes == [128] * 7 + [104]
 
 
+def test_an_epoch_of_few_steps_is_the_beginning_of_the_whole_one():
+    split = Split(np.arange(70), np.zeros(70, "int32"))
+    whole = Batches(split, 32, seed=0, num_classes=2)
+    short = Batches(split, 32, seed=0, num_classes=2, steps=2)
+    assert (len(whole), len(short)) == (3, 2)
+    for index in range(2):
+        np.testing.assert_array_equal(short[index][0], whole[index][0])
+    assert len(Batches(split, 32, seed=0, num_classes=2, steps=9)) == 3
+
+
 def test_sequences_come_in_batches_of_like_length(rng):
     lengths = rng.integers(1, 200, size=1000)
     order = rng.permutation(1000)

@@ -257,6 +257,11 @@ def test_an_epoch_is_the_same_each_time_and_another_epoch_has_other_crops_and_or
     assert (labels == split.labels[np.concatenate(batches.plan(0))]).all()
     assert sorted(labels) == sorted(other_labels)
     assert (labels != other_labels).any()
+    # An epoch of few steps is the beginning of the whole one.
+    short = images.stream(Batches(split, 16, seed=4, num_classes=6, steps=2))
+    read = [x for x, _ in short.as_numpy_iterator()]
+    assert len(read) == 2
+    assert all((a == b).all() for a, b in zip(first, read, strict=False))
     # The same image is cropped differently in another epoch.
     position = [int(np.flatnonzero(np.concatenate(batches.plan(e)) == 0)[0]) for e in (0, 1)]
     crops = [np.concatenate(read)[at] for read, at in zip((first, other), position, strict=True)]

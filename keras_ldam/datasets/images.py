@@ -290,7 +290,8 @@ def stream(batches: Batches) -> tf.data.Dataset:
 
     order = np.arange(len(split))
     size = batches.batch_size
-    places_of_shares = batches.shares([order[i : i + size] for i in range(0, len(order), size)])
+    places = [order[i : i + size] for i in range(0, len(order), size)]
+    places_of_shares = batches.shares(places[: batches.steps])
     filled = sum(len(places) > 0 for places in places_of_shares)
     names = tf.TensorSpec((None, *split.examples.shape[1:]), _type_of(split.examples))
     signature = (

@@ -70,6 +70,7 @@ class Batches(keras.utils.PyDataset):
         replicas: Into how many shares each batch is cut, one after the other: of a small
             batch, such as the last one of an epoch, the last shares can be smaller, or empty.
         own: Which of the shares this process yields, in their order; all by default.
+        steps: Batches of an epoch, the first of its order; 0 for all.
 
     Raises:
         ValueError: if `batch_size` is not a multiple of `replicas`.
@@ -87,6 +88,7 @@ class Batches(keras.utils.PyDataset):
         start_epoch: int = 0,
         replicas: int = 1,
         own: range | None = None,
+        steps: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -99,6 +101,9 @@ class Batches(keras.utils.PyDataset):
             )
         self.share_size = batch_size // replicas
         self.own = range(replicas) if own is None else own
+        self.steps = -(-len(split) // batch_size)
+        if steps:
+            self.steps = min(self.steps, steps)
         self._weights = None
         if resample is not None:
             counts = np.bincount(split.labels, minlength=num_classes)
@@ -122,7 +127,7 @@ class Batches(keras.utils.PyDataset):
             batches = [
                 order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)
             ]
-        return self.shares(batches)
+        return self.shares(batches[: self.steps])
 
     def shares(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         """This process's shares of batches, in their order; a small batch leaves some empty."""
@@ -130,7 +135,7 @@ class Batches(keras.utils.PyDataset):
         return [batch[share * size : (share + 1) * size] for batch in batches for share in self.own]
 
     def __len__(self):
-        return -(-len(self.split) // self.batch_size) * len(self.own)
+        return self.steps * len(self.own)
 
     def __getitem__(self, index):
         if self._planned is None or self._planned[0] != self.epoch:
