@@ -24,7 +24,7 @@ from keras_ldam import config as configuration
 from keras_ldam.config import Config
 
 # A deferred rule starts at the second epoch, so that a smoke run sees it come on.
-_SMOKE = {"epochs": 2, "steps_per_epoch": 5, "start_epoch": 1}
+_SMOKE = {"epochs": 2, "steps_per_epoch": 5, "evaluate_every": 2, "start_epoch": 1}
 _SMOKE |= {"units": 8, "embedding_dim": 8, "max_tokens": 32}
 
 
