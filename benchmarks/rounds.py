@@ -16,6 +16,8 @@ import time
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """For a `Process` whose OpenMP threads should sleep, not spin, while they wait for each other."""
+WARM = 3
+"""Steps of a turn that are not counted: what the others have driven out of memory comes back."""
 
 
 class Process:
@@ -105,7 +107,7 @@ def spread(values: list[float]) -> dict:
 
 
 def fitted(model, feed, batch_size, callbacks=()):
-    """Examples a second of an epoch of `fit`, from the end of its first step to that of its last.
+    """Examples a second of an epoch of `fit`, without its first steps; see `rate`.
 
     Args:
         model: A compiled model.
@@ -121,9 +123,14 @@ def fitted(model, feed, batch_size, callbacks=()):
             on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
         )
         model.fit(feed, verbose=0, shuffle=False, callbacks=[clock, *callbacks])
-        return batch_size * (len(ends) - 1) / (ends[-1] - ends[0])
+        return rate(ends, batch_size)
 
     return turn
+
+
+def rate(ends, batch_size):
+    """Examples a second from the end of step `WARM` on, where each step ended at `ends`."""
+    return batch_size * (len(ends) - WARM) / (ends[-1] - ends[WARM - 1])
 
 
 def cached_batch(examples, labels, steps):

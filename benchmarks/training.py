@@ -8,10 +8,10 @@ PYTHON is that of an environment with torch; without it PyTorch is left out. Wri
 Every contestant trains the same network on batches of 128 images of 32x32 pixels, ten classes,
 with momentum and weight decay. They stay in processes of their own, have compiled and warmed up
 before the first round, and take turns in an order that rotates, so that a slow minute of the
-machine hits everyone. Each turn gives one rate, of the steps of an epoch after its first; medians
-are reported, with the smallest and largest. Ours augments its images in the step; the others are
-given a batch that is ready, which favours them. PyTorch works channels last. The losses are
-measured in the same way, forward and backward, on made scores.
+machine hits everyone. Each turn gives one rate, without its first steps; medians are reported, with
+the smallest and largest. Ours augments its images in the step; the others are given a batch that is
+ready, which favours them. PyTorch works channels last. The losses are measured in the same way,
+forward and backward, on made scores.
 """
 
 from __future__ import annotations
@@ -24,11 +24,22 @@ import time
 from pathlib import Path
 
 import readme
-from rounds import Process, cached_batch, fitted, run, serve, spread, take_turns, untuned
+from rounds import (
+    WARM,
+    Process,
+    cached_batch,
+    fitted,
+    rate,
+    run,
+    serve,
+    spread,
+    take_turns,
+    untuned,
+)
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-BATCH, STEPS, CLASSES = 128, 7, 10
+BATCH, STEPS, CLASSES = 128, 11, 10
 PIPELINE_STEPS = 31
 """More than the pipeline reads ahead."""
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -105,7 +116,7 @@ def measure(given: argparse.Namespace) -> dict:
         "loss_batches": {str(k): batch for k, batch in LOSS_SIZES.items()},
         "ratios": ratios({n: v["median"] for n, v in training.items()}, losses),
         "rounds": given.rounds,
-        "steps_a_turn": STEPS - 1,
+        "steps_a_turn": STEPS - WARM,
         "batch": BATCH,
         "load_average": load,
         "hardware": hardware(),
@@ -329,7 +340,7 @@ def pytorch():
                 loss.backward()
                 optimizer.step()
                 ends.append(time.perf_counter())
-            return BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
+            return rate(ends, BATCH)
 
         return turn
 
