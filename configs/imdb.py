@@ -15,8 +15,8 @@ points):
 
 Where the best was the shortest or the longest of them, one beyond it was tried too (SHORTEST,
 LONGER). `results/tuning/imdb.json` has what each gave, and LDAM-DRW with scales of 10 and 20, which
-differ from 30 by less than that standard error. All else was chosen before, for LDAM-DRW alone, on
-a smaller validation part.
+were not better than 30. All else was chosen before, for LDAM-DRW alone, on a smaller validation
+part.
 """
 
 from keras_ldam.config import Config
