@@ -38,9 +38,11 @@ import readme
 from rounds import (
     ENVIRONMENT,
     PATIENT,
+    ROUNDS,
     WARM,
     Process,
     cached_batch,
+    command,
     fitted,
     rate,
     run,
@@ -80,7 +82,7 @@ CONTESTANTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch_python", help="Python of an environment with torch")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--made", action="store_true", help="made reviews, even if there are real")
     parser.add_argument("--process", help=argparse.SUPPRESS)
     parser.add_argument("--reviews", help=argparse.SUPPRESS)
@@ -123,7 +125,7 @@ def measure(given: argparse.Namespace) -> dict:
         found, about, load = take_turns(processes, names, given.rounds)
     rates = {name: spread(values) for name, values in found.items()}
     return {
-        "command": "python benchmarks/recurrence.py --torch_python PYTHON",
+        "command": command("benchmarks/recurrence.py", given.rounds),
         "reviews": prepared,
         "reviews_per_second": rates,
         "ratios": ratios({name: of["median"] for name, of in rates.items()}),

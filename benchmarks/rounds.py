@@ -16,6 +16,7 @@ import time
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """For a `Process` whose OpenMP threads should sleep, not spin, while they wait for each other."""
+ROUNDS = 5
 WARM = 3
 """Steps of a turn that are not counted: what the others have driven out of memory comes back."""
 
@@ -96,6 +97,12 @@ def take_turns(processes, names, rounds):
     for process in processes.values():
         process.end()
     return found, about, [round(value, 1) for value in load]
+
+
+def command(program: str, rounds: int) -> str:
+    """What has to be typed to measure the same again."""
+    more = "" if rounds == ROUNDS else f" --rounds {rounds}"
+    return f"python {program} --torch_python PYTHON{more}"
 
 
 def spread(values: list[float]) -> dict:

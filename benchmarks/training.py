@@ -25,9 +25,11 @@ from pathlib import Path
 
 import readme
 from rounds import (
+    ROUNDS,
     WARM,
     Process,
     cached_batch,
+    command,
     fitted,
     rate,
     run,
@@ -66,7 +68,7 @@ CONTESTANTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch_python", help="Python of an environment with torch")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--process", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -110,7 +112,7 @@ def measure(given: argparse.Namespace) -> dict:
         for k in LOSS_SIZES
     }
     return {
-        "command": "python benchmarks/training.py --torch_python PYTHON",
+        "command": command("benchmarks/training.py", given.rounds),
         "images_per_second": training,
         "loss_milliseconds": losses,
         "loss_batches": {str(k): batch for k, batch in LOSS_SIZES.items()},
