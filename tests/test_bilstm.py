@@ -6,10 +6,20 @@ import pytest
 from keras import ops
 
 from keras_ldam.layers import CosineDense
+from keras_ldam.models import recurrence
 from keras_ldam.models.bilstm import BiLSTM, PoolWords, bilstm, reverse_words
 
 LENGTHS = np.array([7, 1, 4], "int32")
 REAL = np.arange(7) < LENGTHS[:, None]
+only_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="differentiates with TensorFlow's tape"
+)
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """So that sequences of 7 steps take more than one."""
+    monkeypatch.setattr(recurrence, "CHUNK", 3)
 
 
 def sequences(seed=0, features=5):
@@ -61,25 +71,87 @@ def test_without_lengths_every_step_is_real():
     np.testing.assert_allclose(keras_own(layer)(sequences()), full, atol=1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="differentiates with a tape")
-def test_gradients_are_those_of_keras_masked_layer():
+def gradients(layer, inputs, call, target):
+    """Gradients of a sum of the states weighted by `target`, by inputs and weights."""
+    import tensorflow as tf
+
+    inputs = tf.constant(inputs)
+
+    @tf.function
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.reduce_sum(call(inputs) * target)
+        return tape.gradient(loss, [inputs, *(weight.value for weight in layer.trainable_weights)])
+
+    return [np.array(gradient) for gradient in run()]
+
+
+@only_tensorflow
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("longest", [2, 6, 7])  # less than a chunk, whole chunks, and a rest
+def test_states_and_gradients_are_those_of_keras_masked_layer(longest, training):
+    lengths = np.array([longest, 1, longest // 2 + 1], "int32")
+    real = np.arange(longest) < lengths[:, None]
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(3, longest, 5)).astype("float32")
+    target = np.where(real[:, :, None], generator.normal(size=(3, longest, 8)), 0).astype("float32")
+    layer = BiLSTM(4)
+    layer.build(x.shape)
+    layer.set_weights([generator.normal(size=w.shape, scale=0.5) for w in layer.get_weights()])
+    reference = keras_own(layer)
+
+    states = np.array(layer(x, lengths, training=training))
+    expected = np.array(reference(x, mask=ops.convert_to_tensor(real)))
+    np.testing.assert_allclose(states[real], expected[real], atol=1e-5)
+    ours = gradients(layer, x, lambda x: layer(x, lengths, training=training), target)
+    theirs = gradients(reference, x, lambda x: reference(x, mask=real), target)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max())
+
+
+@only_tensorflow
+def test_gradients_are_the_same_compiled_by_xla_and_without_a_graph():
     import tensorflow as tf
 
     layer = BiLSTM(4)
-    layer(sequences(), LENGTHS)
-    reference = keras_own(layer)
-    target = np.where(REAL[:, :, None], sequences(1, 8), 0.0).astype("float32")
-    x = tf.constant(sequences())
-    gradients = []
-    for one, call in ((layer, lambda: layer(x, LENGTHS)), (reference, None)):
+    layer.build((3, 7, 5))
+
+    def run():
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            states = call() if call else reference(x, mask=tf.constant(REAL))
-            loss = tf.reduce_sum(states * target)
-        weights = [weight.value for weight in one.trainable_weights]
-        gradients.append(tape.gradient(loss, [x, *weights]))
-    for ours, theirs in zip(*gradients, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+            loss = tf.reduce_sum(layer(sequences(), LENGTHS, training=True) ** 2)
+        return tape.gradient(loss, [weight.value for weight in layer.trainable_weights])
+
+    ways = [tf.function(run), tf.function(run, jit_compile=True), run]
+    graph, xla, eager = ([np.array(gradient) for gradient in way()] for way in ways)
+    for one, two, three in zip(graph, xla, eager, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+        np.testing.assert_allclose(one, three, atol=1e-5)
+
+
+@only_tensorflow
+def test_a_share_of_no_sequences_has_gradients_of_zero():
+    layer = BiLSTM(4)
+    layer.build((None, None, 5))
+    nothing, lengths = np.zeros((0, 7, 5), "float32"), np.zeros((0,), "int32")
+    states = layer(nothing, lengths, training=True)
+    assert tuple(states.shape) == (0, 7, 8)
+    for one in gradients(layer, nothing, lambda x: layer(x, lengths, training=True), states):
+        assert not one.any()
+
+
+@only_tensorflow
+def test_training_takes_the_recurrence_in_chunks(monkeypatch):
+    taken = []
+    bidirectional = recurrence.bidirectional
+    monkeypatch.setattr(
+        recurrence, "bidirectional", lambda *given: taken.append(1) or bidirectional(*given)
+    )
+    model = network()
+    model(word_ids())
+    assert not taken
+    model(word_ids(), training=True)
+    assert len(taken) == 2
 
 
 def test_pooling_reads_the_real_words_only():
