@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import shutil
 
+import keras
 import made_images
 import numpy as np
 import pytest
 
-from keras_ldam import cli, models
+from keras_ldam import cli, models, training
 from keras_ldam.config import Config, load_recipe
 from keras_ldam.datasets import folder
+from keras_ldam.layers import CosineDense
 
 COUNTS = [20, 10, 5, 2]
 
@@ -239,6 +242,27 @@ def test_a_folder_is_trained_evaluated_exported_and_predicted_by_the_programs(
     capsys.readouterr()
     assert cli.main("predict", [f"--model={model}", str(pictures / "class_0" / "0001.jpg")]) == 0
     assert json.loads(capsys.readouterr().out)["label"].startswith("class_")
+
+
+def pixels_to_cosines(num_classes):
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, CosineDense(num_classes)(x))
+
+
+@pytest.mark.parametrize("batch_size", [8, 20])  # The last batch fills both shares, or the first.
+def test_images_shared_out_over_two_devices_train_as_on_one(
+    pictures, tmp_path, batch_size, monkeypatch
+):
+    # Without batch normalisation, which sees a device's share only.
+    monkeypatch.setattr(models, "build", lambda config, data: pixels_to_cosines(len(data.counts)))
+    histories = []
+    for strategy in ("none", "mirrored"):
+        config = small(pictures, epochs=2, batch_size=batch_size, strategy=strategy, drop_at=(0.5,))
+        training.train(config, tmp_path / strategy, progress=False)
+        with open(tmp_path / strategy / "history.csv", newline="") as rows:
+            histories.append([float(row["loss"]) for row in csv.DictReader(rows)])
+    np.testing.assert_allclose(*histories, rtol=1e-5)
 
 
 def test_wrong_input_ends_the_program_with_one_sentence_and_exit_code_2(own, tmp_path, capsys):

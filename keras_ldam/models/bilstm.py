@@ -35,7 +35,7 @@ class BiLSTM(keras.layers.Layer):
     It computes what `Bidirectional(LSTM(units, return_sequences=True))` does with a mask, but
     needs none: reversed within its own length, each sequence has its padding at the end in both
     directions, where no real step sees it. That leaves the mask's selections out of every time
-    step (training 1.1 times as fast on a CPU) and the fused kernel usable on a GPU.
+    step, and the fused kernel usable on a GPU.
 
     Args:
         units: Size of the state of each direction.
