@@ -134,3 +134,16 @@ def test_a_program_runs_from_any_folder(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "train: epochs must be from 1 to 100000; received 0.\n"
+
+
+def test_a_run_without_a_gpu_begins_with_our_line_and_none_of_tensorflow(tmp_path):
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        pytest.skip("TensorFlow's notes about a GPU are left where there is one")
+    done = subprocess.run(
+        [sys.executable, ROOT / "bin" / "train", "--smoke", f"--run_dir={tmp_path}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("digits: 417 training examples")
