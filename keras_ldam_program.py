@@ -1,8 +1,9 @@
 """The start of every program: imports the library without TensorFlow's start-up notes.
 
 TensorFlow 2.21 writes some notes to standard error while it is imported, and an error when it first
-looks for a GPU where there is none, whatever the log level (tensorflow/tensorflow#100442). A user's one sentence would drown in them. This module stands beside
-the package since importing anything of the package imports Keras, and so TensorFlow, first.
+looks for a GPU where there is none, whatever the log level (tensorflow/tensorflow#100442). A user's
+one sentence would drown in them. This module stands beside the package since importing anything of
+the package imports Keras, and so TensorFlow, first.
 """
 
 import os

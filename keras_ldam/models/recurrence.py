@@ -42,15 +42,21 @@ def bidirectional(inputs, lengths, forward, backward):
 
     batch, time = tf.shape(inputs)[0], tf.shape(inputs)[1]
     units = forward.units
-    sequence, step = tf.range(batch)[:, None], tf.range(time)[None, :]
-    # Reversed within its length, a sequence keeps its padding at the end.
-    reversed_step = tf.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)
     flat = tf.reshape(inputs, (-1, inputs.shape[-1]))
+    sequence, step = tf.range(batch), tf.range(time)
+
+    def same(step, length):
+        return step
+
+    def reversed_within(step, length):
+        return tf.where(step < length, length - 1 - step, step)  # The padding stays at the end.
+
     both = []
-    for cell, order in ((forward, step), (backward, reversed_step)):
+    for cell, order in ((forward, same), (backward, reversed_within)):
         # One gather puts the steps in the direction's order and time before batch; one undoes it.
-        there = tf.reshape(tf.transpose(sequence * time + order), (-1,))
-        back = tf.reshape(order * batch + sequence, (-1,))
+        there = sequence[None, :] * time + order(step[:, None], lengths[None, :])
+        back = order(step[None, :], lengths[:, None]) * batch + sequence[:, None]
+        there, back = tf.reshape(there, (-1,)), tf.reshape(back, (-1,))
         x = tf.reshape(_rows(flat, there, back), (time, batch, inputs.shape[-1]))
         # tanh(x) = 2 sigmoid(2x) - 1, so that one sigmoid serves all four gates.
         double = tf.constant([1.0] * (2 * units) + [2.0] * units + [1.0] * units)
