@@ -241,6 +241,16 @@ def test_a_table_has_means_and_deviations_over_seeds_beside_the_papers_numbers()
     assert f"{np.mean(errors):.2f} %" in text and "seeds 0–2, n = 3; paper: 36.82 %" in text
 
 
+def test_a_table_says_what_its_numbers_were_computed_in_and_which_epochs_the_best_is_of():
+    run = made_up_run([20, 10])
+    plain = " ".join(tables.headline([run]).notes)
+    assert "Ours in" not in plain and "every" not in plain
+    run.results["config"] |= {"precision": "mixed_bfloat16", "evaluate_every": 10}
+    notes = tables.headline([run]).notes
+    assert "Ours in mixed_bfloat16." in notes
+    assert any("of every 10th epoch and the last" in note for note in notes)
+
+
 def test_seeds_with_different_settings_are_told_apart(capsys):
     one, two = made_up_run([20, 10], seed=0), made_up_run([20, 10], seed=1)
     two.results["config"]["scale"] = one.results["config"]["scale"] = 30.0

@@ -218,16 +218,26 @@ def headline(runs: Sequence[Run]) -> Table:
         else f"Errors in percent on the {split} split, mean ± standard deviation over n seeds; "
         "blank: not run, or not published."
     ]
+    precisions = {_setting(run, "precision", "float32") for run in runs}
+    if precisions != {"float32"}:
+        notes.append(f"Ours in {' and '.join(sorted(precisions))}.")
     if best:
+        rarest = max(_setting(run, "evaluate_every", 1) for run in runs)
+        evaluated = f", of every {rarest}th epoch and the last" if rarest > 1 else ""
         notes.append(
-            f"{BEST_MARK} The epoch with the smallest mean error on the {split} split itself: "
-            f"chosen with the {split} labels in view, so not comparable with the last epoch."
+            f"{BEST_MARK} The epoch with the smallest mean error on the {split} split itself"
+            f"{evaluated}: chosen with the {split} labels in view, so not comparable with the last "
+            "epoch."
         )
     if paper:
         notes.append(f"Paper: {published.PAPER_SOURCE}.")
     for who in dict.fromkeys(quoted):
         notes.append(f"{who}: {published.RERUN_SOURCES[who]}.")
     return Table(DATASET_TITLES.get(dataset, dataset), columns, tuple(rows), tuple(notes))
+
+
+def _setting(run, name, default):
+    return (run.results.get("config") or {}).get(name, default)
 
 
 def _published(errors, columns):
