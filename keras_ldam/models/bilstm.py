@@ -20,9 +20,7 @@ def reverse_words(inputs, lengths):
         A tensor of the shape of `inputs`.
     """
     batch, time, features = ops.shape(inputs)
-    step = ops.arange(time)[None, :]
-    last = lengths[:, None] - 1
-    source = ops.where(step <= last, last - step, step)
+    source = recurrence.reversed_within(ops.arange(time)[None, :], lengths[:, None])
     # Rows of one table: `take_along_axis` would look up each number by itself.
     rows = source + time * ops.arange(batch)[:, None]
     return ops.take(ops.reshape(inputs, (-1, features)), rows, axis=0)

@@ -9,6 +9,7 @@ enough for one efficient matrix product. `benchmarks/README.md` has what it is w
 from __future__ import annotations
 
 import keras
+from keras import ops
 
 CHUNK = 10
 """Time steps that are computed together. 10 steps of 64 sequences and 48 units fill 0.5 MB."""
@@ -24,6 +25,11 @@ def suits(inputs) -> bool:
     import tensorflow as tf
 
     return inputs.dtype == tf.float32 and not tf.config.list_physical_devices("GPU")
+
+
+def reversed_within(step, length):
+    """Where a step goes when its sequence is reversed within its length; padding stays in place."""
+    return ops.where(step < length, length - 1 - step, step)
 
 
 def bidirectional(inputs, lengths, forward, backward):
@@ -47,9 +53,6 @@ def bidirectional(inputs, lengths, forward, backward):
 
     def same(step, length):
         return step
-
-    def reversed_within(step, length):
-        return tf.where(step < length, length - 1 - step, step)  # The padding stays at the end.
 
     both = []
     for cell, order in ((forward, same), (backward, reversed_within)):
