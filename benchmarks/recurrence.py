@@ -292,11 +292,12 @@ def in_memory(batches):
 def ours(file):
     import numpy as np
 
-    from keras_ldam import training
+    from keras_ldam import threads, training
     from keras_ldam.datasets.data import Data, Ragged, Split
     from keras_ldam.datasets.sampling import EpochClock
 
     config = recipe()
+    threads.for_two_directions()  # As bin/train does.
     with np.load(file) as saved:
         train = Split(Ragged(saved["values"], saved["lengths"]), saved["labels"])
     data = Data(

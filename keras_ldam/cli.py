@@ -21,6 +21,7 @@ from typing import NamedTuple
 from absl import flags
 
 from keras_ldam import config as configuration
+from keras_ldam import threads
 from keras_ldam.config import Config
 
 # A deferred rule starts at the second epoch, so that a smoke run sees it come on.
@@ -298,6 +299,7 @@ def _train(values):
     from keras_ldam import training
 
     config = config_from(values)
+    _divide_cores(config)
     run_dir = values.run_dir or f"runs/{config.dataset}-{config.method}-{config.seed}"
     results = training.train(
         config, run_dir, progress=values.progress, tensorboard=values.tensorboard
@@ -311,8 +313,16 @@ def _train(values):
 
 def _evaluate(values):
     from keras_ldam import training
+    from keras_ldam.results import RunFolder
 
-    return training.evaluate(_run_dir(values))
+    run_dir = _run_dir(values)
+    _divide_cores(RunFolder(run_dir).read_config())
+    return training.evaluate(run_dir)
+
+
+def _divide_cores(config):
+    if config.dataset == "imdb":
+        threads.for_two_directions()
 
 
 def _export(values):

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 from keras_ldam.config import Config
+from keras_ldam.threads import cores
 
 _PLACE_FIELDS = (
     "data_dir",
@@ -190,5 +191,4 @@ def hardware() -> str:
         name = models[0] if models else name
         best = next((f for f in ("amx_bf16", "avx512f", "avx2") if f in flags.split()), "")
         name = f"{name} ({best})" if best else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores, {sys.platform}"
+    return f"{name}, {cores()} cores, {sys.platform}"

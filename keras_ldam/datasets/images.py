@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from keras_ldam.datasets.data import Split
 from keras_ldam.datasets.sampling import Batches
+from keras_ldam.threads import cores
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 """Endings, in lower case, of the names of files that are taken for images."""
@@ -332,7 +333,7 @@ def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray,
 
 def _in_work():
     """How many images are in work at a time: more than cores, some of them wait for the disk."""
-    return 4 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 16
+    return 4 * cores()
 
 
 def _untuned(dataset):
