@@ -1,0 +1,23 @@
+"""Figures of runs. Each takes runs and a `Canvas`, and returns a Matplotlib figure, or None where
+the runs do not hold what it shows.
+"""
+
+from keras_ldam.report.figures.bound import trade_off
+from keras_ldam.report.figures.classes import class_errors, groups, margins
+from keras_ldam.report.figures.common import FEW_CLASSES
+from keras_ldam.report.figures.diagnoses import FEWEST_GUESSES, confusion, diagnosed, reliability
+from keras_ldam.report.figures.runs import curves, errors
+
+__all__ = [
+    "FEWEST_GUESSES",
+    "FEW_CLASSES",
+    "class_errors",
+    "confusion",
+    "curves",
+    "diagnosed",
+    "errors",
+    "groups",
+    "margins",
+    "reliability",
+    "trade_off",
+]

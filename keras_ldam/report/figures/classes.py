@@ -1,0 +1,232 @@
+"""Figures class by class: errors and margins against the number of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from keras_ldam import counts as class_counts
+from keras_ldam.report.canvas import Canvas, by_label, legend_above, looks
+from keras_ldam.report.collection import Run
+from keras_ldam.report.figures.common import FEW_CLASSES, SPLIT_TITLES, number, short
+
+
+def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
+    """Error of each class against its number of training examples, methods overlaid."""
+    runs = [run for run in runs if run.counts]
+    if not runs:
+        return None
+    counts = np.array(runs[0].counts)
+    figure = canvas.figure(3.0 if not canvas.narrow else 3.2)
+    axes = figure.subplots()
+    given = looks(runs)
+    x = _class_axis(axes, runs[0], canvas)
+    order = np.argsort(-counts, kind="stable")
+    for name, same in by_label(runs).items():
+        colour, marker, dashes = given[name]
+        errors = np.array(
+            [[number(e) for e in run.results["last"]["per_class_error"]] for run in same]
+        )
+        mean = errors.mean(axis=0)
+        if len(counts) <= FEW_CLASSES:
+            deviation = errors.std(axis=0, ddof=1) if len(same) > 1 else None
+            axes.errorbar(
+                x[order],
+                mean[order],
+                None if deviation is None else deviation[order],
+                color=colour,
+                marker=marker,
+                ls=dashes,
+                capsize=2,
+                elinewidth=0.8,
+                label=name,
+            )
+        else:
+            axes.plot(x, mean, marker, color=colour, **_cloud(counts))
+            axes.plot(*_running(x, mean), color=colour, ls=dashes, label=name)
+    axes.set_ylabel("error (%)")
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.set_ylim(-2, None)
+    legend_above(figure, axes, canvas, len(given))
+    return figure
+
+
+def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
+    """Achieved margin of each class against its training examples, with C n^(-1/4) beside it."""
+    runs = [run for run in runs if run.counts and run.results.get("margins")]
+    runs = [same[0] for same in by_label(runs).values()]
+    if not runs:
+        return None
+    counts = np.array(runs[0].counts)
+    splits = [split for split in runs[0].results["margins"] if split in SPLIT_TITLES]
+    rows = len(splits) if canvas.narrow else 1
+    figure = canvas.figure(2.9 * rows + 0.7)
+    panels = figure.subplots(rows, len(splits) // rows, squeeze=False).flatten()
+    given = looks(runs)
+    few = len(counts) <= FEW_CLASSES
+    units = {run.results["margins"][splits[0]]["unit"] for run in runs}
+    for axes, split in zip(panels, splits, strict=True):
+        x = _class_axis(axes, runs[0], canvas)
+        order = np.argsort(-counts, kind="stable")
+        for place, (name, (run,)) in enumerate(by_label(runs).items()):
+            colour, marker, _ = given[name]
+            values = run.results["margins"].get(split)
+            if values is None:
+                continue
+            low, q05, q50 = (
+                np.array([number(v) for v in values[key]]) for key in ("min", "q05", "q50")
+            )
+            if few:
+                at = x + (place - (len(runs) - 1) / 2) * 0.16
+                axes.vlines(at, low, q50, color=colour, lw=1.2)
+                axes.plot(at, q05, "_", color=colour, ms=7, mew=1.6)
+                axes.plot(at, q50, marker, color=colour, mfc="none", ms=4.5)
+                axes.plot(at, low, marker, color=colour, label=name)
+            else:
+                axes.plot(x, low, marker, color=colour, **_cloud(counts))
+                axes.plot(*_running(x, low), color=colour, label=name)
+        for needed, text in _required(runs):
+            axes.plot(x[order], needed[order], color=canvas.ink, ls=(0, (4, 2)), lw=1.3, label=text)
+        axes.axhline(0, color=canvas.ink, lw=0.8)
+        axes.set_title(f"{SPLIT_TITLES[split]} examples")
+        axes.set_ylabel(f"margin γ ({_unit_title(units)})")
+    if few:  # How to read a mark, in the ink of the page.
+        panels[0].plot([], [], "s", color=canvas.ink, label="smallest")
+        panels[0].plot([], [], "_", color=canvas.ink, ms=7, mew=1.6, label="5 % quantile")
+        panels[0].plot([], [], "s", color=canvas.ink, mfc="none", ms=4.5, label="median")
+    legend_above(figure, panels[0], canvas, 6)
+    return figure
+
+
+def _required(runs):
+    """The margins Δ `[K]` that the runs' losses ask for, and what they are called; each once."""
+    found = {}
+    for run in runs:
+        config = run.results.get("config") or {}
+        exponent = config.get("exponent", 0.0 if config.get("loss") == "uniform_margin" else 0.25)
+        needed = run.results.get("required")  # A user's own loss; ours follow from the config.
+        if needed is None and config.get("loss") in ("ldam", "ldam_hinge", "uniform_margin"):
+            needed = class_counts.margins(run.counts, config["max_margin"], exponent=exponent)
+        if needed is None:
+            continue
+        constant = np.asarray(needed) * np.asarray(run.counts) ** 0.25
+        if np.allclose(constant, constant[0], rtol=1e-3):
+            text = f"Δ = C/⁴√n, C = {constant[0]:.2f}"
+        else:
+            text = "Δ, the same for all" if exponent == 0 else "Δ, as the loss asks"
+        found.setdefault(tuple(np.round(needed, 6)), text)
+    return [(np.array(needed), text) for needed, text in found.items()]
+
+
+def _unit_title(units):
+    if units <= {"cosine", "normalised score"}:
+        return "cosine units"
+    if units <= {"cosine", "normalised score", "score"}:
+        return "score units"
+    return ", ".join(sorted(units))
+
+
+def _class_axis(axes, run, canvas):
+    """Prepares the axis of classes; returns each class's place on it, in class order."""
+    counts = np.array(run.counts)
+    if len(counts) > FEW_CLASSES and len(np.unique(counts)) > 2:
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=12))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("training examples of the class (log scale)")
+        return counts.astype(float)
+    order = np.argsort(-counts, kind="stable")
+    places = np.empty(len(counts))
+    places[order] = np.arange(len(counts))
+    if len(counts) <= FEW_CLASSES:
+        longest = 7 if canvas.narrow else 12
+        names = [short(run.class_names, j, longest) for j in order]
+        axes.set_xticks(
+            range(len(counts)),
+            [f"{name}\n{counts[j]:,}" for name, j in zip(names, order, strict=True)],
+            fontsize=7 if len(counts) > 6 else 9,
+        )
+        if max(map(len, names)) * len(names) > (40 if canvas.narrow else 110):
+            axes.tick_params(axis="x", rotation=60)
+        axes.set_xlim(-0.6, len(counts) - 0.4)
+        axes.set_xlabel("class, and its training examples")
+    else:
+        axes.set_xlabel("class, by training examples")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return places
+
+
+def _cloud(counts):
+    """How a point for each class is drawn; thousands as one picture, to keep pages small."""
+    crowded = len(counts) > 500
+    return {"ms": 3, "mew": 0, "alpha": 0.1 if crowded else 0.45, "rasterized": crowded}
+
+
+def _running(x, y, pieces=12):
+    """Means over classes of like count: a line through a cloud."""
+    order = np.argsort(x, kind="stable")
+    groups = np.array_split(order, min(pieces, len(order)))
+    groups = [group for group in groups if np.isfinite(y[group]).any()]
+    return [x[g].mean() for g in groups], [np.nanmean(y[g]) for g in groups]
+
+
+def groups(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
+    """Error over the classes with many, medium and few training examples."""
+    names = [
+        name
+        for name in ("many", "medium", "few")
+        if any(f"{name}_error" in run.results["last"] for run in runs)
+    ]
+    if len(names) < 2:
+        return None
+    sizes = {}
+    if runs[0].counts:
+        sizes = {k: len(v) for k, v in class_counts.shot_groups(runs[0].counts).items()}
+    figure = canvas.figure(2.8)
+    axes = figure.subplots()
+    given, together = looks(runs), by_label(runs)
+    width = 0.8 / len(together)
+    for place, (label, same) in enumerate(together.items()):
+        colour, _, _ = given[label]
+        errors = np.array(
+            [[number(run.results["last"].get(f"{name}_error")) for name in names] for run in same]
+        )
+        at = np.arange(len(names)) + (place - (len(together) - 1) / 2) * width
+        deviation = errors.std(axis=0, ddof=1) if len(same) > 1 else None
+        mean = errors.mean(axis=0)
+        axes.bar(at, mean, width * 0.92, color=colour, label=label)
+        if deviation is not None:
+            axes.errorbar(at, mean, deviation, fmt="none", ecolor=canvas.ink, capsize=3, lw=1)
+        above = mean + (0 if deviation is None else deviation)
+        for where, top, value in zip(at, above, mean, strict=True):
+            if np.isfinite(value):
+                axes.annotate(
+                    f"{value:.1f}",
+                    (where, top),
+                    xytext=(0, 2),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8 if len(together) < 4 else 6.5,
+                )
+    rule = {"many": "> 100", "medium": "20–100", "few": "< 20"}
+    axes.set_xticks(
+        range(len(names)),
+        [
+            f"{name} ({rule[name]} examples)" if not canvas.narrow else f"{name}\n({rule[name]})"
+            for name in names
+        ],
+    )
+    if sizes:
+        listed = ", ".join(f"{sizes[name]:,} {name}" for name in names)
+        axes.set_xlabel(f"classes: {listed}")
+    axes.set_ylabel("mean error (%)")
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.12)
+    axes.set_ylim(bottom=0)
+    legend_above(figure, axes, canvas, len(given))
+    return figure

@@ -1,0 +1,154 @@
+"""Figures of runs that have been evaluated in full: confusions and reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from keras_ldam.report.canvas import Canvas, by_label, looks
+from keras_ldam.report.collection import Run
+from keras_ldam.report.figures.common import FEW_CLASSES, short
+
+
+def diagnosed(runs: Sequence[Run]) -> list[Run]:
+    """Of each label the first run that has been diagnosed."""
+    return [run for run, _ in _diagnosed(runs).values()]
+
+
+def _diagnosed(runs):
+    found = {}
+    for name, same in by_label(runs).items():
+        for run in same:
+            split = ((run.diagnosis or {}).get("splits") or {}).get(run.results["split"])
+            if split is not None:
+                found[name] = run, split
+                break
+    return found
+
+
+def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
+    """Which classes are taken for which: rows are labels, columns guesses, as shares of the row.
+
+    From the most frequent class to the rarest.
+    """
+    found = _diagnosed(runs)
+    if not found:
+        return None
+    chosen = list(found.items())
+    if len(chosen) > 3:
+        chosen = [chosen[0], chosen[-1]]
+    grouped = any(split["confusion"] is None for _, (_, split) in chosen)
+    rows = len(chosen) if canvas.narrow else 1
+    columns = len(chosen) // rows
+    side = canvas.width / columns
+    figure = canvas.figure(3.35 * rows + 0.8 if canvas.narrow else min(side + 0.4, 4.2))
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (name, (run, split)) in zip(panels, chosen, strict=True):
+        if grouped:
+            cells, names = np.array(split["group_confusion"], float), ["many", "medium", "few"]
+            held = cells.sum(axis=1) + cells.sum(axis=0) > 0
+            cells, names = (
+                cells[np.ix_(held, held)],
+                [n for n, h in zip(names, held, strict=True) if h],
+            )
+        else:
+            order = np.argsort(-np.array(run.counts), kind="stable")
+            cells = np.array(split["confusion"], float)[np.ix_(order, order)]
+            names = [short(run.class_names, j, 9) for j in order]
+        with np.errstate(invalid="ignore"):
+            shares = 100 * cells / cells.sum(axis=1, keepdims=True)
+        colours = LinearSegmentedColormap.from_list("share", ["#0072b200", "#0072b2ff"])
+        few = len(cells) <= FEW_CLASSES
+        # Among many classes a share of 2 % is much: the square root of shares brings it out.
+        scale = PowerNorm(1 if few else 0.5, 0, 100)
+        image = axes.imshow(
+            shares, cmap=colours, norm=scale, aspect="equal", interpolation="nearest"
+        )
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        if few:
+            axes.set_xticks(range(len(cells)), names, fontsize=8)
+            axes.set_yticks(range(len(cells)), names, fontsize=8)
+            if max(map(len, names)) > 2:
+                axes.tick_params(axis="x", rotation=60 if len(cells) > 3 else 0)
+            for i, row in enumerate(shares):
+                for j, share in enumerate(row):
+                    if share >= 0.5:
+                        ink = "white" if share > 55 else canvas.ink
+                        axes.text(
+                            j, i, f"{share:.0f}", ha="center", va="center", color=ink, fontsize=7.5
+                        )
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_title(name)
+        axes.set_xlabel("predicted" if few else "predicted, most frequent class first")
+        axes.set_ylabel("label" if few else "label, most frequent class first")
+    bar = figure.colorbar(
+        image,
+        ax=list(panels),
+        location="bottom" if canvas.narrow else "right",
+        shrink=0.8,
+        label="share of the label's examples (%)",
+    )
+    bar.outline.set_edgecolor(canvas.ink)
+    bar.solids.set_rasterized(True)
+    return figure
+
+
+FEWEST_GUESSES = 10
+"""A bin with fewer guesses has a faint point only in the reliability diagram."""
+
+
+def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
+    """How often guesses of a given confidence are right."""
+    found = _diagnosed(runs)
+    if not found:
+        return None
+    figure = canvas.figure(3.6 if not canvas.narrow else 5.0)
+    if canvas.narrow:
+        axes, below = figure.subplots(2, 1, height_ratios=(3, 2))
+    else:
+        axes, below = figure.subplots(1, 2)
+    given = looks([run for run, _ in found.values()])
+    axes.plot([0, 100], [0, 100], color=canvas.ink, lw=0.9, ls=(0, (2, 2)))
+    for place, (name, (_, split)) in enumerate(found.items()):
+        colour, marker, dashes = given[name]
+        bins = split["reliability"]
+        many = [i for i, n in enumerate(bins["count"]) if n >= FEWEST_GUESSES]
+        few = [i for i, n in enumerate(bins["count"]) if 0 < n < FEWEST_GUESSES]
+        for chosen, look in (
+            (many, {"ls": dashes, "label": f"{name} (ECE {100 * bins['ece']:.1f} %)"}),
+            (few, {"ls": "", "mfc": "none", "alpha": 0.5, "ms": 4}),
+        ):
+            axes.plot(
+                [100 * bins["confidence"][i] for i in chosen],
+                [100 * bins["accuracy"][i] for i in chosen],
+                marker=marker,
+                color=colour,
+                clip_on=False,
+                **look,
+            )
+        count = np.array(bins["count"])
+        edges = np.linspace(0, 100, len(count) + 1)
+        width = (edges[1] - edges[0]) * 0.84 / len(found)
+        below.bar(
+            (edges[:-1] + edges[1:]) / 2 + (place - (len(found) - 1) / 2) * width,
+            100 * count / count.sum(),
+            width,
+            color=colour,
+        )
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 102)
+    axes.set_ylabel("of these right (%)")
+    axes.set_xlabel("confidence of the guess (%)")
+    below.set_xlim(0, 100)
+    below.set_xlabel("confidence of the guess (%)")
+    below.set_ylabel("share of guesses (%)")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=1 if canvas.narrow else 3)
+    return figure
