@@ -54,6 +54,7 @@ CONTESTANTS = {
     "ours_float32_xla": "ours",
     "ours_float32_cross_entropy": "ours",
     "ours_float32_from_pipeline": "ours",
+    "convolutions_float32": "ours",
     "ours_one_replica": "replicas",
     "ours_two_replicas": "replicas",
     "ours_two_replicas_xla": "replicas",
@@ -132,6 +133,8 @@ def ratios(rates: dict, losses: dict) -> dict:
         "float32_to_torch": ("ours_float32", "torch_float32"),
         "bfloat16_to_torch": ("ours_bfloat16", "torch_bfloat16"),
         "float32_to_keras": ("ours_float32", "keras_float32"),
+        "convolutions_to_torch": ("convolutions_float32", "torch_float32"),
+        "convolutions_to_keras": ("convolutions_float32", "keras_float32"),
         "bfloat16_to_keras": ("ours_bfloat16", "keras_bfloat16"),
         "bfloat16_to_float32": ("ours_bfloat16", "ours_float32"),
         "xla_to_none": ("ours_float32_xla", "ours_float32"),
@@ -209,7 +212,42 @@ def ours():
         "ours_float32_from_pipeline": fitted(
             model, training.feed(batches), BATCH, callbacks=[EpochClock(batches)]
         ),
+        "convolutions_float32": convolutions(images[:BATCH]),
     }
+
+
+def convolutions(images):
+    """ResNet-32's convolutions with their gradients, and nothing between them."""
+    import tensorflow as tf
+
+    generator = tf.random.Generator.from_seed(0)
+    filters, strides, before = [], [], 3
+    for stage, size in enumerate((16, 32, 64)):
+        for number in range(11 if stage == 0 else 10):
+            spread = (2 / (9 * before)) ** 0.5  # The values stay as large as they are.
+            filters.append(tf.Variable(spread * generator.normal((3, 3, before, size))))
+            strides.append(2 if stage and not number else 1)
+            before = size
+    x = tf.constant(images, tf.float32) / 255
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            y = x
+            for kernel, stride in zip(filters, strides, strict=True):
+                y = tf.nn.conv2d(y, kernel, stride, "SAME")
+            total = tf.reduce_sum(y)
+        # A number of each gradient, so that none is left out.
+        return [tf.reshape(one, (-1,))[0] for one in tape.gradient(total, filters)]
+
+    def turn():
+        ends = []
+        for _ in range(STEPS):
+            step()[0].numpy()
+            ends.append(time.perf_counter())
+        return rate(ends, BATCH)
+
+    return turn
 
 
 def replicas():
