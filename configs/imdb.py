@@ -15,9 +15,9 @@ points):
 
 Where the best was the shortest or the longest of them, one beyond it was tried too (SHORTEST,
 LONGER). `results/tuning/imdb.json` has what each gave, and one thing changed at a time for
-LDAM-DRW, of which none was better: scales of 10 and 20, 400 words, a drop of the learning rate by
-0.3, dropout of 0.5, other margins. All else was chosen before, for LDAM-DRW alone, on a smaller
-validation part.
+LDAM-DRW, of which none was better: scales of 10, 20 and 60, 400 words, a drop of the learning rate
+to 0.3, dropout of 0.5, smaller margins. All else was chosen before, for LDAM-DRW alone, on a
+smaller validation part.
 """
 
 from keras_ldam.config import Config
