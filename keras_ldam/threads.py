@@ -19,7 +19,7 @@ def for_two_directions() -> None:
     An LSTM consists of thousands of small operations, one waiting for another. By default
     TensorFlow spreads each over all cores, and much of the time goes to threads that wait for each
     other. The two directions are independent and need not. Networks for images are one chain of
-    large operations, which the default suits. `benchmarks/README.md` has what it is worth.
+    large operations, which the default suits. Measured on two cores only.
 
     Call it before TensorFlow computes anything: later it changes nothing. It changes nothing
     either with an accelerator, on another backend than TensorFlow, on a single core, or where
