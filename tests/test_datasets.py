@@ -152,6 +152,14 @@ def test_ragged_sequences_are_padded_at_their_ends():
     assert taken.examples[np.array([0, 1])].tolist() == [[7, 8, 9], [0, 0, 0]]
 
 
+def test_ragged_sequences_are_padded_to_a_multiple_where_each_shape_is_compiled():
+    sequences = [np.ones(length, int) for length in (0, 1, 4, 5, 8)]
+    split = Split(Ragged.from_sequences(sequences, 4), np.zeros(5, int))
+    assert [split.examples[np.array([i])].shape[1] for i in range(5)] == [4, 4, 4, 8, 8]
+    taken = split.take(np.array([3, 1])).examples
+    assert taken[np.array([0, 1])].tolist() == [[1] * 5 + [0] * 3, [1] + [0] * 7]
+
+
 def test_a_dataset_that_is_not_to_be_had_names_the_place_and_two_ways_out(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 

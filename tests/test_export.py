@@ -419,6 +419,19 @@ def small_imdb(monkeypatch):
     return made["test"]
 
 
+@pytest.mark.parametrize("jit", ["auto", "on"])
+def test_reviews_have_few_lengths_where_each_is_compiled(small_imdb, jit):
+    config = small_config(
+        dataset="imdb", method="erm", imbalance_ratio=1.0, max_tokens=100, jit=jit
+    )
+    loaded = imdb.load(config)
+    one_review = loaded.train.examples[np.array([0])]
+    if jit == "on" or keras.backend.backend() == "jax":
+        assert one_review.shape == (1, 64) and not one_review[:, 7:].any()
+    else:
+        assert one_review.shape == (1, 7)
+
+
 def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imdb, tmp_path):
     config = small_config(
         dataset="imdb",

@@ -16,26 +16,33 @@ class Ragged:
     Args:
         values: All sequences one after the other, int32 `[total]`.
         lengths: Length of each, int64 `[n]`.
+        multiple: Batches are padded to a multiple of this length. More than 1 where each new shape
+            is compiled anew.
     """
 
     values: np.ndarray
     lengths: np.ndarray
+    multiple: int = 1
 
     @classmethod
-    def from_sequences(cls, sequences: Sequence[np.ndarray]) -> Ragged:
+    def from_sequences(cls, sequences: Sequence[np.ndarray], multiple: int = 1) -> Ragged:
         """Builds it from a list of vectors."""
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
         values = np.concatenate(sequences) if len(sequences) else np.zeros(0)
-        return cls(values.astype(np.int32), lengths)
+        return cls(values.astype(np.int32), lengths, multiple)
 
     def __len__(self):
         return len(self.lengths)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """The sequences at `indices` as int32 `[len(indices), longest]`, zeros at their ends."""
+        """The sequences at `indices` as int32 `[len(indices), length]`, zeros at their ends.
+
+        The length is that of the longest, at least 1, rounded up to `multiple`.
+        """
         starts = np.cumsum(self.lengths) - self.lengths
         lengths = self.lengths[indices]
-        batch = np.zeros((len(indices), max(1, int(lengths.max(initial=0)))), dtype=np.int32)
+        multiples = -(-max(1, int(lengths.max(initial=0))) // self.multiple)
+        batch = np.zeros((len(indices), multiples * self.multiple), dtype=np.int32)
         for row, (start, length) in enumerate(zip(starts[indices], lengths, strict=True)):
             batch[row, :length] = self.values[start : start + length]
         return batch
@@ -67,7 +74,7 @@ class Split:
         if isinstance(examples, Ragged):
             ends = np.cumsum(examples.lengths)
             sequences = [examples.values[ends[i] - examples.lengths[i] : ends[i]] for i in indices]
-            examples = Ragged.from_sequences(sequences)
+            examples = Ragged.from_sequences(sequences, examples.multiple)
         else:
             examples = examples[indices]
         return dataclasses.replace(self, examples=examples, labels=self.labels[indices])

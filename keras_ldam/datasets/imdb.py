@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
@@ -12,6 +13,11 @@ from keras_ldam.datasets import imbalance, prepared
 from keras_ldam.datasets.data import Data, Ragged, Split
 
 CLASS_NAMES = ("negative", "positive")
+_COMPILED_LENGTH = 64
+"""Words to whose multiple batches are padded where XLA compiles each length anew.
+
+That takes it many seconds; 256 words are four lengths. Elsewhere padding only costs time.
+"""
 
 
 def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
@@ -38,9 +44,11 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     if vocabulary is None:
         vocabulary = text.build_vocabulary((texts[i] for i in train), config.vocabulary_size)
     tokenizer = text.Tokenizer(vocabulary, config.max_tokens)
+    compiles = keras.backend.backend() == "jax" or config.jit == "on"
+    multiple = _COMPILED_LENGTH if compiles else 1
 
     def encoded(texts, labels):
-        return Split(Ragged.from_sequences(tokenizer.encode(texts)), labels)
+        return Split(Ragged.from_sequences(tokenizer.encode(texts), multiple), labels)
 
     kept = encoded([texts[i] for i in train], labels[train])
     if held is None:
