@@ -55,7 +55,8 @@ def main() -> None:
 def compare(folder: Path, given: argparse.Namespace) -> dict:
     """All measurements, one after the other."""
     sys.path.insert(0, str(ROOT))
-    from keras_ldam.results import hardware, versions
+    from keras_ldam import hardware
+    from keras_ldam.results import versions
 
     pictures = folder / "pictures"
     bytes_each = make_files(pictures, given.files)
@@ -74,7 +75,7 @@ def compare(folder: Path, given: argparse.Namespace) -> dict:
         for name, runs in found.items()
     }
     results = {
-        "hardware": hardware(),
+        "hardware": hardware.describe(),
         "versions": versions(),
         "torch": found.get("torch_pillow", [{}])[0].get("version"),
         "load_average": [round(load, 1) for load in os.getloadavg()],

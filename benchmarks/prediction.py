@@ -44,10 +44,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    from keras_ldam.results import hardware, versions
+    from keras_ldam import hardware
+    from keras_ldam.results import versions
 
     results = {
-        "hardware": hardware(),
+        "hardware": hardware.describe(),
         "versions": versions(),
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "batch": BATCH,

@@ -101,7 +101,8 @@ def main() -> None:
 
 def measure(given: argparse.Namespace) -> dict:
     """All measurements."""
-    from keras_ldam.results import hardware, versions
+    from keras_ldam import hardware
+    from keras_ldam.results import versions
 
     pythons = dict.fromkeys(("ours", "keras"), sys.executable)
     if given.torch_python:
@@ -133,7 +134,7 @@ def measure(given: argparse.Namespace) -> dict:
         "rounds": given.rounds,
         "steps_a_turn": {"one_batch": STEPS - WARM, "real_lengths": BATCHES - WARM},
         "load_average": load,
-        "hardware": hardware(),
+        "hardware": hardware.describe(),
         "instructions": instructions(),
         "versions": {**versions(), **about.get("torch", {})},
     }
@@ -292,12 +293,12 @@ def in_memory(batches):
 def ours(file):
     import numpy as np
 
-    from keras_ldam import threads, training
+    from keras_ldam import hardware, training
     from keras_ldam.datasets.data import Data, Ragged, Split
     from keras_ldam.datasets.sampling import EpochClock
 
     config = recipe()
-    threads.for_two_directions()  # As bin/train does.
+    hardware.divide_cores()  # As bin/train does.
     with np.load(file) as saved:
         train = Split(Ragged(saved["values"], saved["lengths"]), saved["labels"])
     data = Data(

@@ -88,7 +88,8 @@ def main() -> None:
 
 def measure(given: argparse.Namespace) -> dict:
     """All measurements."""
-    from keras_ldam.results import hardware, versions
+    from keras_ldam import hardware
+    from keras_ldam.results import versions
 
     pythons = dict.fromkeys(("ours", "replicas", "keras", "losses"), sys.executable)
     if given.torch_python:
@@ -122,7 +123,7 @@ def measure(given: argparse.Namespace) -> dict:
         "steps_a_turn": STEPS - WARM,
         "batch": BATCH,
         "load_average": load,
-        "hardware": hardware(),
+        "hardware": hardware.describe(),
         "versions": {**versions(), **about.get("torch", {})},
     }
 

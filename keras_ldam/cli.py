@@ -21,7 +21,7 @@ from typing import NamedTuple
 from absl import flags
 
 from keras_ldam import config as configuration
-from keras_ldam import threads
+from keras_ldam import hardware
 from keras_ldam.config import Config
 
 # A deferred rule starts at the second epoch, so that a smoke run sees it come on.
@@ -322,7 +322,7 @@ def _evaluate(values):
 
 def _divide_cores(config):
     if config.dataset == "imdb":
-        threads.for_two_directions()
+        hardware.divide_cores()
 
 
 def _export(values):

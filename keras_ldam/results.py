@@ -18,13 +18,11 @@ import csv
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 from keras_ldam.config import Config
-from keras_ldam.threads import cores
 
 _PLACE_FIELDS = (
     "data_dir",
@@ -178,17 +176,3 @@ def versions() -> dict[str, str]:
 
     found["backend"] = keras.backend.backend()
     return found
-
-
-def hardware() -> str:
-    """The processor and how many of its cores this process may use."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        flags = next((line for line in lines if line.startswith("flags")), "")
-        name = models[0] if models else name
-        best = next((f for f in ("amx_bf16", "avx512f", "avx2") if f in flags.split()), "")
-        name = f"{name} ({best})" if best else name
-    return f"{name}, {cores()} cores, {sys.platform}"

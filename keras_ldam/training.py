@@ -13,13 +13,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_ldam import datasets, diagnostics, losses, models
+from keras_ldam import datasets, diagnostics, hardware, losses, models
 from keras_ldam.callbacks import DRW
 from keras_ldam.config import COSINE_LOSSES, Config
 from keras_ldam.datasets.data import Data, Ragged, Split
 from keras_ldam.datasets.sampling import Batches, EpochClock
 from keras_ldam.optimizers import MomentumSGD
-from keras_ldam.results import RunFolder, hardware, versions, write_json, write_whole
+from keras_ldam.results import RunFolder, versions, write_json, write_whole
 from keras_ldam.schedules import stepwise
 
 EVALUATION_BATCH = 500
@@ -355,17 +355,7 @@ class _Place:
 
 
 def _check_precision(config):
-    if config.precision != "mixed_float16":
-        return
-    if keras.backend.backend() == "jax":
-        import jax
-
-        has_accelerator = jax.default_backend() != "cpu"
-    else:
-        from keras_ldam import distribution
-
-        has_accelerator = distribution.has_accelerator()
-    if not has_accelerator:
+    if config.precision == "mixed_float16" and not hardware.accelerators():
         raise ValueError(
             "precision mixed_float16 needs an accelerator, and this machine has only CPUs; choose "
             "float32 or mixed_bfloat16."
@@ -514,7 +504,7 @@ class _Progress(keras.callbacks.Callback):
             "seconds": round(self.seconds, 1),
             "config": self.config.to_json(),
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware.describe(),
         }
 
     def forget(self):

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_ldam"
 
 # Rooms by floor; a room imports from lower floors only.
 FLOORS = [
-    {"counts", "threads"},
+    {"counts", "hardware"},
     {
         "advice", "augmentation", "calibration", "callbacks", "config", "diagnostics", "layers",
         "losses", "metrics", "normalization", "optimizers", "results", "schedules", "text",

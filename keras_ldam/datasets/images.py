@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from keras_ldam.datasets.data import Split
 from keras_ldam.datasets.sampling import Batches
-from keras_ldam.threads import cores
+from keras_ldam.hardware import cores
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 """Endings, in lower case, of the names of files that are taken for images."""

@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import reduce_per_replica
 from tensorflow.python.data.ops import multi_device_iterator_ops
 
-from keras_ldam import losses
-from keras_ldam.distribution.strategies import has_accelerator, is_multiworker
+from keras_ldam import hardware, losses
+from keras_ldam.distribution.strategies import is_multiworker
 
 
 class ReplicatedStep:
@@ -61,7 +61,7 @@ class ReplicatedStep:
                 "mixed_bfloat16 or float32."
             )
         if jit_compile == "auto":
-            jit_compile = has_accelerator() and all(
+            jit_compile = hardware.accelerators() and all(
                 layer.supports_jit for layer in self._flatten_layers()
             )
         self.pass_is_compiled = bool(jit_compile)

@@ -20,11 +20,6 @@ class WorkerLostError(ConnectionError):
     """A machine of the cluster is gone, or did not come; what is on disk can be gone on with."""
 
 
-def has_accelerator() -> bool:
-    """Whether there is a device other than a CPU."""
-    return any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
-
-
 def is_multiworker(strategy: tf.distribute.Strategy) -> bool:
     """Whether a strategy spans several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

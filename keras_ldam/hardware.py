@@ -1,0 +1,91 @@
+"""What this machine computes with, and how a program divides it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def accelerators() -> list[str]:
+    """What the devices of this process that are not CPUs are called by Keras' backend."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        found = [d for d in tf.config.list_physical_devices() if d.device_type != "CPU"]
+        details = [tf.config.experimental.get_device_details(device) for device in found]
+        return [
+            of.get("device_name", device.device_type)
+            for device, of in zip(found, details, strict=True)
+        ]
+    if backend == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.local_devices() if device.platform != "cpu"]
+    if backend == "torch":
+        import torch
+
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return []
+
+
+def describe() -> str:
+    """The accelerators, the processor, and how many of its cores this process may use."""
+    parts = [
+        name if number == 1 else f"{number} × {name}"
+        for name, number in collections.Counter(accelerators()).items()
+    ]
+    return ", ".join([*parts, _processor(), f"{cores()} cores", sys.platform])
+
+
+def _processor():
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return name
+    lines = cpuinfo.read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    name = models[0] if models else name
+    best = next((f for f in ("amx_bf16", "avx512f", "avx2") if f in flags.split()), "")
+    return f"{name} ({best})" if best else name
+
+
+def divide_cores() -> None:
+    """Makes TensorFlow run two chains of operations side by side, each on half of the cores.
+
+    For networks of bidirectional LSTMs, before TensorFlow computes anything: later it changes
+    nothing. An LSTM consists of thousands of small operations, one waiting for another. By default
+    TensorFlow spreads each over all cores, and much of the time goes to threads that wait for each
+    other. The two directions are independent and need not. Networks for images are one chain of
+    large operations, which the default suits. Measured on two cores only.
+
+    It changes nothing either with an accelerator, on another backend than TensorFlow, on a single
+    core, or where `TF_NUM_INTRAOP_THREADS` or `TF_NUM_INTEROP_THREADS` has decided already.
+    """
+    decided = {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & os.environ.keys()
+    if decided or cores() < 2:
+        return
+    import keras
+
+    if keras.backend.backend() != "tensorflow" or accelerators():
+        return
+    import tensorflow as tf
+
+    # TensorFlow refuses once it has computed something.
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_inter_op_parallelism_threads(2)
+        tf.config.threading.set_intra_op_parallelism_threads(cores() // 2)
