@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -22,7 +23,13 @@ class DRW(keras.callbacks.Callback):
     with `fit(initial_epoch=…)` has the right ones at once. They are written into the loss's
     variable, which a compiled step reads; on the JAX backend, where a compiled step keeps the
     value it was compiled with, the step is compiled anew at the switch. What happened is printed,
-    and stands in the logs as `reweighted` (0 or 1) for every epoch.
+    and stands in the logs as `reweighted` (0 or 1) for every epoch. A model with several losses has
+    them switched together, each by its own counts; those of other kinds are left alone.
+
+    The weights are in `val_loss` too, which therefore jumps at the switch. `EarlyStopping` on it
+    would stop there and go back to the model before: let it watch `val_balanced_error` of
+    `keras_ldam.ClassErrors`, with `mode="min"` and `start_from_epoch=start_epoch`. Training that
+    ends before the switch, stopped by another callback, ends with a warning.
 
     Args:
         start_epoch: First epoch, counted from zero, with the weights on. The official code has
@@ -30,14 +37,14 @@ class DRW(keras.callbacks.Callback):
         weights: `"effective"` (inverse effective number of examples) or `"inverse"` (1/n). The
             paper finds them equally good when deferred.
         beta: β of the effective number, 0 to below 1.
-        counts: Training examples per class; those of the loss by default.
+        counts: Training examples per class; those of each loss by default.
         allow_unreached: Whether `fit` may end before `start_epoch`, as when `fit` is called in
             pieces. By default that is an error, since otherwise nothing would tell you.
         verbose: 1 to print a line at the start and at the switch, 0 for silence.
 
     Raises:
-        ValueError: for arguments out of range; when `fit` starts, for a model whose loss has no
-            class weights, counts that differ from the loss's in length, or a `start_epoch` that
+        ValueError: for arguments out of range; when `fit` starts, for a model none of whose losses
+            has class weights, counts that differ from a loss's in length, or a `start_epoch` that
             will not be reached.
 
     Example:
@@ -73,21 +80,29 @@ class DRW(keras.callbacks.Callback):
         # Both raise now, not after hours of training.
         class_counts.class_weights([1, 1] if counts is None else counts, weights, beta)
         self.allow_unreached, self.verbose = allow_unreached, verbose
+        self._last_epoch = None
 
-    def weights_at(self, epoch: int) -> np.ndarray:
-        """Class weights of an epoch (from zero), shape `[num_classes]`; ones before the start."""
-        counts = self._loss().counts if self.counts is None else self.counts
+    def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
+        """Class weights of an epoch (from zero), shape `[num_classes]`; ones before the start.
+
+        Args:
+            epoch: Epoch, from zero.
+            loss: Which of the model's losses they are for; by default the first with weights.
+        """
+        loss = self._losses()[0] if loss is None else loss
+        counts = loss.counts if self.counts is None else self.counts
         if epoch < self.start_epoch:
             return np.ones(len(counts), dtype=np.float32)
         return class_counts.class_weights(counts, self.weights, self.beta)
 
     def on_train_begin(self, logs=None):
-        loss = self._loss()
-        if self.counts is not None and len(self.counts) != len(loss.counts):
-            raise ValueError(
-                f"DRW has counts of {len(self.counts)} classes, the loss {loss.name} of "
-                f"{len(loss.counts)}."
-            )
+        self._last_epoch = None
+        for loss in self._losses():
+            if self.counts is not None and len(self.counts) != len(loss.counts):
+                raise ValueError(
+                    f"DRW has counts of {len(self.counts)} classes, the loss {loss.name} of "
+                    f"{len(loss.counts)}."
+                )
         epochs = (self.params or {}).get("epochs")
         if epochs is not None and epochs <= self.start_epoch and not self.allow_unreached:
             raise ValueError(
@@ -97,31 +112,45 @@ class DRW(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        loss, weights = self._loss(), self.weights_at(epoch)
-        before = loss.class_weights.numpy()
-        if np.array_equal(before, weights):
-            return
-        loss.class_weights.assign(weights)
-        if keras.backend.backend() == "jax":
+        self._last_epoch, changed = epoch, False
+        for loss in self._losses():
+            weights = self.weights_at(epoch, loss)
+            if np.array_equal(loss.class_weights.numpy(), weights):
+                continue
+            loss.class_weights.assign(weights)
+            changed = True
+            if self.verbose:
+                state = "on" if epoch >= self.start_epoch else "off"
+                shown = np.array2string(weights, precision=4, threshold=12, max_line_width=10**6)
+                print(f"\nEpoch {epoch + 1}: DRW {state}, class weights {shown}", flush=True)
+        if changed and keras.backend.backend() == "jax":
             _compile_anew(self.model)
-        if self.verbose:
-            state = "on" if epoch >= self.start_epoch else "off"
-            described = np.array2string(weights, precision=4, threshold=12, max_line_width=10**6)
-            print(f"\nEpoch {epoch + 1}: DRW {state}, class weights {described}", flush=True)
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["reweighted"] = float(epoch >= self.start_epoch)
 
-    def _loss(self):
-        loss = getattr(self.model, "loss", None)
-        if not isinstance(loss, ClassWeightedLoss) or loss.class_weights is None:
-            shown = getattr(loss, "name", loss)
+    def on_train_end(self, logs=None):
+        epoch = self._last_epoch
+        if epoch is not None and epoch < self.start_epoch and not self.allow_unreached:
+            warnings.warn(
+                f"DRW never came on: training was stopped after epoch {epoch + 1}, and the class "
+                f"weights come on at epoch {self.start_epoch + 1}. EarlyStopping has "
+                "start_from_epoch for this.",
+                stacklevel=2,
+            )
+
+    def _losses(self):
+        given = keras.tree.flatten(getattr(self.model, "loss", None))
+        losses = [loss for loss in given if isinstance(loss, ClassWeightedLoss)]
+        losses = [loss for loss in dict.fromkeys(losses) if loss.class_weights is not None]
+        if not losses:
+            shown = ", ".join(repr(getattr(loss, "name", loss)) for loss in given)
             raise ValueError(
-                f"DRW sets the class weights of the model's loss, but the loss {shown!r} has "
+                f"DRW sets the class weights of the model's loss, but the loss {shown} has "
                 "none. Compile with keras_ldam.LDAM, LDAMHinge, Focal or CrossEntropy, with counts."
             )
-        return loss
+        return losses
 
 
 def _compile_anew(model):

@@ -1,5 +1,7 @@
 """Deferred re-weighting: that it fires, when, and that compiled steps see it. Every backend."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -108,6 +110,41 @@ def test_a_model_saved_after_the_switch_reloads_and_goes_on(examples, tmp_path):
     ours = fit(model, examples, initial_epoch=2)
     theirs = fit(again, examples, initial_epoch=2)
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def two_headed():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6,))
+    features = keras.layers.Dense(8, "relu")(inputs)
+    outputs = {
+        "kind": keras_ldam.CosineDense(3, name="kind")(features),
+        "size": keras_ldam.CosineDense(2, name="size")(features),
+        "price": keras.layers.Dense(1, name="price")(features),
+    }
+    return keras.Model(inputs, outputs)
+
+
+def test_every_loss_with_class_weights_is_switched_by_its_own_counts(examples):
+    x, y = examples
+    kind, size = keras_ldam.LDAM(COUNTS), keras_ldam.CrossEntropy([32, 10])
+    model = two_headed()
+    model.compile("sgd", loss={"kind": kind, "size": size, "price": "mse"})
+    targets = {"kind": y, "size": (y == 1).astype("int32"), "price": x[:, 0]}
+    fit(model, (x, targets), [keras_ldam.DRW(2, weights="inverse", verbose=0)], epochs=3)
+    for loss in (kind, size):
+        np.testing.assert_allclose(
+            loss.class_weights.numpy(), keras_ldam.class_weights(loss.counts, "inverse"), rtol=1e-6
+        )
+
+
+def test_training_that_is_stopped_before_the_switch_ends_with_a_warning(examples):
+    stop = keras.callbacks.EarlyStopping("loss", min_delta=100.0, patience=1)
+    drw = keras_ldam.DRW(3, verbose=0)
+    with pytest.warns(UserWarning, match="never came on: training was stopped after epoch 2"):
+        fit(compiled(), examples, [drw, stop])
+    with warnings.catch_warnings(action="error"):
+        fit(compiled(), examples, [drw])
+        fit(compiled(), examples, [keras_ldam.DRW(3, allow_unreached=True, verbose=0), stop])
 
 
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras_ldam.CrossEntropy()])
