@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_ldam import calibration
 from keras_ldam import counts as class_counts
-from keras_ldam.layers import CosineDense
+from keras_ldam.layers import gives_cosines
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q50": 0.5}
 """What is kept of a class's margins: name and quantile."""
@@ -42,7 +42,8 @@ def margin(y_true, y_pred):
         float32 tensor of shape `[…]`.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: if the shapes do not fit together, or, outside compiled code, for a label that
+            is no class.
 
     Example:
 
@@ -69,6 +70,7 @@ def margin(y_true, y_pred):
             f"y_true must be labels of shape [...], [..., 1] or [..., {num_classes}] for y_pred of "
             f"shape {tuple(scores.shape)}; received shape {tuple(labels.shape)}."
         )
+    class_counts.check_labels(labels, num_classes)
     labels = ops.expand_dims(ops.cast(labels, "int32"), -1)
     own = ops.take_along_axis(scores, labels, axis=-1)
     is_label = labels == ops.arange(num_classes, dtype="int32")
@@ -86,7 +88,8 @@ class ClassMargins(keras.metrics.Metric):
     * `margin_quantile`: the mean over classes of the classes' quantiles.
     * `margin_min_0`, `margin_quantile_0`, …: of each class, with `per_class=True`.
 
-    A class without an example so far is left out of the mean, and has NaN of its own. Minimum and
+    With another `name` than the default the keys begin with it, as those of `ClassErrors` do. A
+    class without an example so far is left out of the mean, and has NaN of its own. Minimum and
     mean are exact. A stream of batches keeps no list of margins, so a quantile is read from a
     histogram, to within one of its bins' width.
 
@@ -205,7 +208,8 @@ class ClassMargins(keras.metrics.Metric):
                 nothing = float("nan")
                 result[f"margin_min_{j}"] = ops.where(seen[j], self.smallest[j], nothing)
                 result[f"margin_quantile_{j}"] = ops.where(seen[j], quantiles[j], nothing)
-        return result
+        prefix = "" if self.name == "class_margins" else f"{self.name}_"
+        return {prefix + key: value for key, value in result.items()}
 
     def get_config(self):
         return {
@@ -324,7 +328,7 @@ def _scorer(model) -> tuple[Callable, str]:
         scores = _array(model.predict_on_batch(examples))
         return scores, np.ones(len(scores), np.float32)
 
-    if isinstance(last, CosineDense):
+    if gives_cosines(model):
         return predict, "cosine"
     is_probability = softmax or isinstance(last, keras.layers.Softmax)
     return predict, "probability" if is_probability else "score"

@@ -25,8 +25,13 @@ class ClassErrors(keras.metrics.Metric):
     * `error_0`, `error_1`, …: of each class, with `per_class=True`.
 
     All are fractions in [0, 1]. A class without an example so far is left out of the means, and
-    has NaN for its own error. No margin is taken off: an example is right if the score of its
-    label is the best.
+    has NaN for its own error; so has a group none of whose classes has been seen. No margin is
+    taken off: an example is right if the score of its label is the best, and wrong if a score is
+    NaN.
+
+    With another `name` than the default the keys begin with it, `NAME_error` and so on. Give names
+    where a model has several, as for several outputs: Keras joins all metrics into one dictionary,
+    where equal keys overwrite each other.
 
     Args:
         counts: Training examples per class, shape `[num_classes]`.
@@ -79,10 +84,13 @@ class ClassErrors(keras.metrics.Metric):
         class_counts.check_labels(y_true, num_classes)
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
         guesses = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
+        # Of nothing but NaN argmax takes class 0; a broken model must not look right.
+        broken = ops.reshape(ops.any(ops.not_equal(y_pred, y_pred), axis=-1), (-1,))
         weights = ops.ones_like(labels, dtype=self.dtype)
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
-        wrong = ops.where(labels == guesses, 0.0, weights)
+        right = ops.logical_and(labels == guesses, ops.logical_not(broken))
+        wrong = ops.where(right, 0.0, weights)
         self.total.assign(self.total + ops.segment_sum(weights, labels, num_classes))
         self.wrong.assign(self.wrong + ops.segment_sum(wrong, labels, num_classes))
 
@@ -90,12 +98,15 @@ class ClassErrors(keras.metrics.Metric):
         seen = ops.cast(self.total > 0, self.dtype)
         errors = ops.divide_no_nan(self.wrong, self.total)
 
+        def ratio(part, whole):
+            return ops.where(whole > 0, ops.divide_no_nan(part, whole), float("nan"))
+
         def mean_over(classes):
-            return ops.divide_no_nan(ops.sum(errors * classes), ops.sum(classes * seen))
+            return ratio(ops.sum(errors * classes), ops.sum(classes * seen))
 
         balanced = mean_over(ops.ones_like(seen))
         result = {
-            "error": ops.divide_no_nan(ops.sum(self.wrong), ops.sum(self.total)),
+            "error": ratio(ops.sum(self.wrong), ops.sum(self.total)),
             "balanced_error": balanced,
             "balanced_accuracy": 1.0 - balanced,
         }
@@ -107,7 +118,8 @@ class ClassErrors(keras.metrics.Metric):
         if self.per_class:
             own = ops.where(self.total > 0, errors, float("nan"))
             result.update({f"error_{j}": own[j] for j in range(len(self.counts))})
-        return result
+        prefix = "" if self.name == "class_errors" else f"{self.name}_"
+        return {prefix + key: value for key, value in result.items()}
 
     def get_config(self):
         return {

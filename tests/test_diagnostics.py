@@ -45,9 +45,11 @@ def test_margins_are_those_of_the_definition_however_labels_are_given(scored_bat
     [
         ([0, 1], [[1.0], [1.0]], "at least two classes"),
         ([[0, 1, 0]], [[1.0, 2.0]], r"received shape \(1, 3\)"),
+        ([0, -1], [[1.0, 0.0], [0.0, 1.0]], r"labels must be whole numbers in 0 … 1.*received -1"),
+        ([0.7, 1], [[1.0, 0.0], [0.0, 1.0]], "received 0.7"),
     ],
 )
-def test_shapes_that_have_no_margin_get_a_sentence(labels, scores, message):
+def test_labels_and_scores_that_have_no_margin_get_a_sentence(labels, scores, message):
     with pytest.raises(ValueError, match=message):
         keras_ldam.margin(labels, scores)
 

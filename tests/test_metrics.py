@@ -58,3 +58,32 @@ def test_counts_that_do_not_fit_get_a_sentence():
 def test_a_label_that_is_no_class_gets_a_sentence():
     with pytest.raises(ValueError, match=r"labels must be whole numbers in 0 … 3.*received 4"):
         keras_ldam.ClassErrors(COUNTS).update_state([0, 4], np.eye(4)[[0, 2]])
+
+
+def test_a_group_without_an_example_has_no_error_and_not_a_perfect_one():
+    metric = keras_ldam.ClassErrors([200, 50, 5])
+    metric.update_state([0, 0], [[1, 0, 0], [0, 1, 0]])
+    found = {name: float(value) for name, value in metric.result().items()}
+    assert found["error"] == found["many_error"] == 0.5
+    assert np.isnan(found["medium_error"]) and np.isnan(found["few_error"])
+    metric.reset_state()
+    assert all(np.isnan(float(value)) for value in metric.result().values())
+
+
+def test_scores_that_are_not_numbers_are_wrong():
+    metric = keras_ldam.ClassErrors([9, 9])
+    metric.update_state([0, 0, 0], [[np.nan, np.nan], [1.0, np.nan], [1.0, 0.0]])
+    assert float(metric.result()["error"]) == pytest.approx(2 / 3)
+
+
+def test_a_name_of_its_own_keeps_two_apart(rng):
+    x, y = rng.normal(size=(6, 4)), np.array([0, 0, 0, 0, 1, 1])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, {k: keras.layers.Dense(2, name=k)(inputs) for k in ("a", "b")})
+    loss = {k: keras_ldam.CrossEntropy([4, 2]) for k in ("a", "b")}
+    metrics = {k: keras_ldam.ClassErrors([4, 2], name=k) for k in ("a", "b")}
+    model.compile("sgd", loss=loss, metrics=metrics)
+    found = model.evaluate(x, {"a": y, "b": y}, return_dict=True, verbose=0)
+    scores = model.predict(x, verbose=0)
+    for name in ("a", "b"):
+        assert found[f"{name}_error"] == pytest.approx(np.mean(scores[name].argmax(-1) != y))
