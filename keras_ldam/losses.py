@@ -197,6 +197,9 @@ def _prepare(y_true, y_pred):
             f"shape {tuple(scores.shape)}; received shape {tuple(ops.shape(y_true))}."
         )
     class_counts.check_labels(labels, num_classes)
+    if keras.backend.is_float_dtype(labels.dtype):
+        # As whole numbers a fraction, and NaN, would become a class; -1 is none.
+        labels = ops.where(labels == ops.floor(labels), labels, -1)
     return ops.cast(labels, "int32"), True, scores
 
 

@@ -237,6 +237,19 @@ def test_a_label_that_is_no_class_gets_a_sentence(label):
         loss(np.array([0, label]), np.zeros((2, 4), np.float32))
 
 
+@pytest.mark.parametrize("label", [0.5, 2.7, float("nan")])
+def test_a_fraction_is_no_class_inside_compiled_code_either(label):
+    x, y = np.ones((2, 3), np.float32), np.array([0, label], np.float32)
+    model = keras.Sequential([keras.Input((3,)), keras_ldam.CosineDense(4)])
+    model.compile("sgd", loss=keras_ldam.LDAM(COUNTS))
+    try:
+        loss = model.train_on_batch(x, y)
+    except Exception as error:  # TensorFlow on a CPU; elsewhere nothing can be raised.
+        assert "-1" in str(error)
+    else:
+        assert np.isnan(loss)
+
+
 def test_counts_that_do_not_fit_the_output_get_a_sentence():
     with pytest.raises(ValueError, match="counts name 4 classes, but y_pred has 3"):
         keras_ldam.LDAM(COUNTS)([0], np.zeros((1, 3), np.float32))
