@@ -30,7 +30,7 @@ class CosineDense(keras.layers.Layer):
         inputs: Features, shape `[…, features]`.
 
     Returns:
-        float32 tensor of shape `[…, units]`.
+        float32 tensor of shape `[…, units]`; a mask of the inputs goes with it.
 
     Raises:
         ValueError: if `units` is not a whole number of at least 1, or the features' size is
@@ -58,6 +58,7 @@ class CosineDense(keras.layers.Layer):
     ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        self.supports_masking = True
         if units != int(units) or units < 1:
             raise ValueError(f"units must be a whole number of at least 1; received {units!r}.")
         self.units, self.epsilon = int(units), epsilon
@@ -100,6 +101,11 @@ class CosineDense(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
+
+
+def gives_cosines(model: keras.Model) -> bool:
+    """Whether a model has a `CosineDense`, in the models that it is made of too."""
+    return any(isinstance(layer, CosineDense) for layer in model._flatten_layers())
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")

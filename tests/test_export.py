@@ -361,6 +361,13 @@ def test_a_folder_that_is_not_one_of_versions_is_refused(tmp_path):
         )
 
 
+def test_a_number_of_numpy_is_a_number(tmp_path):
+    folder = keras_ldam.export_saved_model(
+        small_model(), tmp_path / "name", class_names=["a", "b"], scale=np.float32(30)
+    )
+    assert json.loads((folder / "export.json").read_text())["scale"] == 30.0
+
+
 def test_the_scale_is_that_of_the_loss_the_model_was_compiled_with(tmp_path):
     model = small_model()
     model.compile("adam", loss=keras_ldam.LDAM([10, 100], scale=12.0))

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_ldam
+from keras_ldam.layers import gives_cosines
 
 
 def test_it_gives_the_cosine_of_features_and_class_vectors(rng):
@@ -67,3 +68,24 @@ def test_it_comes_back_from_its_config():
 def test_bad_units_get_a_sentence(units):
     with pytest.raises(ValueError, match="units must be a whole number"):
         keras_ldam.CosineDense(units)
+
+
+def test_a_mask_goes_on_to_the_loss(rng):
+    x = rng.normal(size=(4, 5, 3)).astype("float32")
+    x[:, 3:] = 0.0
+    model = keras.Sequential(
+        [keras.Input((5, 3)), keras.layers.Masking(), keras_ldam.CosineDense(3)]
+    )
+    model.compile(loss=keras_ldam.LDAM([9, 5, 2]))
+    y = rng.integers(0, 3, (4, 5))
+    other = np.where(np.arange(5) < 3, y, (y + 1) % 3)
+    losses = [model.evaluate(x, labels, verbose=0) for labels in (y, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] != pytest.approx(model.evaluate(x, (y + 1) % 3, verbose=0), rel=1e-3)
+
+
+def test_a_cosine_head_is_found_inside_nested_models():
+    inputs = keras.Input((4,))
+    inner = keras.Sequential([keras.layers.Dense(3), keras_ldam.CosineDense(2)])
+    assert gives_cosines(keras.Model(inputs, inner(inputs)))
+    assert not gives_cosines(keras.Model(inputs, keras.layers.Dense(2)(inputs)))

@@ -18,6 +18,7 @@ from keras_ldam.config import METHODS
 from keras_ldam.report import collection, figures, tables
 from keras_ldam.report.canvas import Canvas, looks
 from keras_ldam.report.collection import Run
+from keras_ldam.report.comparison import runs_of
 from keras_ldam.report.page import SECTIONS, page
 
 RESULTS = sorted((Path(__file__).parent.parent / "results").glob("*.json"))
@@ -409,6 +410,20 @@ def test_a_cosine_head_of_unknown_scale_is_asked_for_it(own, tmp_path, monkeypat
     with pytest.raises(ValueError, match=r"'bare' gives cosines.*give scale"):
         report.compare({"bare": bare}, train, test, tmp_path)
     report.compare({"bare": bare}, train, test, tmp_path, scale=30.0)
+
+
+@pytest.mark.parametrize("scale", [None, 10.0])
+def test_a_nested_models_probabilities_are_scaled_too(own, scale):
+    models, train, test, _ = own
+    flat, entry = models["LDAM-DRW"], keras.Input((5,))
+    nested = keras.Model(entry, flat(entry))
+    nested.compile(loss=flat.loss)
+    settings = {"class_names": None, "histories": None, "title": ""}
+    both = {"flat": flat, "nested": nested}
+    one, two = (run.diagnosis for run in runs_of(both, train, test, scale=scale, **settings))
+    assert one == two
+    (other,) = runs_of({"flat": flat}, train, test, scale=20.0, **settings)
+    assert one != other.diagnosis
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import datetime
 import functools
 import json
 import math
+import numbers
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ from keras_ldam.calibration import (
 from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS
 from keras_ldam.export import graphs, version_folders
 from keras_ldam.export.card import model_card
-from keras_ldam.layers import CosineDense
+from keras_ldam.layers import gives_cosines
 from keras_ldam.results import RunFolder, versions
 
 EXPORT_FILE = "export.json"
@@ -349,7 +350,7 @@ def _check_length(name, values, num_classes):
 
 
 def _check_positive(name, value):
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    if not (isinstance(value, numbers.Real) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a finite number above 0; received {value!r}.")
     return float(value)
 
@@ -368,8 +369,7 @@ def _scale_of(model):
     scale = getattr(getattr(model, "loss", None), "scale", None)
     if scale is not None:
         return float(scale)
-    last = model.layers[-1] if model.layers else None
-    if isinstance(last, CosineDense) and not getattr(model, "compiled", False):
+    if gives_cosines(model) and not getattr(model, "compiled", False):
         raise ValueError(
             "the model gives cosines and is not compiled, so the scale of its softmax is not "
             "known; give scale=, the one that its loss had."

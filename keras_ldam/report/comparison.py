@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_ldam import diagnostics
 from keras_ldam.counts import check_counts
-from keras_ldam.layers import CosineDense
+from keras_ldam.layers import gives_cosines
 from keras_ldam.report.collection import Run
 
 _BATCH = 256
@@ -87,10 +87,11 @@ def _run(name, model, splits, counts, class_names, history, scale, title):
 
 
 def _scale(name, model, loss, scale):
-    """What turns the model's scores into logits: 1, unless its head gives cosines."""
-    if not isinstance(model.layers[-1] if model.layers else None, CosineDense):
+    """What turns the model's scores into logits: 1, unless head or loss have it otherwise."""
+    own = getattr(loss, "scale", None)
+    if own is None and not gives_cosines(model):
         return 1.0
-    scale = getattr(loss, "scale", None) if scale is None else scale
+    scale = own if scale is None else scale
     if scale is None:
         raise ValueError(
             f"{name!r} gives cosines, and is not compiled with a loss that knows their scale: give "
