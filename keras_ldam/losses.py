@@ -76,7 +76,7 @@ def ldam_hinge(y_true, y_pred, margins, scale=30.0):
     Args:
         y_true: Labels, as in `ldam`; with soft labels the mean of ℓ over the label's shares.
         y_pred: Cosines z in [-1, 1], shape `[…, K]`.
-        margins: Δ, shape `[K]`; zeros give the plain multi-class hinge (HG).
+        margins: Δ, shape `[K]`; equal ones give the multi-class hinge (HG).
         scale: s. The paper leaves it open: cosines alone give gradients too small to train with.
 
     Returns:
@@ -543,7 +543,9 @@ class LDAMHinge(MarginLoss):
     """The hinge form of LDAM: ℓ = s · max(max_{j≠y} z_j - z_y + Δ_y, 0), Δ_j = C / n_j^(1/4).
 
     The paper proposes it first, then smooths it to `LDAM`, since the hinge is harder to optimise;
-    with 100 classes it fails. `max_margin=0` gives the plain multi-class hinge (rows HG).
+    with 100 classes it fails. `exponent=0` gives every class the margin C, the plain multi-class
+    hinge (rows HG; section 4.2). Without any margin it would be 0 where all scores are equal, and
+    nothing would be learned.
 
     Args:
         counts: Training examples per class n_j, shape `[num_classes]`.

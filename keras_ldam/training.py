@@ -199,7 +199,7 @@ def build_loss(config: Config, counts: np.ndarray) -> losses.ClassWeightedLoss:
     if config.loss == "ldam_hinge":
         return losses.LDAMHinge(counts, **margin)
     if config.loss == "hinge":
-        return losses.LDAMHinge(counts, scale=config.scale, max_margin=0.0)
+        return losses.LDAMHinge(counts, **margin, exponent=0.0)
     raise ValueError(f"unknown loss {config.loss!r}.")
 
 

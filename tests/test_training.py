@@ -230,12 +230,10 @@ def test_a_damaged_model_gets_a_sentence(finished_run, tmp_path):
     [("erm", "CrossEntropy"), ("cb_focal", "Focal"), ("m_drw", "LDAM"), ("hg_drs", "LDAMHinge")],
 )
 def test_a_method_names_its_loss(method, loss):
-    built = training.build_loss(small_config(method=method), np.array([5, 5]))
+    built = training.build_loss(small_config(method=method), np.array([50, 5]))
     assert type(built).__name__ == loss
-    if method == "m_drw":
+    if method in ("m_drw", "hg_drs"):  # One margin for all; the counts differ.
         assert built.margins.tolist() == [0.5, 0.5]
-    if method == "hg_drs":
-        assert built.margins.tolist() == [0, 0]
 
 
 def test_errors_of_ranks_are_those_of_scikit_learn(rng):
