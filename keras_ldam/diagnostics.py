@@ -180,7 +180,7 @@ class ClassMargins(keras.metrics.Metric):
 
     def reset_state(self):
         super().reset_state()  # Sets everything to zero, which no smallest margin starts from.
-        self.smallest.assign(ops.full_like(self.smallest, float("inf")))
+        self.smallest.assign(ops.full(self.smallest.shape, float("inf"), self.dtype))
 
     def result(self):
         histogram = ops.reshape(self.histogram, (self.num_classes, self.bins))

@@ -89,3 +89,10 @@ def test_a_batch_of_unknown_size_is_traced_once():
 def test_a_negative_padding_is_refused():
     with pytest.raises(ValueError, match="`padding`"):
         RandomCropFlip(padding=-1)
+
+
+def test_padding_is_four_by_default_and_comes_back_from_the_config_with_the_seed():
+    assert RandomCropFlip().padding == 4
+    layer = RandomCropFlip(padding=2, seed=3)
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert (again.padding, again.seed) == (2, 3)

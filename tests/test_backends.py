@@ -13,14 +13,14 @@ TESTS = Path(__file__).parent
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_losses_layers_metrics_and_callbacks_do_the_same_on_another_backend(backend):
+def test_losses_layers_metrics_callbacks_and_diagnostics_do_the_same_on_another_backend(backend):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("this is the other backend already")
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    files = ["test_losses.py", "test_layers.py", "test_metrics.py", "test_callbacks.py"]
+    rooms = ("losses", "layers", "metrics", "callbacks", "diagnostics")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", *(str(TESTS / file) for file in files)],
+        [sys.executable, "-m", "pytest", "-x", *(str(TESTS / f"test_{room}.py") for room in rooms)],
         env={
             **os.environ,
             "KERAS_BACKEND": backend,

@@ -51,3 +51,50 @@ def test_a_whole_weight_is_an_example_repeated(rng):
 def test_what_cannot_be_binned_gets_a_sentence(confidences, right, bins, message):
     with pytest.raises(ValueError, match=message):
         calibration.reliability(np.array(confidences), np.array(right), bins=bins)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("shift", [0.0, np.array([3.0, 0.0, -2.0])])
+def test_the_temperature_that_has_made_the_labels_is_found(temperature, shift, rng):
+    logits = rng.normal(scale=4.0, size=(20_000, 3))
+    chances = calibration.softmax(logits / temperature + shift)
+    labels = (rng.uniform(size=(len(logits), 1)) > chances.cumsum(axis=1)).sum(axis=1)
+    found = calibration.fit_temperature(logits, labels, shift=shift)
+    assert found == pytest.approx(temperature, rel=0.05)
+
+
+def test_a_whole_weight_is_an_example_repeated_for_the_temperature_too(rng):
+    logits, weights = rng.normal(scale=2.0, size=(60, 3)), rng.integers(1, 4, 60)
+    labels = (logits + rng.gumbel(scale=2.0, size=(60, 3))).argmax(axis=1)
+    again = np.repeat(logits, weights, axis=0), np.repeat(labels, weights)
+    for function in (calibration.fit_temperature, calibration.negative_log_likelihood):
+        assert function(logits, labels, weights=weights) == pytest.approx(
+            function(*again), rel=1e-4
+        )
+        assert function(logits, labels) != pytest.approx(function(*again), rel=1e-3)
+
+
+def test_large_logits_do_not_overflow():
+    logits = np.array([[1000.0, 0.0]])
+    assert calibration.negative_log_likelihood(logits, [0]) == 0
+    assert calibration.negative_log_likelihood(logits, [1]) == 1000
+    np.testing.assert_allclose(calibration.softmax(logits), [[1, 0]])
+
+
+def test_weights_of_a_prior_give_each_class_its_share_of_the_population():
+    weights = calibration.prior_weights(np.array([0, 0, 0, 1]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(weights, [2 / 3, 2 / 3, 2 / 3, 2])
+
+
+def test_a_confidence_that_is_not_a_number_counts_as_zero():
+    found = calibration.reliability(np.array([np.nan, 0.9]), np.array([False, True]), bins=2)
+    assert found["count"].tolist() == [1, 1]
+    np.testing.assert_allclose(found["confidence"], [0.0, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"), [(np.ones((2, 2)), [0]), (np.ones(2), [0, 1]), (np.ones((0, 2)), [])]
+)
+def test_scores_and_labels_that_do_not_fit_get_a_sentence(scores, labels):
+    with pytest.raises(ValueError, match=r"scores must be \[n, classes\]"):
+        calibration.expected_calibration_error(scores, np.array(labels, int))

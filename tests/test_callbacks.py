@@ -142,7 +142,8 @@ def test_training_that_is_stopped_before_the_switch_ends_with_a_warning(examples
     drw = keras_ldam.DRW(3, verbose=0)
     with pytest.warns(UserWarning, match="never came on: training was stopped after epoch 2"):
         fit(compiled(), examples, [drw, stop])
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "DRW never came on")
         fit(compiled(), examples, [drw])
         fit(compiled(), examples, [keras_ldam.DRW(3, allow_unreached=True, verbose=0), stop])
 
@@ -177,3 +178,35 @@ def test_counts_of_another_length_get_a_sentence(examples):
 def test_bad_arguments_get_a_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         keras_ldam.DRW(**arguments)
+
+
+def test_a_start_at_the_very_end_of_training_is_never_reached_either(examples):
+    with pytest.raises(ValueError, match=r"start_epoch=4, but training ends\s+after 4 epochs"):
+        fit(compiled(), examples, [keras_ldam.DRW(4)])
+
+
+def test_it_is_silent_where_that_is_asked_for(examples, capsys):
+    fit(compiled(), examples, [keras_ldam.DRW(1, verbose=0)])
+    assert "DRW" not in capsys.readouterr().out
+
+
+def test_counts_and_beta_of_its_own_make_its_weights(examples):
+    model = compiled()
+    fit(model, examples, [keras_ldam.DRW(0, counts=[5, 50, 500], beta=0.99, verbose=0)], epochs=1)
+    expected = keras_ldam.class_weights([5, 50, 500], beta=0.99)
+    np.testing.assert_allclose(model.loss.class_weights.numpy(), expected, rtol=1e-6)
+
+
+def test_the_switch_is_seen_by_validation_too(examples):
+    model = compiled(keras_ldam.CrossEntropy(COUNTS))
+    model.optimizer.learning_rate = 0.0
+    callback = keras_ldam.DRW(2, weights="inverse", verbose=0)
+    losses = fit(model, examples, [callback], validation_data=examples)["val_loss"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[2] == pytest.approx(losses[3], rel=1e-6)
+    assert abs(losses[2] - losses[1]) > 1e-3
+
+
+def test_a_start_epoch_of_true_gets_a_sentence():
+    with pytest.raises(ValueError, match="start_epoch must be a whole number"):
+        keras_ldam.DRW(True)

@@ -138,3 +138,46 @@ def test_the_real_images_are_kept_by_the_official_rule(name, classes, total, mon
     images, labels = seen["train"]
     kept = imbalance.imbalanced_indices(labels, data.counts, seed=0)
     np.testing.assert_array_equal(data.train.examples, images[kept])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_training_files_are_read_one_after_the_other_as_int32_labels(name, tmp_path):
+    pixels, labels = write_archive(tmp_path, name)
+    folder = tmp_path / cifar._ARCHIVES[name][0]
+    images, read = cifar._read_archive(name, folder, "train")
+    np.testing.assert_array_equal(read, labels)
+    assert (images.dtype, read.dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(images[:, 2, 5, 1], pixels[:, 1024 + 69])
+
+
+def test_labels_from_tfds_are_int32(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "as_numpy", lambda records: records)
+    assert cifar._read(Source(), "train")[1].dtype == np.int32
+
+
+def test_validation_images_come_out_of_the_training_files(tmp_path):
+    write_archive(tmp_path, "cifar10")
+    config = dataclasses.replace(
+        load_recipe("cifar10", "erm"),
+        data_dir=str(tmp_path), imbalance_ratio=4.0, validation_fraction=0.25,
+    ).resolve()  # fmt: skip
+    data = cifar.load(config)
+    counts = keras_ldam.long_tailed_counts(10, 20, 4.0)
+    assert data.test_name == "validation"
+    assert len(data.train) + len(data.test) == counts.sum()
+    both = np.concatenate([data.train.labels, data.test.labels])
+    assert np.bincount(both).tolist() == counts.tolist()
+    train = {image.tobytes() for image in data.train.examples}
+    assert not any(image.tobytes() in train for image in data.test.examples)
+
+
+@pytest.mark.parametrize("function", [np.load, np.savetxt])
+def test_a_pickle_that_calls_numpy_is_refused_too(function, tmp_path):
+    write_archive(tmp_path, "cifar10")
+    bad = tmp_path / "cifar-10-batches-py" / "batches.meta"
+    bad.write_bytes(pickle.dumps(function))
+    config = dataclasses.replace(load_recipe("cifar10", "erm"), data_dir=str(tmp_path)).resolve()
+    with pytest.raises(ValueError, match=rf"cannot be read .*numpy\.{function.__name__}, which no"):
+        cifar.load(config)

@@ -120,3 +120,29 @@ def test_the_error_names_the_class_at_fault():
 def test_bad_arguments_get_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: keras_ldam.margins([5, 5], exponent=1.5), "exponent"),
+        (lambda: keras_ldam.margins([5, 5], test_prior=[1, 0]), "class prior"),
+        (lambda: keras_ldam.class_weights([5, 5], beta=-0.1), "beta"),
+        (lambda: keras_ldam.long_tailed_counts(10, 0, 10), "max_count"),
+        (lambda: keras_ldam.long_tailed_counts(10, 50.5, 10), "max_count"),
+        (lambda: keras_ldam.long_tailed_counts(2.5, 50, 10), "num_classes"),
+        (lambda: keras_ldam.long_tailed_counts(10, 50, float("inf")), "imbalance_ratio is"),
+    ],
+)
+def test_arguments_out_of_range_get_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_class_of_100_or_20_examples_is_medium():
+    groups = keras_ldam.shot_groups([101, 100, 20, 19])
+    assert {name: classes.tolist() for name, classes in groups.items()} == {
+        "many": [0],
+        "medium": [1, 2],
+        "few": [3],
+    }

@@ -189,3 +189,125 @@ def test_dropout_masks_depend_on_seed_and_epoch_alone():
     assert masks(0, 3) == [first, second]
     assert masks(0, 4)[0] != first
     assert masks(1, 3)[0] != first
+
+
+def test_each_epoch_of_a_fit_comes_in_its_own_order():
+    loader = batches(resample="inverse", start_epoch=1)
+    clock = EpochClock(loader)
+    clock.set_model(keras.Sequential([keras.Input((1,))]))
+    for epoch in (0, 1, 2, 0):
+        clock.on_epoch_begin(epoch)
+        seen = np.concatenate([loader[i][0][:, 0] for i in range(len(loader))])
+        np.testing.assert_array_equal(seen, loader.order(epoch))
+
+
+def test_another_seed_gives_another_order():
+    split = Split(np.arange(1000)[:, None], LABELS)
+    first, second = (Batches(split, 128, seed=s, num_classes=3).order(5) for s in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_batches_of_like_length_come_in_an_order_drawn_for_each_epoch(rng):
+    lengths, order = rng.integers(1, 200, size=1000), np.arange(1000)
+
+    def longest(seed, epoch):
+        plan = sampling.batches_by_length(order, lengths, 50, seed=seed, epoch=epoch)
+        return [int(lengths[batch].max()) for batch in plan]
+
+    assert longest(0, 0) == longest(0, 0) != sorted(longest(0, 0))
+    assert longest(0, 0) != longest(0, 1)
+    assert longest(0, 0) != longest(1, 0)
+
+
+def test_two_layers_that_draw_do_not_draw_the_same():
+    outer, inner = keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)
+    nested = keras.Sequential([keras.Input((64,)), inner])
+    model = keras.Sequential([keras.Input((64,)), outer, nested])
+    clock = EpochClock(Batches(Split(np.zeros((4, 1)), np.zeros(4, int)), 2, seed=0, num_classes=1))
+    clock.set_model(model)
+    clock.on_epoch_begin(0)
+    states = [keras.ops.convert_to_numpy(d.seed_generator.state) for d in (outer, inner)]
+    assert not np.array_equal(*states)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.4, 0.99])
+def test_each_class_keeps_an_example_and_gives_one_for_validation(fraction):
+    labels = np.repeat([0, 1, 2], [10, 2, 5])
+    train, held = imbalance.hold_out(labels, fraction, seed=0)
+    assert sorted([*train, *held]) == list(range(17))
+    assert np.bincount(labels[train], minlength=3).min() >= 1
+    assert np.bincount(labels[held], minlength=3).min() >= 1
+    if fraction == 0.4:
+        assert np.bincount(labels[held]).tolist() == [4, 1, 2]
+
+
+def test_what_is_held_out_depends_on_the_seed():
+    labels = np.repeat([0, 1], [50, 50])
+    first, again, second = (imbalance.hold_out(labels, 0.2, seed=s)[1].tolist() for s in (0, 0, 1))
+    assert first == again != second
+    counts = np.array([50, 50])  # Everything is kept, so that the split alone can differ.
+    held = [
+        set(imbalance.select(labels, counts, small_config(seed=s, validation_fraction=0.2))[1])
+        for s in (0, 1)
+    ]
+    kept = [imbalance.imbalanced_indices(labels, counts, s) for s in (0, 1)]
+    expected = [
+        set(each[imbalance.hold_out(labels[each], 0.2, s)[1]]) for s, each in enumerate(kept)
+    ]
+    assert held == expected
+
+
+def test_a_single_example_cannot_be_held_out():
+    with pytest.raises(ValueError, match="class 1 has a single example"):
+        imbalance.hold_out(np.array([0, 0, 1]), 0.5, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("none", [30, 20, 25, 40]), ("longtail", [20, 9, 4, 2]), ("step", [20, 20, 2, 2])],
+)
+def test_a_profile_begins_at_what_the_smallest_class_has(kind, expected):
+    labels = np.repeat([0, 1, 2, 3], [30, 20, 25, 40])
+    assert imbalance.profile(kind, labels, 4, 10.0).tolist() == expected
+
+
+@pytest.fixture
+def reviews(monkeypatch):
+    """80 made-up training reviews, each with a word of its own, and six to test on."""
+    from keras_ldam.datasets import imdb
+
+    def made(number):
+        labels = np.arange(number, dtype=np.int32) % 2
+        return [f"only{i} {'good' if y else 'bad'}".encode() for i, y in enumerate(labels)], labels
+
+    monkeypatch.setattr(imdb.prepared, "builder", lambda name, data_dir: None)
+    monkeypatch.setattr(imdb, "_read", lambda source, split: made(80 if split == "train" else 6))
+
+
+@pytest.mark.parametrize("kind", ["longtail", "step", "none"])
+def test_of_the_negative_reviews_few_stay_and_their_words_alone_are_known(kind, reviews):
+    config = small_config(dataset="imdb", method="erm", imbalance=kind, imbalance_ratio=4.0)
+    data = datasets.load(config)
+    negative = 40 if kind == "none" else 10
+    assert data.counts.tolist() == [negative, 40]
+    assert data.test_name == "test" and data.test.labels.tolist() == [0, 1] * 3
+    assert len([word for word in data.vocabulary if word.startswith("only")]) == negative + 40
+
+
+def test_reviews_are_read_in_the_order_of_their_files(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    from keras_ldam.datasets import imdb
+
+    class Source:
+        def as_dataset(self, **settings):
+            self.settings = settings
+            return [(np.array([b"a", b"b"]), np.array([1, 0])), (np.array([b"c"]), np.array([1]))]
+
+    monkeypatch.setattr(tfds, "as_numpy", lambda records: records)
+    source = Source()
+    texts, labels = imdb._read(source, "train")
+    assert (list(texts), labels.tolist(), labels.dtype) == ([b"a", b"b", b"c"], [1, 0, 1], np.int32)
+    # Which reviews a seed keeps depends on it.
+    assert source.settings["shuffle_files"] is False
+    assert source.settings["read_config"].interleave_cycle_length == 1

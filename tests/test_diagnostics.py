@@ -212,3 +212,79 @@ def test_a_class_without_an_example_has_no_margin_and_many_classes_no_matrix():
     told = diagnostics.diagnose(scored, np.full(n, 50))
     assert told["confusion"] is None
     assert told["group_confusion"] == [[0, 0, 0], [0, n, 0], [0, 0, 0]]
+
+
+def test_one_hot_labels_and_weights_leave_the_margins_of_what_weighs(scored_batch):
+    labels, scores = scored_batch
+    weights = (np.arange(60) % 3 > 0).astype("float32")
+    whole, part = (
+        keras_ldam.ClassMargins(4, quantile=0.25, low=-6, high=6, bins=1200) for _ in range(2)
+    )
+    whole.update_state(np.eye(4)[labels], scores, sample_weight=weights)
+    part.update_state(labels[weights > 0], scores[weights > 0])
+    expected = {name: float(value) for name, value in part.result().items()}
+    assert {name: float(value) for name, value in whole.result().items()} == pytest.approx(expected)
+
+
+def test_margins_beyond_the_histogram_count_at_its_ends():
+    metric = keras_ldam.ClassMargins(2, quantile=0.5, low=0.0, high=1.0, bins=10, per_class=True)
+    metric.update_state([0, 1], [[3.0, 0.0], [3.0, 0.0]])
+    found = {name: float(value) for name, value in metric.result().items()}
+    assert 0.9 <= found["margin_quantile_0"] <= 1.0
+    assert 0.0 <= found["margin_quantile_1"] <= 0.1
+    assert found["margin_quantile"] == pytest.approx(
+        (found["margin_quantile_0"] + found["margin_quantile_1"]) / 2
+    )
+
+
+def test_each_argument_of_the_metric_comes_back_from_its_config():
+    arguments = {"quantile": 0.1, "low": -1.0, "high": 3.0, "bins": 7, "per_class": True}
+    metric = keras_ldam.ClassMargins(3, **arguments)
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert again.num_classes == 3
+    assert {name: getattr(again, name) for name in arguments} == arguments
+
+
+def test_scores_that_are_not_numbers_or_all_equal_rank_last():
+    model = keras.Sequential([keras.Input((3,)), layers.Activation("linear")])
+    x = np.array([[0.5, 0.5, 0.5], [np.nan, np.nan, np.nan], [1.0, 0.0, 2.0]], "float32")
+    found = diagnostics.score(model, [(x, np.array([0, 0, 2]))], 3)
+    assert found.ranks.tolist() == [2, 2, 0]
+
+
+def test_probabilities_are_taken_as_they_are(data):
+    x, y = data
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3), layers.Softmax()])
+    found = score(model, x, y, 3, scale=30.0)
+    assert found.unit == "probability"
+    np.testing.assert_allclose(found.confidences, model.predict_on_batch(x).max(axis=1), atol=1e-6)
+
+
+def test_the_most_frequent_mistake_is_told_as_label_guess_and_count():
+    labels, guesses = np.array([0, 0, 0, 1, 2]), np.array([1, 1, 2, 1, 2])
+    nothing = np.zeros(5)
+    scored = diagnostics.Scored(labels, guesses, labels != guesses, nothing, nothing, "score")
+    told = diagnostics.diagnose(scored, [50, 50, 50])
+    assert told["most_confused"] == [[0, 1, 2], [0, 2, 1]]
+
+
+def test_margins_that_are_not_finite_are_told_as_none():
+    found = diagnostics.class_margins(np.array([0.5, np.inf, 0.25]), np.array([0, 0, 1]), 2)
+    assert found["q50"] == [None, 0.25]
+
+
+def test_five_classes_have_no_top5_error_and_a_group_without_examples_has_none():
+    ranks, labels = np.array([0, 1, 4]), np.array([0, 0, 1])
+    errors = diagnostics.errors_of_ranks(ranks, labels, [500, 50, 50, 50, 5])
+    assert errors["per_class_error"] == [50, 100, None, None, None]
+    assert (errors["many_error"], errors["medium_error"]) == (50, 100)
+    assert not {"top5_error", "few_error"} & set(errors)
+
+
+def test_the_metric_starts_again_on_every_backend():
+    # Belongs with "test_diagnostics.py" in the files of test_backends.py: it fails on JAX today.
+    metric = keras_ldam.ClassMargins(2)
+    metric.update_state([0], [[0.0, 0.5]])
+    metric.reset_state()
+    metric.update_state([0], [[0.75, 0.5]])
+    assert float(metric.result()["margin_min"]) == 0.25

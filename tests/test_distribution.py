@@ -378,3 +378,47 @@ def test_a_killed_machine_ends_the_run_and_the_same_command_resumes_it(tmp_path)
     assert len(RunFolder(run).read_history()) == 8
     assert not list((run / "checkpoints").iterdir())
     assert not list(run.glob(".*"))  # The chief alone has written.
+
+
+@pytest.mark.parametrize("reduction", [None, "none"])
+def test_a_loss_that_is_not_reduced_is_refused(reduction, mirrored):
+    model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
+    with pytest.raises(ValueError, match="reduced to a mean"):
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction=reduction))
+
+
+def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(distribution.step, "has_accelerator", lambda: True)
+    for supports, compiled in ((True, True), (False, False)):
+        layer = keras.layers.Dense(5)
+        layer.supports_jit = supports
+        model = distribution.ReplicatedModel(inputs := keras.Input((6,)), layer(inputs))
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS))
+        assert model.pass_is_compiled is compiled
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: keras_ldam.CrossEntropy(replicas.COUNTS),
+        lambda: keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        ),
+    ],
+)
+def test_weights_of_examples_count_on_two_replicas_as_on_one(loss, mirrored):
+    x, y = replicas.examples()
+    weights = np.random.default_rng(3).uniform(0.0, 5.0, len(y)).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(replicas.BATCH)
+
+    def trained(strategy, model_class):
+        with strategy.scope() if strategy else tf.name_scope("one"):
+            model = model_class(inputs := keras.Input((6,)), keras.layers.Dense(
+                5, kernel_initializer=keras.initializers.GlorotUniform(1))(inputs))  # fmt: skip
+            model.compile(keras.optimizers.SGD(0.1), loss=loss(), jit_compile=False)
+        model.fit(batches, epochs=1, verbose=0, shuffle=False)
+        return model.get_weights()
+
+    found, expected = trained(mirrored, distribution.ReplicatedModel), trained(None, keras.Model)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -497,3 +497,148 @@ def test_bad_texts_are_refused_with_a_sentence(text_served, texts, message):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         text_served(text=tf.constant(texts))
     assert message in caught.value.message
+
+
+def test_a_source_prior_stands_over_the_counts():
+    shift, target, source = export.prior_shift(
+        2, counts=np.array([90, 10]), target_prior=[1, 1], source_prior=[1, 3]
+    )
+    np.testing.assert_allclose(shift, np.log([0.5 / 0.25, 0.5 / 0.75]), rtol=1e-6)
+    assert (target, source) == ([0.5, 0.5], [0.25, 0.75])
+
+
+def test_calibration_is_for_the_class_frequencies_where_the_model_is_used(tmp_path):
+    from keras_ldam import calibration
+
+    config = small_config(method="ldam_drw", validation_fraction=0.2)
+    run = tmp_path / "run"
+    training.train(config, run, progress=False)
+    prior = np.arange(1.0, 11.0) / 55
+    facts = export.export(
+        run, tmp_path / "m", calibrate=True, target_prior=prior, source_prior=np.ones(10)
+    )
+    shift = np.log(10 * prior)
+    np.testing.assert_allclose(facts["source_prior"], 0.1)
+    model = training.load_model(RunFolder(run))
+
+    def scored(split):
+        logits = 30.0 * model.predict(split.examples, verbose=0).astype(np.float64)
+        shares = np.bincount(split.labels, minlength=10) / len(split)
+        return logits, split.labels, (prior / shares)[split.labels]
+
+    logits, labels, weights = scored(datasets.load(config).test)
+    temperature = calibration.fit_temperature(logits, labels, weights=weights, shift=shift)
+    assert facts["temperature"] == pytest.approx(temperature, rel=1e-3)
+    logits, labels, weights = scored(datasets.load(small_config()).test)
+    told = []
+    for name, divisor in (("before", 1.0), ("after", facts["temperature"])):
+        chances = calibration.softmax(logits / divisor + shift)
+        error = 100 * calibration.expected_calibration_error(chances, labels, weights=weights)
+        assert facts["calibration"][f"ece_{name}"] == pytest.approx(error, abs=0.01)
+        told.append(f"{facts['calibration'][f'ece_{name}']:.2f} % {name}")
+    assert told[0].split()[0] != told[1].split()[0]
+    card = (Path(facts["folder"]) / "model_card.md").read_text()
+    assert ", ".join(told) in card
+    assert "after its last epoch, before the shift to another prior." in card
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: keras.Model(x, keras.layers.Conv2D(2, 1)(x)), "scores [batch, classes]"),
+        (lambda x: keras.Model([x, keras.Input((1,))], keras.layers.Flatten()(x)), "one input"),
+    ],
+)
+def test_a_model_that_is_not_a_classifier_of_one_input_is_refused(make, message, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        keras_ldam.export_saved_model(
+            make(keras.Input((4, 4, 1))), tmp_path / "name", class_names=["a", "b"], scale=1.0
+        )
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_counts_of_another_length_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="counts has 3 entries, but the model has 2"):
+        keras_ldam.export_saved_model(
+            small_model(), tmp_path / "n", class_names=["a", "b"], scale=1.0, counts=[5, 2, 1]
+        )
+
+
+def test_a_run_may_be_exported_for_files_of_any_size(finished_run, tmp_path):
+    facts = export.export(finished_run, tmp_path / "m", resize=True)
+    assert facts["resize"] is True
+
+
+def test_a_card_of_ones_own_is_written_as_it_is(tmp_path):
+    folder = keras_ldam.export_saved_model(
+        small_model(), tmp_path / "n", class_names=["a", "b"], scale=1.0, card="# Mine\n"
+    )
+    assert (folder / "model_card.md").read_text() == "# Mine\n"
+
+
+def test_on_another_backend_the_export_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match=r"this is\s+jax. Save the model as .keras"):
+        keras_ldam.export_saved_model(
+            small_model(), tmp_path / "n", class_names=["a", "b"], scale=1.0
+        )
+
+
+def test_resized_pixels_are_those_of_pillow(rng):
+    from PIL import Image
+
+    image = rng.integers(0, 256, (12, 16, 1), dtype=np.uint8)
+    served = export.graphs.ServedImages(lambda images: images, (4, 4, 1), True, None)
+    ours = served._serve_bytes(tf.constant([png(image)])).numpy()[0, ..., 0].astype(int)
+    theirs = np.asarray(Image.fromarray(image[..., 0]).resize((4, 4), Image.BILINEAR), int)
+    assert np.abs(ours - theirs).max() <= 1  # Pillow rounds in between.
+    assert np.abs(ours - theirs).mean() < 0.2
+
+
+def test_a_model_in_bfloat16_is_served_in_float32(tmp_path):
+    inputs = keras.Input((4, 4, 1), dtype="uint8")
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, dtype="mixed_bfloat16")(features))
+    folder = keras_ldam.export_saved_model(model, tmp_path / "n", class_names=["a", "b"])
+    answers = tf.saved_model.load(str(folder)).signatures["serving_default"](
+        image=tf.zeros([1, 4, 4, 1], tf.uint8)
+    )
+    assert answers["logits"].dtype == answers["probabilities"].dtype == tf.float32
+
+
+def test_the_model_uses_cudnn_again_after_its_export():
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(2, use_cudnn=True)])
+    with pytest.raises(OSError), export.graphs.portable(model):
+        assert model.layers[0].use_cudnn is False
+        raise OSError
+    assert model.layers[0].use_cudnn is True
+
+
+def test_versions_are_whole_numbers_beside_nothing_but_hidden_files(tmp_path):
+    choose = export.version_folders.choose
+    for version in ("0", "07"):
+        with pytest.raises(ValueError, match="a version must be a whole number of at least 1"):
+            choose(tmp_path / "name" / version)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="exists and is not a folder"):
+        choose(tmp_path / "file")
+    (tmp_path / "name").mkdir()
+    (tmp_path / "name" / ".DS_Store").write_text("")
+    assert choose(tmp_path / "name") == tmp_path / "name" / "1"
+
+
+def test_the_card_names_the_rarest_class_and_lists_the_first_hundred():
+    from keras_ldam.export.card import model_card
+
+    facts = {
+        "name": "birds", "version": 1, "created": "today", "input": "image", "scale": 30.0,
+        "temperature": 1.0, "target_prior": None, "versions": {},
+        "class_names": ["a|b", *(f"bird {j}" for j in range(1, 150))],
+        "counts": [9, 3, *[5] * 148],
+    }  # fmt: skip
+    card = model_card(facts)
+    assert "The rarest class, bird 1, had 3 training examples, the most frequent 9." in card
+    assert "| 0 | a\\|b | 9 |" in card
+    assert "| 99 | bird 99 |" in card and "| 100 |" not in card
+    assert "The other 50 classes are in export.json." in card

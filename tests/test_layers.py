@@ -89,3 +89,60 @@ def test_a_cosine_head_is_found_inside_nested_models():
     inner = keras.Sequential([keras.layers.Dense(3), keras_ldam.CosineDense(2)])
     assert gives_cosines(keras.Model(inputs, inner(inputs)))
     assert not gives_cosines(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
+
+
+def test_features_that_are_all_zero_send_no_gradient_back():
+    # No ReLU between, as in the test above: it would hold back whatever the head sends.
+    hidden = keras.layers.Dense(4, use_bias=False, kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input((8,)), hidden, keras_ldam.CosineDense(3)])
+    model.compile(keras.optimizers.SGD(1.0), loss=keras_ldam.LDAM([5, 5, 5]))
+    model.fit(np.ones((4, 8)), np.zeros(4), verbose=0)
+    np.testing.assert_array_equal(hidden.get_weights()[0], 0)
+
+
+def test_vectors_shorter_than_epsilon_count_as_zero():
+    layer = keras_ldam.CosineDense(3, epsilon=0.1)
+    short, long = (values(layer(np.full((1, 4), x, np.float32))) for x in (0.01, 0.1))
+    np.testing.assert_array_equal(short, 0)
+    assert np.abs(long).max() > 0
+
+
+def test_class_vectors_depend_on_the_seed_alone():
+    def columns(seed):
+        return values(keras_ldam.layers.UnitColumns(seed)((8, 3)))
+
+    np.testing.assert_array_equal(columns(1), columns(1))
+    assert not np.array_equal(columns(1), columns(2))
+    assert not np.array_equal(columns(None), columns(None))
+
+
+def test_each_argument_comes_back_from_its_config_with_its_value():
+    layer = keras_ldam.CosineDense(
+        3,
+        epsilon=1e-4,
+        kernel_initializer=keras_ldam.layers.UnitColumns(seed=5),
+        kernel_regularizer=keras.regularizers.L2(0.5),
+    )
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert (again.units, again.epsilon) == (3, 1e-4)
+    assert again.kernel_initializer.seed == 5
+    assert float(again.kernel_regularizer.l2) == 0.5
+    other = keras.layers.deserialize(
+        keras.layers.serialize(keras_ldam.CosineDense(3, kernel_initializer="ones"))
+    )
+    assert type(other.kernel_initializer) is keras.initializers.Ones
+
+
+def test_the_regulariser_of_the_class_vectors_counts():
+    layer = keras_ldam.CosineDense(3, kernel_regularizer=keras.regularizers.L2(0.5))
+    layer.build((None, 16))
+    assert float(sum(layer.losses)) == pytest.approx(0.5 * 3, rel=1e-5)  # Three of length 1.
+
+
+def test_features_of_unknown_size_get_a_sentence():
+    with pytest.raises(ValueError, match="needs to know the number of features"):
+        keras_ldam.CosineDense(3).build((None, None))
+
+
+def values(tensor):
+    return ops.convert_to_numpy(tensor)

@@ -279,3 +279,59 @@ def test_labels_of_a_wrong_shape_get_a_sentence():
 def test_bad_arguments_get_a_sentence(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_scores_in_bfloat16_are_lost_in_float32(name, batch):
+    (y, z), (ours, _) = batch, EACH[name]
+    scores = ops.cast(z, "bfloat16")
+    loss = ours(y, scores)
+    assert keras.backend.standardize_dtype(loss.dtype) == "float32"
+    np.testing.assert_array_equal(values(loss), values(ours(y, ops.cast(scores, "float32"))))
+
+
+@pytest.mark.parametrize("counts", [COUNTS, None])
+def test_inside_compiled_code_a_label_that_is_no_class_weighs_nan(counts):
+    loss, scores = keras_ldam.CrossEntropy(counts), np.zeros((3, 4), np.float32)
+    if keras.backend.backend() == "jax":
+        import jax as compiler
+
+        compiled = compiler.jit(lambda y: loss.example_weights(y, scores))
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as compiler
+
+        compiled = compiler.function(lambda y: loss.example_weights(y, scores))
+    else:
+        pytest.skip("nothing is compiled")
+    weights = values(compiled(np.array([0, 4, -1], np.int32)))
+    np.testing.assert_array_equal(weights, [1, np.nan, np.nan])
+
+
+def test_focus_and_scale_that_are_left_out_are_those_of_the_docstrings(batch):
+    y, z = batch
+    margins, hinge = keras_ldam.margins(COUNTS), oracle.margins(COUNTS, 0.5)
+    expected = oracle.focal(y, z, 1.0)
+    np.testing.assert_allclose(values(losses.focal(y, z)), expected, rtol=1e-5, atol=1e-6)
+    assert float(keras_ldam.Focal()(y, z)) == pytest.approx(expected.mean(), rel=1e-5)
+    expected = oracle.ldam_hinge(y, z, hinge, 30.0)
+    np.testing.assert_allclose(values(losses.ldam_hinge(y, z, margins)), expected, rtol=1e-5)
+
+
+def test_a_class_of_weight_zero_does_not_count(batch):
+    y, z = batch
+    rest = y != 3
+    loss = keras_ldam.CrossEntropy(COUNTS, class_weights=[1, 1, 1, 0])
+    expected = oracle.cross_entropy(y[rest], z[rest]).mean()
+    assert float(loss(y, z)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1, -1], [1, 1, 1, np.nan], [1, 1, 1, np.inf]])
+def test_class_weights_that_are_negative_or_no_numbers_get_a_sentence(weights):
+    with pytest.raises(ValueError, match="class_weights must be 4 numbers of at least 0"):
+        keras_ldam.CrossEntropy(COUNTS, class_weights=weights)
+
+
+def test_without_counts_soft_labels_weigh_one(batch):
+    y, z = batch
+    loss = keras_ldam.CrossEntropy(reduction="sum")
+    assert float(loss(np.eye(4)[y], z)) == pytest.approx(float(loss(y, z)), rel=1e-5)

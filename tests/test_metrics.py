@@ -87,3 +87,22 @@ def test_a_name_of_its_own_keeps_two_apart(rng):
     scores = model.predict(x, verbose=0)
     for name in ("a", "b"):
         assert found[f"{name}_error"] == pytest.approx(np.mean(scores[name].argmax(-1) != y))
+
+
+def test_labels_may_stand_in_a_column_and_predictions_may_be_dense(rng):
+    y, z = rng.integers(0, 4, (2, 3, 5)), rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
+    weights = rng.uniform(size=(2, 3, 5)).astype(np.float32)
+    flat, dense, column = (keras_ldam.ClassErrors(COUNTS) for _ in range(3))
+    flat.update_state(y.ravel(), z.reshape(-1, 4), sample_weight=weights.ravel())
+    dense.update_state(y, z, sample_weight=weights)
+    column.update_state(y.reshape(-1, 1), z.reshape(-1, 4), sample_weight=weights.reshape(-1, 1))
+    expected = {name: float(value) for name, value in flat.result().items()}
+    for metric in (dense, column):
+        found = {name: float(value) for name, value in metric.result().items()}
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_comes_back_from_its_config():
+    metric = keras_ldam.ClassErrors(COUNTS, per_class=True)
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert (again.counts.tolist(), again.per_class) == (COUNTS, True)

@@ -131,3 +131,26 @@ def test_inputs_that_are_not_images_fall_back_on_keras_own_layer():
         outputs = FusedBatchNormalization(axis=axis)(x, training=True)
         expected = keras.layers.BatchNormalization(axis=axis)(x, training=True)
         np.testing.assert_array_equal(outputs, expected)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="on other backends it is Keras' layer always")
+@pytest.mark.parametrize(
+    "options", [{"renorm": True}, {"synchronized": True}, {"dtype": "float64"}]
+)
+def test_what_the_operation_cannot_do_is_left_to_keras_own_layer(options):
+    fused, plain = (
+        kind(momentum=0.0, **options)
+        for kind in (FusedBatchNormalization, keras.layers.BatchNormalization)
+    )
+    outputs, expected = (layer(images(), training=True) for layer in (fused, plain))
+    assert outputs.dtype == expected.dtype
+    np.testing.assert_array_equal(outputs, expected)
+    # The operation would have remembered the unbiased variance.
+    np.testing.assert_allclose(fused.moving_variance, plain.moving_variance, rtol=1e-6)
+
+
+def test_what_is_masked_does_not_count():
+    mask = np.random.default_rng(0).uniform(size=(8, 4, 4)) < 0.5
+    fused, plain = FusedBatchNormalization(), keras.layers.BatchNormalization()
+    outputs, expected = (layer(images(), training=True, mask=mask) for layer in (fused, plain))
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)

@@ -116,3 +116,17 @@ def test_it_survives_serialisation_with_its_velocity(tmp_path):
 def test_bad_arguments_are_refused_by_name(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         MomentumSGD(0.1, **arguments)
+
+
+def test_rate_and_momentum_that_are_left_out_are_those_of_the_docstring():
+    optimizer = MomentumSGD()
+    assert float(optimizer.learning_rate) == pytest.approx(0.1)
+    assert (optimizer.momentum, optimizer.coupled_weight_decay) == (0.9, 0.0)
+
+
+def test_building_again_keeps_the_velocity():
+    variable, optimizer = keras.Variable(np.zeros(1, "float32")), MomentumSGD(1.0, momentum=0.5)
+    optimizer.apply([keras.ops.ones((1,))], [variable])
+    optimizer.build([variable])
+    optimizer.apply([keras.ops.zeros((1,))], [variable])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), [-1.5])

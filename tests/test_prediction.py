@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +259,25 @@ def test_the_program_answers_each_line_of_a_pipe_at_once(text_export):
         program.stdin.close()
         assert program.stdout.read() == b""
     assert program.returncode == 0
+
+
+def test_of_a_long_message_the_first_sentence_is_told():
+    noisy = "Graph execution error:\n\nDetected at node x\nthe axes differ\n\t [[node]]\nmore"
+    error = tf.errors.InvalidArgumentError(None, None, noisy)
+    assert prediction.reason_of(error) == "the axes differ"
+    error = tf.errors.InvalidArgumentError(None, None, "x" * 1000)
+    assert prediction.reason_of(error) == "x" * 300
+
+
+def test_no_more_lines_are_read_ahead_than_can_be_answered_soon(texts):
+    taken = []
+
+    def lines():
+        for number in range(10_000):
+            taken.append(number)
+            yield b"good"
+
+    answers = texts.predict(lines(), batch_size=2)
+    next(answers)
+    time.sleep(0.3)  # Time enough to read them all.
+    assert len(taken) < 100

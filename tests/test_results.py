@@ -76,3 +76,25 @@ def test_damaged_files_get_a_sentence(tmp_path, config):
     folder.config_file.write_text('{"sed": 1}')
     with pytest.raises(ValueError, match="unknown config field 'sed'"):
         folder.read_config()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "mirrored"},
+        {"strategy": "mirrored", "replicas": 2},
+        {"worker_timeout": 99},
+        {"jit": "off"},
+        {"steps_per_execution": 4},
+    ],
+)
+def test_where_and_how_it_is_computed_may_change(changes, tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    folder.check(Config(**changes).resolve())
+
+
+def test_a_number_that_is_none_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "results.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())

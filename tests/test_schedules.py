@@ -59,3 +59,14 @@ def test_the_learning_rate_scheduler_of_keras_takes_it():
 def test_bad_arguments_are_refused_by_name(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         stepwise(**arguments)
+
+
+def test_a_drop_may_come_right_after_the_warm_up():
+    rate = stepwise(1.0, warmup_epochs=2, drops={2: 0.1})
+    np.testing.assert_allclose([rate(epoch) for epoch in range(4)], [0.5, 1.0, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("rate", [-0.1, float("nan")])
+def test_a_negative_rate_and_one_that_is_no_number_are_refused(rate):
+    with pytest.raises(ValueError, match="`learning_rate` must be above 0"):
+        stepwise(rate)

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from conftest import small_config
 
+import keras_ldam
 from keras_ldam import cli, datasets, diagnostics, training
 from keras_ldam.datasets.data import Ragged, Split
+from keras_ldam.datasets.sampling import Batches, epoch_order
 from keras_ldam.results import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -269,3 +271,127 @@ def test_every_example_is_evaluated_once_whatever_its_length(rng):
     split = Split(Ragged.from_sequences([np.ones(n, int) for n in lengths]), np.zeros(37, int))
     seen = np.concatenate([indices for indices, _ in training.in_order(split, 10)])
     assert sorted(seen.tolist()) == list(range(37))
+
+
+def test_every_epoch_of_a_run_is_planned_as_its_own(tmp_path, monkeypatch):
+    planned, plan = [], Batches.plan
+    monkeypatch.setattr(
+        Batches, "plan", lambda self, epoch: planned.append(epoch) or plan(self, epoch)
+    )
+    config = small_config(method="erm", epochs=3, steps_per_epoch=2, evaluate_every=3)
+    training.train(config, tmp_path / "run", progress=False)
+    assert planned == [0, 1, 2]
+
+
+def test_the_precision_is_that_of_the_config_and_checkpoints_are_removed(tmp_path):
+    config = small_config(method="erm", epochs=1, steps_per_epoch=1, precision="mixed_bfloat16")
+    training.train(config, tmp_path / "run", progress=False)
+    model = training.load_model(RunFolder(tmp_path / "run"))
+    assert "bfloat16" in {layer.compute_dtype for layer in model.layers}
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_model_that_could_not_be_saved_whole_is_not_there(tmp_path, monkeypatch):
+    def break_off(self, path):
+        Path(path).write_bytes(b"half a mod")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(keras.Model, "save", break_off)
+    config = small_config(method="erm", epochs=1, steps_per_epoch=1)
+    with pytest.raises(OSError, match="disk full"):
+        training.train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "model.keras").exists()
+    assert not RunFolder(tmp_path / "run").complete
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_model_is_compiled_as_the_config_says(optimizer):
+    data = datasets.load(small_config())
+    config = small_config(
+        optimizer=optimizer, learning_rate=0.25, momentum=0.75, weight_decay=0.01, clipnorm=2.0,
+        steps_per_execution=3, jit="off",
+    )  # fmt: skip
+    model = training.compiled_model(config, data)
+    assert float(model.optimizer.learning_rate) == 0.25
+    assert model.optimizer.global_clipnorm == 2.0
+    if optimizer == "sgd":
+        assert (model.optimizer.momentum, model.optimizer.coupled_weight_decay) == (0.75, 0.01)
+    assert (model.steps_per_execution, model.jit_compile) == (3, False)
+    other = training.compiled_model(small_config(optimizer=optimizer, jit="on"), data)
+    assert (other.optimizer.global_clipnorm, other.jit_compile) == (None, True)
+
+
+def test_a_loss_has_the_constants_of_the_config():
+    constants = {"gamma": 0.5, "scale": 20.0, "max_margin": 0.25}
+    counts = np.array([50, 5])
+
+    def built(loss):
+        return training.build_loss(small_config(loss=loss, **constants), counts)
+
+    for loss in ("ldam", "uniform_margin", "ldam_hinge"):
+        assert (built(loss).scale, built(loss).max_margin) == (20.0, 0.25)
+    assert (built("hinge").scale, built("hinge").max_margin) == (20.0, 0.0)
+    assert (built("focal").gamma, built("sigmoid_focal").gamma) == (0.5, 0.5)
+    # Divided by the size of the batch, as in Cui et al.; all others by the sum of the weights.
+    assert built("sigmoid_focal").reduction == "sum_over_batch_size"
+    assert built("focal").reduction == "mean_with_sample_weight"
+
+
+def test_rule_and_rate_have_the_constants_of_the_config():
+    data = datasets.load(small_config())
+    constants = {"beta": 0.9, "epochs": 10, "learning_rate": 1.0, "warmup_epochs": 2}
+    config = small_config(method="ldam_drw", start_epoch=6, **constants)
+    rate, rule = training._schedule(config, data)
+    expected = [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert [rate.schedule(epoch) for epoch in range(10)] == pytest.approx(expected)
+    assert (rule.start_epoch, rule.weights, rule.beta) == (6, "effective", 0.9)
+    config = small_config(method="cb_rs", steps_per_epoch=3, **constants)
+    batches = training.training_batches(config, data)
+    weights = keras_ldam.class_weights(data.counts, "effective", 0.9)
+    expected = epoch_order(data.train.labels, seed=0, epoch=0, weights=weights)
+    np.testing.assert_array_equal(batches.order(0), expected)
+    assert len(batches) == 3
+
+
+def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_path):
+    config = small_config(method="erm")
+    data, folder = datasets.load(config), RunFolder(tmp_path)
+    folder.create(config)
+    model = training.compiled_model(config, data)
+    model.optimizer.build(model.trainable_variables)
+    record = training._Progress(folder, config, data)
+    record.set_model(model)
+    for epoch in range(2):
+        record.rows.append({"epoch": float(epoch), "loss": 2.0 - epoch})
+        record.last, record.best = {"epoch": epoch}, {"epoch": 0}
+        record.seconds = 10.0 * (epoch + 1)
+        record._save(epoch)
+    left = sorted(file.name for file in folder.checkpoints.iterdir())
+    assert left == ["epoch-00001.json", "epoch-00001.weights.h5"]
+
+    # Killed before the old checkpoint was removed …
+    for suffix in (".json", ".weights.h5"):
+        new = folder.checkpoints / f"epoch-00001{suffix}"
+        shutil.copy(new, folder.checkpoints / f"epoch-00000{suffix}")
+    (folder.checkpoints / "epoch-00000.json").write_text(
+        '{"epoch": 0, "last": null, "best": null, "seconds": 0}'
+    )
+    # … or after the next epoch's row was written and before its weights were.
+    folder.write_history([*record.rows, {"epoch": 2.0, "loss": 0.5}])
+    again = training._Progress(folder, config, data)
+    assert again.resume(training.compiled_model(config, data)) == 2
+    assert again.rows == record.rows
+    assert (again.last, again.best, again.seconds) == ({"epoch": 1}, {"epoch": 0}, 20.0)
+
+
+def test_the_diagnosis_trusts_the_probabilities_that_are_served(finished_run):
+    training.evaluate(finished_run)
+    test = datasets.load(small_config(method="ldam_drw")).test
+    model = training.load_model(RunFolder(finished_run))
+    scores = 30.0 * model.predict(test.examples, verbose=0).astype(np.float64)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    told = RunFolder(finished_run).read_diagnosis()["splits"]["test"]["reliability"]
+    total = sum(
+        n * confidence for n, confidence in zip(told["count"], told["confidence"], strict=True) if n
+    )
+    assert total / 500 == pytest.approx((1 / powers.sum(axis=1)).mean(), abs=1e-4)
