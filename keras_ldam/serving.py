@@ -128,16 +128,8 @@ class ServedModel(kserve.Model):
             row[argument] if isinstance(row, dict) and set(row) == {argument} else row
             for row in payload["instances"]
         ]
-        inputs = _tensor(rows, spec)
-        try:
-            outputs = serve(**{argument: inputs})
-        except tf.errors.InvalidArgumentError as error:
-            reason = reason_of(error)
-            if spec.dtype == tf.string and len(rows) > 1:
-                place, reason = _first_refused(lambda part: serve(**{argument: part}), inputs)
-                reason = f"instance {place}, from 0: {reason}"
-            raise InvalidInput(reason) from None
-        columns = {key: _plain(value.numpy()) for key, value in outputs.items()}
+        outputs = _answer(lambda part: serve(**{argument: part}), _tensor(rows, spec))
+        columns = {key: _plain(value) for key, value in outputs.items()}
         return {
             "predictions": [
                 dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
@@ -155,18 +147,20 @@ def _listen(host, port):
         raise ValueError(f"cannot listen at {host}, port {port}: {reason}.") from None
 
 
-def _first_refused(serve, inputs):
-    """Index and fault of the first of several inputs that is refused by itself."""
-    first = 0
-    while True:
-        half = max(len(inputs) // 2, 1)
-        try:
-            serve(inputs[:half])
-            first, inputs = first + half, inputs[half:]
-        except tf.errors.InvalidArgumentError as error:
-            if half == len(inputs):
-                return first, reason_of(error)
-            inputs = inputs[:half]
+def _answer(serve, inputs, first=None):
+    """Outputs, by name; a batch of strings that is refused is halved, down to the one at fault.
+
+    There need be none: files of several sizes are refused together, and each may be answered.
+    """
+    try:
+        return {key: value.numpy() for key, value in serve(inputs).items()}
+    except tf.errors.InvalidArgumentError as error:
+        if inputs.dtype != tf.string or len(inputs) < 2:
+            place = "" if first is None else f"instance {first}, from 0: "
+            raise InvalidInput(place + reason_of(error)) from None
+    first, half = first or 0, len(inputs) // 2
+    parts = [_answer(serve, inputs[:half], first), _answer(serve, inputs[half:], first + half)]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _tensor(rows, spec):

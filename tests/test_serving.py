@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import requests
 import tensorflow as tf
 
+import keras_ldam
 from keras_ldam import cli, datasets
 from keras_ldam.results import RunFolder
 
@@ -36,12 +38,22 @@ def start(model, log, *flags):
 
 
 @pytest.fixture(scope="module")
-def urls(digits_export, text_export, tmp_path_factory):
-    """Where the two exports are served; each by a process of its own, on loopback."""
-    logs = [tmp_path_factory.mktemp("logs") / "log" for _ in range(2)]
+def any_size_export(tmp_path_factory):
+    """The folder of an exported model of images of any size."""
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs))
+    folder = tmp_path_factory.mktemp("exports") / "any_size"
+    return keras_ldam.export_saved_model(keras.Model(inputs, outputs), folder, class_names="ab")
+
+
+@pytest.fixture(scope="module")
+def urls(digits_export, text_export, any_size_export, tmp_path_factory):
+    """Where the exports are served; each by a process of its own, on loopback."""
+    logs = [tmp_path_factory.mktemp("logs") / "log" for _ in range(3)]
     programs = [
         start(Path(digits_export["folder"]).parent, logs[0]),
         start(text_export, logs[1], "--name=reviews"),
+        start(any_size_export, logs[2]),
     ]
     try:
         lines = [program.stdout.readline() for program in programs]
@@ -62,6 +74,11 @@ def images(urls):
 @pytest.fixture(scope="module")
 def texts(urls):
     return urls[1]
+
+
+@pytest.fixture(scope="module")
+def any_size(urls):
+    return urls[2]
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +226,31 @@ def test_a_file_that_is_cut_off_is_named(images, pixels):
         assert response.status_code == 400, response.text
         assert response.json()["error"].startswith("instance 3, from 0: ")
         assert message in response.json()["error"]
+
+
+@needs_kserve
+def test_files_of_several_sizes_are_answered_together_as_each_by_itself(any_size, rng):
+    sizes = [(8, 8), (9, 9), (8, 8), (5, 7)]
+    files = [b64(png(rng.integers(0, 256, (*size, 3), np.uint8))) for size in sizes]
+
+    def answers(files):
+        response = ask(any_size, {"signature_name": "serving_bytes", "instances": files})
+        assert response.status_code == 200, response.text
+        return response.json()["predictions"]
+
+    alone = [answer for file in files for answer in answers([file])]
+    for together, each in zip(answers(files), alone, strict=True):
+        assert together["label"] == each["label"]
+        np.testing.assert_allclose(together["logits"], each["logits"], rtol=0, atol=1e-3)
+
+
+@needs_kserve
+def test_among_files_of_several_sizes_the_bad_one_is_named(any_size):
+    files = [b64(png(np.zeros([size, 9, 3], np.uint8))) for size in (8, 9, 8)]
+    files.insert(2, b64(b"no image"))
+    response = ask(any_size, {"signature_name": "serving_bytes", "instances": files})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"].startswith("instance 2, from 0: Unknown image file format")
 
 
 @needs_kserve
