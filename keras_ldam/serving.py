@@ -40,6 +40,7 @@ with mock.patch.object(sys, "argv", sys.argv[:1]):
     from kserve.protocol.rest.server import RESTServer
 
 _FORM = 'the request must be {"instances": [one input, …]}.'
+_FIXED = "this server keeps the one model that it was started with; none can be loaded or unloaded."
 
 
 def serve(
@@ -73,9 +74,7 @@ def serve(
     models = ModelRepository()
     models.update(ServedModel(name, exported))
     # KServe's ModelServer listens at every address of the machine; its REST server can be told.
-    server = RESTServer(
-        "kserve.model_server:app", DataPlane(models), ModelRepositoryExtension(models), port
-    )
+    server = RESTServer("kserve.model_server:app", DataPlane(models), OneModel(models), port)
     yield {
         "model": name,
         "version": folder.name if numbered else None,
@@ -135,6 +134,26 @@ class ServedModel(kserve.Model):
                 dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
             ]
         }
+
+
+class OneModel(ModelRepositoryExtension):
+    """KServe's list of models, of which clients can neither load nor unload any."""
+
+    async def load(self, model_name: str) -> None:
+        """Refuses.
+
+        Raises:
+            InvalidInput: always; the server answers 400 with the sentence.
+        """
+        raise InvalidInput(_FIXED)
+
+    async def unload(self, model_name: str) -> None:
+        """Refuses; KServe would let anyone who asks take the model from everyone.
+
+        Raises:
+            InvalidInput: always; the server answers 400 with the sentence.
+        """
+        raise InvalidInput(_FIXED)
 
 
 def _listen(host, port):

@@ -286,6 +286,18 @@ def test_the_server_says_whether_it_is_ready_and_does_not_know_other_models(text
 
 
 @needs_kserve
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_no_client_can_take_the_model_out_or_bring_another(verb, texts):
+    root = texts.removesuffix("/v1/models/reviews:predict")
+    for name in ("reviews", "others"):
+        url = f"{root}/v2/repository/models/{name}/{verb}"
+        refused = requests.post(url, timeout=60)
+        assert refused.status_code == 400, refused.text
+        assert "keeps the one model that it was started with" in refused.json()["error"]
+    assert ask(texts, {"instances": ["good"]}).status_code == 200
+
+
+@needs_kserve
 def test_a_port_that_is_taken_ends_with_one_sentence_and_code_2(texts, text_export):
     port = texts.split(":")[2].split("/")[0]
     done = subprocess.run(
