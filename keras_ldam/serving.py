@@ -39,6 +39,11 @@ with mock.patch.object(sys, "argv", sys.argv[:1]):
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer
 
+GRACE_SECONDS = 8
+"""How long a server that is told to end waits for requests that are under way.
+
+Less than the 10 seconds after which `docker stop` kills; KServe's own are 30, as Kubernetes' are.
+"""
 _FORM = 'the request must be {"instances": [one input, …]}.'
 _FIXED = "this server keeps the one model that it was started with; none can be loaded or unloaded."
 
@@ -74,7 +79,13 @@ def serve(
     models = ModelRepository()
     models.update(ServedModel(name, exported))
     # KServe's ModelServer listens at every address of the machine; its REST server can be told.
-    server = RESTServer("kserve.model_server:app", DataPlane(models), OneModel(models), port)
+    server = RESTServer(
+        "kserve.model_server:app",
+        DataPlane(models),
+        OneModel(models),
+        port,
+        grace_period=GRACE_SECONDS,
+    )
     yield {
         "model": name,
         "version": folder.name if numbered else None,

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -295,6 +296,48 @@ def test_no_client_can_take_the_model_out_or_bring_another(verb, texts):
         assert refused.status_code == 400, refused.text
         assert "keeps the one model that it was started with" in refused.json()["error"]
     assert ask(texts, {"instances": ["good"]}).status_code == 200
+
+
+# A server that takes its time, and is given little when it has to end.
+SLOW = """
+import sys, time
+from keras_ldam import serving
+
+def answer(model, payload):
+    print("asked", flush=True)
+    time.sleep(0.5)
+    return {"predictions": ["late"]}
+
+serving.GRACE_SECONDS = 2
+serving.ServedModel._predict = answer
+for started in serving.serve(sys.argv[1], port=0):
+    print(started["url"], flush=True)
+"""
+
+
+@needs_kserve
+def test_a_server_told_to_end_still_answers_and_waits_little_for_half_a_request(
+    text_export, tmp_path
+):
+    command = [PYTHON, "-c", SLOW, text_export]
+    with (
+        open(tmp_path / "log", "wb") as log,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as program,
+        ThreadPoolExecutor(1) as clients,
+    ):
+        try:
+            url = program.stdout.readline().decode().strip()
+            _, _, address, path = url.split("/", 3)
+            host, port = address.split(":")
+            with socket.create_connection((host, int(port))) as half:
+                half.sendall(f"POST /{path} HTTP/1.1\r\nContent-Length: 100\r\n\r\n{{".encode())
+                whole = clients.submit(ask, url, {"instances": ["good"]})
+                assert program.stdout.readline() == b"asked\n"
+                program.terminate()
+                assert whole.result().json() == {"predictions": ["late"]}
+                program.wait(15)  # KServe's own patience ends after 30 seconds.
+        finally:
+            program.kill()
 
 
 @needs_kserve
