@@ -14,17 +14,23 @@ Every file is written aside and moved in place, so that it is there whole or not
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from keras_ldam.config import Config
 
-_PLACE_FIELDS = (
+try:
+    import fcntl
+except ImportError:  # Not on Windows.
+    fcntl = None
+
+PLACE_FIELDS = (
     "data_dir",
     "strategy",
     "replicas",
@@ -55,12 +61,56 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
 
     def create(self, config: Config) -> None:
-        """Makes the folder for a config, or checks that it belongs to it; raises as `check`."""
+        """Makes the folder for a config, or checks that it belongs to it; raises as `check`.
+
+        A folder that is there is told where the data are now, and on which devices it goes on.
+        """
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self.config_file.exists():
-            write_json(self.config_file, config.to_json())
+        write_json(self.config_file, config.to_json())
         self.checkpoints.mkdir(exist_ok=True)
+
+    def check_data(self, data: dict) -> None:
+        """Checks that the run in the folder, if there is one, was begun with the same data.
+
+        Args:
+            data: What `data.json` would hold.
+
+        Raises:
+            ValueError: if classes, counts or whatever else it holds are others.
+        """
+        theirs = self.read_data() if self.data_file.exists() else {}
+        for name, value in data.items():
+            if name in theirs and theirs[name] != value:
+                raise ValueError(
+                    f"{self.path} belongs to a run on other data: its {name} are not those of the "
+                    "data that are here now; choose another --run_dir, or the same data to resume."
+                )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training in the folder; it must be there.
+
+        Raises:
+            ValueError: if another process does so.
+        """
+        if fcntl is None:
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process is training in {self.path}; wait for it, or choose another "
+                    "--run_dir."
+                ) from None
+            except OSError:  # Some network file systems know no locks.
+                pass
+            yield
+        finally:
+            os.close(handle)
 
     def check(self, config: Config) -> None:
         """Checks that a run of the config can be made, or go on, here; writes nothing.
@@ -72,7 +122,7 @@ class RunFolder:
         if self.config_file.exists():
             theirs, ours = self.read_config().to_json(), config.to_json()
             for name in ours:
-                if theirs[name] != ours[name] and name not in _PLACE_FIELDS:
+                if theirs[name] != ours[name] and name not in PLACE_FIELDS:
                     raise ValueError(
                         f"{self.path} belongs to a run with {name}={theirs[name]!r}, not "
                         f"{ours[name]!r}; choose another --run_dir, or the same config to resume."
@@ -138,12 +188,16 @@ class RunFolder:
         write_whole(self.history_file, write)
 
     def read_history(self) -> list[dict]:
-        """Returns the rows of the history, numbers as floats."""
+        """Returns the rows of the history, numbers as floats and epochs as whole numbers."""
         if not self.history_file.exists():
             return []
         with open(self.history_file, newline="") as file:
             return [
-                {name: float(value) for name, value in row.items() if value}
+                {
+                    name: int(float(value)) if name == "epoch" else float(value)
+                    for name, value in row.items()
+                    if value
+                }
                 for row in csv.DictReader(file)
             ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import importlib.util
 import sys
@@ -55,35 +56,46 @@ def train(
     folder = RunFolder(run_dir)
     folder.check(config)
     if folder.complete:
+        if folder.read_config().data_dir != config.data_dir:
+            folder.check_data(datasets.load(config).describe())
+            folder.create(config)  # It is evaluated where the data are now.
+        print(f"{folder.path} holds this run, complete.", flush=True)
         return folder.read_results()
     _check_precision(config)
     place = _Place.of(config)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     data = datasets.load(config)
+    folder.check_data(data.describe())
     _describe(config, data, place)
-    if place.writes:
-        # Only now: data that are not to be had must not leave a folder that refuses the next try.
-        folder.create(config)
-        write_json(
-            folder.data_file,
-            {
-                "name": data.name,
-                "class_names": list(data.class_names),
-                "counts": data.counts.tolist(),
-                "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
-                "skipped": list(data.skipped),
-            },
-        )
     batches = training_batches(config, data, replicas=place.replicas, own=place.own)
+    schedule = _schedule(config)
     with place.scope():
         model = compiled_model(config, data)
-        record = _Progress(folder, config, data, writes=place.writes)
+    if not place.writes:
+        return _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard)
+    # Only now: what is refused must not leave a folder that refuses the next try.
+    folder.create(config)
+    write_json(folder.data_file, data.describe())
+    with folder.locked():
+        return _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard)
+
+
+def _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard):
+    """Trains what is left to train, and writes the outcome; returns what `results.json` holds."""
+    record = _Progress(folder, config, data, writes=place.writes)
+    with place.scope():
         initial_epoch = record.resume(model)
     record.plain_model = model if place.strategy is None else plain_model(model)
-    callbacks = [EpochClock(batches), *_schedule(config, data), record]
+    callbacks = [EpochClock(batches), *schedule, record]
     if tensorboard and place.writes:  # After the record, which adds the errors to the logs.
         callbacks.append(keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False))
+    if initial_epoch == config.epochs:
+        # The run was cut off after its last epoch, and fit will begin none. A loss's weights are
+        # not in a checkpoint: they are a function of the epoch.
+        for callback in schedule:
+            callback.set_model(model)
+            callback.on_epoch_begin(config.epochs - 1)
     with place.naming_lost_workers(), _naming_unreadable(batches), warnings.catch_warnings():
         # Where steps_per_execution does not divide the steps of an epoch, its end cuts them off.
         warnings.filterwarnings("ignore", "Your input ran out of data")
@@ -267,11 +279,12 @@ def _naming_unreadable(batches):
     return images.naming_unreadable(batches)
 
 
-def _schedule(config, data):
+def _schedule(config):
+    drops = collections.Counter(config.drop_epochs)  # In a short run two can share an epoch.
     rate = stepwise(
         config.learning_rate,
         warmup_epochs=config.warmup_epochs,
-        drops=dict.fromkeys(config.drop_epochs, config.drop_factor),
+        drops={epoch: config.drop_factor**number for epoch, number in drops.items()},
     )
     callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch: rate(epoch))]
     how, weighting = config.balancing

@@ -17,6 +17,7 @@ from keras_ldam import cli, models, training
 from keras_ldam.config import Config, load_recipe
 from keras_ldam.datasets import folder
 from keras_ldam.layers import CosineDense
+from keras_ldam.results import RunFolder
 
 COUNTS = [20, 10, 5, 2]
 
@@ -242,6 +243,21 @@ def test_a_folder_is_trained_evaluated_exported_and_predicted_by_the_programs(
     capsys.readouterr()
     assert cli.main("predict", [f"--model={model}", str(pictures / "class_0" / "0001.jpg")]) == 0
     assert json.loads(capsys.readouterr().out)["label"].startswith("class_")
+
+
+def test_a_finished_run_follows_its_images_and_takes_no_others(pictures, tmp_path):
+    first = training.train(
+        small(pictures, method="erm", epochs=1), tmp_path / "run", progress=False
+    )
+    moved = shutil.copytree(pictures, tmp_path / "moved")
+    config = small(moved, method="erm", epochs=1)
+    assert training.train(config, tmp_path / "run", progress=False) == first
+    others = shutil.copytree(pictures, tmp_path / "others")
+    for number in range(5):
+        (others / "class_0" / f"000{number}.jpg").unlink()
+    with pytest.raises(ValueError, match="on other data: its counts are not those"):
+        training.train(small(others, method="erm", epochs=1), tmp_path / "run", progress=False)
+    assert RunFolder(tmp_path / "run").read_config().data_dir == str(moved)
 
 
 def pixels_to_cosines(num_classes):

@@ -26,6 +26,18 @@ def test_where_the_data_lie_may_change(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
     folder.create(config)
     folder.create(Config(data_dir="/elsewhere").resolve())
+    assert folder.read_config().data_dir == "/elsewhere"
+
+
+def test_a_run_stays_with_its_data(tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    data = {"name": "folder", "class_names": ["cat", "dog"], "counts": [24, 8]}
+    folder.check_data(data)
+    folder.create(config)
+    write_json(folder.data_file, data)
+    folder.check_data({**data, "new_in_this_version": 1})
+    with pytest.raises(ValueError, match="a run on other data: its class_names are not those"):
+        folder.check_data({**data, "class_names": ["ant", "bee"]})
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, config):

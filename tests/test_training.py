@@ -328,9 +328,8 @@ def test_a_loss_has_the_constants_of_the_config():
     def built(loss):
         return training.build_loss(small_config(loss=loss, **constants), counts)
 
-    for loss in ("ldam", "uniform_margin", "ldam_hinge"):
+    for loss in ("ldam", "uniform_margin", "ldam_hinge", "hinge"):
         assert (built(loss).scale, built(loss).max_margin) == (20.0, 0.25)
-    assert (built("hinge").scale, built("hinge").max_margin) == (20.0, 0.0)
     assert (built("focal").gamma, built("sigmoid_focal").gamma) == (0.5, 0.5)
     # Divided by the size of the batch, as in Cui et al.; all others by the sum of the weights.
     assert built("sigmoid_focal").reduction == "sum_over_batch_size"
@@ -341,7 +340,7 @@ def test_rule_and_rate_have_the_constants_of_the_config():
     data = datasets.load(small_config())
     constants = {"beta": 0.9, "epochs": 10, "learning_rate": 1.0, "warmup_epochs": 2}
     config = small_config(method="ldam_drw", start_epoch=6, **constants)
-    rate, rule = training._schedule(config, data)
+    rate, rule = training._schedule(config)
     expected = [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1]
     assert [rate.schedule(epoch) for epoch in range(10)] == pytest.approx(expected)
     assert (rule.start_epoch, rule.weights, rule.beta) == (6, "effective", 0.9)
@@ -351,6 +350,51 @@ def test_rule_and_rate_have_the_constants_of_the_config():
     expected = epoch_order(data.train.labels, seed=0, epoch=0, weights=weights)
     np.testing.assert_array_equal(batches.order(0), expected)
     assert len(batches) == 3
+
+
+def test_two_drops_at_one_epoch_both_count():
+    config = small_config(epochs=5, drop_at=(0.8, 0.9), drop_factor=0.1, learning_rate=1.0)
+    assert config.drop_epochs == (4, 4)
+    rate = training._schedule(config)[0].schedule
+    assert [rate(epoch) for epoch in (3, 4)] == pytest.approx([1.0, 0.01])
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.0}, {"drop_factor": 0.0}])
+def test_a_schedule_that_is_refused_leaves_no_run_folder_behind(tmp_path, change):
+    with pytest.raises(ValueError, match="must be above 0"):
+        training.train(small_config(**change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    pytest.importorskip("fcntl")
+    config = small_config(method="erm")
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    with (
+        folder.locked(),
+        pytest.raises(ValueError, match=r"another process is training in .*run; wait"),
+    ):
+        training.train(config, tmp_path / "run")
+    training.train(config, tmp_path / "run")
+    assert folder.complete
+
+
+def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(tmp_path, monkeypatch):
+    config = small_config(method="ldam_drw")
+    training.train(config, tmp_path / "whole")
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Progress, "results", die)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "cut")
+    training.train(config, tmp_path / "cut")
+    one, two = (training.load_model(RunFolder(tmp_path / name)) for name in ("whole", "cut"))
+    np.testing.assert_array_equal(one.loss.class_weights, two.loss.class_weights)
+    assert np.ptp(np.asarray(one.loss.class_weights)) > 0
 
 
 def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_path):

@@ -124,3 +124,13 @@ class Data:
                 f"{self.name}: class {empty} ({self.class_names[empty]}) has no training example."
             )
         object.__setattr__(self, "counts", counts)
+
+    def describe(self) -> dict:
+        """What a run keeps of its data, as JSON can hold it."""
+        return {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "counts": self.counts.tolist(),
+            "vocabulary": None if self.vocabulary is None else list(self.vocabulary),
+            "skipped": list(self.skipped),
+        }
