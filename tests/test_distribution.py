@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -155,6 +156,14 @@ def test_a_sum_over_the_batch_is_refused(mirrored):
         model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction="sum"))
 
 
+def test_one_callback_needs_no_list():
+    model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
+    model.compile("sgd", loss=keras_ldam.CrossEntropy(replicas.COUNTS))
+    x, y = np.ones((4, 6), np.float32), np.arange(4)
+    history = model.fit(x, y, callbacks=keras_ldam.DRW(0, verbose=0), verbose=0).history
+    assert history["reweighted"] == [1.0]
+
+
 # ----------------------------------------------------------------------------- shares
 
 
@@ -279,6 +288,27 @@ def test_a_machine_that_does_not_come_is_not_waited_for_for_ever(index):
     with pytest.raises(distribution.WorkerLostError, match=addresses[1 - index]):
         distribution.strategies._meet(cluster, 1)
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("said", [b"7", b"0", b"hello", b""])
+def test_a_caller_that_is_no_worker_does_not_stand_in_for_one(said):
+    addresses = tuple(f"localhost:{port}" for port in free_ports(2))
+    host, port = addresses[0].split(":")
+    failed = []
+
+    def chief():
+        try:
+            distribution.strategies._meet(distribution.Cluster(addresses, 0), 3)
+        except distribution.WorkerLostError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=chief)
+    thread.start()
+    time.sleep(0.3)
+    with socket.create_connection((host, int(port))) as stranger:
+        stranger.sendall(said)
+        thread.join()
+    assert failed and addresses[1] in failed[0]
 
 
 def test_an_address_that_is_taken_gets_a_sentence():

@@ -75,7 +75,7 @@ class ReplicatedStep:
             )
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """As in Keras; `callbacks` by keyword."""
+        """As in Keras; `callbacks`, one or a list of them, by keyword."""
         strategy = self.distribute_strategy
 
         @tf.function(autograph=False)
@@ -84,7 +84,9 @@ class ReplicatedStep:
 
         first = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average())
         with _without_autotuning():
-            return super().fit(*args, callbacks=[first, *(callbacks or [])], **kwargs)
+            return super().fit(
+                *args, callbacks=[first, *keras.tree.flatten(callbacks or [])], **kwargs
+            )
 
     def _average_statistics(self):
         variables = [

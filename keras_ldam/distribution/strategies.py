@@ -114,8 +114,12 @@ def _receive_all(cluster, server, deadline):
             try:
                 caller, _ = server.accept()
                 stack.enter_context(caller)
-                caller.settimeout(max(0.01, deadline - time.monotonic()))
-                callers[int(caller.recv(16))] = caller
+                # Whoever connects and says nothing must not keep the others waiting.
+                caller.settimeout(1.0)
+                index = int(caller.recv(16))
+                if not 0 < index < cluster.size:
+                    raise ValueError(f"there is no worker {index}")
+                callers[index] = caller
             except (OSError, ValueError):
                 if time.monotonic() > deadline:
                     absent = set(range(1, cluster.size)) - set(callers)
