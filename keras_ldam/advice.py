@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -337,7 +338,7 @@ def _from_lines(text):
     if len(lines) == 1:
         parts = re.split(r"[\s,;]+", lines[0][1].strip(" ,;"))
         return [_count(part, 1) for part in parts]
-    fields = [(n, [part.strip(" \"'") for part in re.split(r"[\t,;]", line)]) for n, line in lines]
+    fields = [(n, [part.strip(" \"'") for part in _fields(line)]) for n, line in lines]
     if fields and not re.search(r"\d", fields[0][1][-1]):
         del fields[0]  # Headings.
     counts = [_count(parts[-1], n) for n, parts in fields]
@@ -345,7 +346,17 @@ def _from_lines(text):
     return _by_name(names, counts) if all(names) else counts
 
 
+def _fields(line):
+    if '"' not in line:
+        return re.split(r"[\t,;]", line)
+    # In quotes a comma separates nothing.
+    delimiter = next((mark for mark in "\t;," if mark in line), ",")
+    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
+
+
 def _count(text, line):
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", text):  # As spreadsheets write thousands, in quotes.
+        text = text.replace(",", "")
     try:
         return float(text)
     except ValueError:

@@ -46,7 +46,8 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0; 2 for wrong input; 1 if another machine of the run is gone.
+        The exit code: 0; 2 for wrong input, or a file that cannot be read or written; 1 if another
+        machine of the run is gone.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if verb is None:
@@ -80,7 +81,8 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
         print(f"{verb}: {_one_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{verb}: interrupted; the same command resumes.", file=sys.stderr)
+        resumes = "; the same command resumes" if verb == "train" else ""
+        print(f"{verb}: interrupted{resumes}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read the answers has stopped; what is still buffered must not be tried again.
@@ -88,6 +90,12 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
     except ConnectionError as error:  # A machine that trains along is gone.
         print(f"{verb}: {_one_sentence(error)}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if os.environ.get("KERAS_LDAM_TRACEBACK"):
+            raise
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        print(f"{verb}: {place}{error.strerror or _one_sentence(error)}.", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -147,7 +147,7 @@ def _non_empty(values, max_count, imbalance_ratio):
     if counts.min() < 1:
         raise ValueError(
             f"imbalance_ratio={imbalance_ratio:g} leaves class {int(np.argmin(counts))} without an "
-            f"example, since the largest class has {max_count}; use a ratio of at most {max_count}."
+            f"example, since the largest class has {max_count}; use a ratio below {max_count}."
         )
     return counts
 

@@ -129,7 +129,8 @@ def test_counts_and_epochs_out_of_range_get_a_sentence(counts, epochs, message):
         ("\ufeffcat,120\ndog,7\n", {"cat": 120, "dog": 7}),
         ("class,count\n\ncat,120\ndog,7\n", {"cat": 120, "dog": 7}),
         ("1,120\n2,7\n", {"1": 120, "2": 7}),
-        ('"cat; tame"\t120\ndog\t7\n', {"cat, tame": 120, "dog": 7}),
+        ('"cat; tame"\t120\ndog\t7\n', {"cat; tame": 120, "dog": 7}),
+        ('class,count\n"cat, tame","5,120"\ndog,40\n', {"cat, tame": 5120, "dog": 40}),
     ],
 )
 def test_counts_are_read_as_people_write_them(tmp_path, text, counts):
@@ -146,6 +147,7 @@ def test_counts_are_read_as_people_write_them(tmp_path, text, counts):
         (b"", "at least two classes"),
         (b"cat,120\ndog,0\n", "class 1 has 0"),
         (b"cat,120\ndog,many\n", "line 2 does not end in a count: 'many'"),
+        (b'"cat","5,12"\ndog,3\n', "line 1 does not end in a count: '5,12'"),
         (b"cat,12x\ndog,3\n", "line 1 does not end in a count: '12x'"),
         (b"cat,120\ncat,7\n", "class 'cat' is there twice"),
         (b"[1, 2", "not valid JSON"),

@@ -61,6 +61,31 @@ def test_wrong_input_ends_with_one_sentence_and_code_2(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("verb", ["train", "samples"])
+def test_a_place_that_cannot_be_written_gets_a_sentence(verb, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    place = "run_dir" if verb == "train" else "output_dir"
+    smoke = ["--smoke"] if verb == "train" else []
+    assert cli.main(verb, [f"--{place}={tmp_path / 'file' / 'x'}", *smoke]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"{verb}: {tmp_path / 'file' / 'x'}: Not a directory.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("train", "; the same command resumes"), ("export", "")]
+)
+def test_an_interruption_says_what_to_do_where_there_is_something_to_do(
+    verb, said, monkeypatch, capsys
+):
+    def interrupt(values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, verb, cli.VERBS[verb]._replace(run=interrupt))
+    assert cli.main(verb, []) == 130
+    assert capsys.readouterr().err == f"{verb}: interrupted{said}.\n"
+
+
 def test_a_folder_of_another_config_is_refused_by_the_first_field_that_differs(
     finished_run, capsys
 ):

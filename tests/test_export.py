@@ -642,3 +642,13 @@ def test_the_card_names_the_rarest_class_and_lists_the_first_hundred():
     assert "| 0 | a\\|b | 9 |" in card
     assert "| 99 | bird 99 |" in card and "| 100 |" not in card
     assert "The other 50 classes are in export.json." in card
+
+
+def test_a_full_disk_gets_a_sentence_and_leaves_nothing(tmp_path):
+    def write(folder):
+        (folder / "half").write_text("")
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+
+    with pytest.raises(ValueError, match=r"name/1 could not be written: .*No space left on device"):
+        export.version_folders.write_whole(tmp_path / "name" / "1", write)
+    assert not list((tmp_path / "name").iterdir())

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import tensorflow as tf
+
 
 def choose(output: Path) -> Path:
     """The folder to write: the one named, or the next version; never one that is there.
@@ -59,8 +61,9 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         write(aside)
         # Moving would replace an empty folder, but not one that has been filled meanwhile.
         aside.rename(folder)
-    except OSError as error:
-        raise ValueError(f"{folder} could not be written: {error}.") from None
+    except (OSError, tf.errors.OpError) as error:  # A full disk is TensorFlow's own to tell.
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"{folder} could not be written: {reason}.") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
