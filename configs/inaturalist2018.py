@@ -18,8 +18,9 @@ DIR holds train2018.json, val2018.json and train_val2018/, as the release unpack
 The paper gives 90 epochs, learning rate 0.1, x0.1 at 30 and 60, re-weighting from 60, largest
 margin 0.3, images scaled to 256 and cropped to 224 at random or flipped. It does not give batch
 size (256 here, as a later paper says of it), weight decay (1e-4, as He et al.) or scale (30, as in
-the official code for CIFAR). The row of class-balanced focal loss is copied from Cui et al., so
-their gamma and beta are used.
+the official code for CIFAR). ResNet-50 is that of keras.applications, with its initial values: its
+convolutions have biases, and those of stride 2 are the first of their block. The row of class-
+balanced focal loss is copied from Cui et al., so their gamma and beta are used.
 
 Hardware: the paper had 4 V100. Not run here. Time, calculated from the rates in
 benchmarks/jpeg_pipeline.json, which were measured on 2 shared CPU cores: 47 days on these cores
@@ -42,6 +43,6 @@ def config(method: str) -> Config:
         drop_factor=0.1,
         weight_decay=1e-4,
         max_margin=0.3,
-        start_epoch=60,
+        start_drop=2,
         **cui,
     )

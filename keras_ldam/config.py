@@ -68,7 +68,7 @@ class Config:
     """Everything that decides a run. Each field is a flag of the programs; see its help there.
 
     Build one, then call `resolve()`: it fills what other fields decide (`loss` and `rule` from
-    `method`, `start_epoch` from the first drop of the learning rate) and checks every field.
+    `method`, `start_epoch` from the drops of the learning rate) and checks every field.
 
     Raises:
         ValueError: from `resolve()`, naming the field, what was received and what is accepted.
@@ -160,9 +160,13 @@ class Config:
     beta: float = _option(0.9999, "beta of the effective number", low=0.0, high=0.9999999)
     start_epoch: int = _option(
         -1,
-        "first epoch, from zero, with drs or drw on; -1: the first drop of the learning rate",
+        "first epoch, from zero, with drs or drw on; -1: the drop of the learning rate that "
+        "start_drop tells",
         low=-1,
         high=100_000,
+    )
+    start_drop: int = _option(
+        1, "which drop of the learning rate drs or drw wait for, the last if fewer", low=1, high=100
     )
 
     # The network; only for the datasets that use it.
@@ -239,8 +243,8 @@ class Config:
         )
         if config.start_epoch < 0:
             drops = config.drop_epochs
-            first = min(drops) if drops else config.epochs
-            config = dataclasses.replace(config, start_epoch=first)
+            start = drops[min(config.start_drop, len(drops)) - 1] if drops else config.epochs
+            config = dataclasses.replace(config, start_epoch=start)
         config._check_whole()
         return config
 
@@ -271,7 +275,7 @@ class Config:
             raise ValueError(
                 f"rule {self.rule} starts at start_epoch={self.start_epoch}, but training ends "
                 f"after epochs={self.epochs}: choose a start_epoch below {self.epochs} or -1 for "
-                "the first drop of the learning rate."
+                "a drop of the learning rate."
             )
         if self.precision == "mixed_float16" and self.strategy != "none":
             raise ValueError(

@@ -19,6 +19,9 @@ def test_drops_and_the_deferred_rule_follow_the_number_of_epochs(epochs, drops):
     config = Config(epochs=epochs).resolve()
     assert config.drop_epochs == drops
     assert config.start_epoch == drops[0]
+    assert Config(epochs=epochs, start_drop=2).resolve().start_epoch == drops[1]
+    assert Config(epochs=epochs, start_drop=3).resolve().start_epoch == drops[1]
+    assert Config(epochs=epochs, start_drop=2, start_epoch=7).resolve().start_epoch == 7
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,40 @@ def test_a_run_anew_takes_the_place_of_the_old_and_others_stay(compared_runs, tm
     assert [run.key for run in collection.read_file(file)] == [run.key for run in merged]
 
 
+def with_config(run, **changes):
+    run.results["config"] = {**run.results["config"], **changes}
+    return run
+
+
+def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
+    file = tmp_path / "digits.json"
+    collection.merge([with_config(made_up_run([9, 8]), epochs=200)], file)
+    before = file.read_bytes()
+    trial = with_config(made_up_run([9, 8], better=5.0), epochs=2)
+    (shown,) = collection.merge([trial], file)
+    assert shown is trial and file.read_bytes() == before
+    assert "keeps erm, seed 0, with epochs=200; this run has 2" in capsys.readouterr().err
+    # What is not about what is learned may differ.
+    again = with_config(made_up_run([9, 8], better=5.0), epochs=200, evaluate_every=10, jit="on")
+    collection.merge([again], file)
+    assert collection.read_file(file)[0].results == again.results
+
+
+@pytest.mark.parametrize("change", [{"steps_per_epoch": 5}, {"validation_fraction": 0.1}])
+def test_trials_and_errors_on_held_out_examples_are_not_results(tmp_path, change, capsys):
+    run = with_config(made_up_run([9, 8]), **change)
+    collection.merge([run], tmp_path / "digits.json")
+    assert not (tmp_path / "digits.json").exists()
+    assert "are not written into it" in capsys.readouterr().err
+
+
+def test_the_validation_images_of_a_release_are_what_its_results_are_about(tmp_path):
+    run = made_up_run([9, 8], dataset="inaturalist2018")
+    run.results["split"] = "validation"
+    collection.merge([run], tmp_path / "inaturalist2018.json")
+    assert collection.read_file(tmp_path / "inaturalist2018.json")[0].key == run.key
+
+
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
 def test_the_results_in_the_repository_can_be_reported_on(file, tmp_path):
     table = report.write([file], output_dir=tmp_path, figures=["errors", "class_errors"])
@@ -179,6 +213,10 @@ def test_one_run_is_reported_on_alone(compared_runs, tmp_path):
         (
             {"split": "validation"},
             "evaluated on its validation split and an earlier run on its test",
+        ),
+        (
+            {"config": {"validation_fraction": 0.2}},
+            "evaluated on held-out training examples and an earlier run on its test split",
         ),
         ({"class_names": ["a", "b"]}, "has not the classes of an earlier run"),
         ({"last": None}, "is not a run's results"),

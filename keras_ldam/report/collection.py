@@ -6,7 +6,8 @@
                "versions": {…}, "hardware": …}, …]}
 
 Errors are in percent. A run is told from another by its method, seed and column (imbalance and its
-ratio); the same run anew takes the place of the old.
+ratio); the same run anew takes the place of the old. One with another config does not: a result
+must not be lost to a trial.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from keras_ldam.config import METHODS
-from keras_ldam.results import RunFolder, write_json
+from keras_ldam.results import PLACE_FIELDS, RunFolder, write_json
 
 _KEPT = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
 _ALSO_KEPT = ("config", "versions", "hardware", "margins")
@@ -80,6 +81,19 @@ class Run:
         return (self.method, *self.column, self.seed)
 
     @property
+    def held_out(self) -> bool:
+        """Whether its errors are those on a part of the training examples."""
+        config = self.results.get("config")
+        if not config:
+            return self.results["split"] != "test"
+        return config.get("validation_fraction", 0) > 0
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether its epochs were, to try things out."""
+        return (self.results.get("config") or {}).get("steps_per_epoch", 0) > 0
+
+    @property
     def counts(self) -> list[int] | None:
         """Training examples per class."""
         return self.results.get("counts")
@@ -115,15 +129,21 @@ def gather(sources: Sequence[str | Path]) -> list[Run]:
                 raise ValueError(
                     f"{source} has not the classes of an earlier run: compare runs of one dataset."
                 )
-            if run.results.get("split") != first.results.get("split"):
+            if _evaluated(run) != _evaluated(first):
                 raise ValueError(
-                    f"{source} was evaluated on its {run.results.get('split')} split and an "
-                    f"earlier run on its {first.results.get('split')} split: they do not compare."
+                    f"{source} was evaluated on {_evaluated(run)} and an earlier run on "
+                    f"{_evaluated(first)}: they do not compare."
                 )
             runs[run.key] = run
     if not runs:
         raise ValueError(f"nothing to report on: {', '.join(map(str, sources))} holds no run.")
     return in_order(runs.values())
+
+
+def _evaluated(run):
+    if run.held_out:
+        return "held-out training examples"
+    return f"its {run.results.get('split')} split"
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
@@ -191,37 +211,64 @@ def merge(runs: Sequence[Run], path: str | Path) -> list[Run]:
     """Writes runs into a results file, beside those that are there already.
 
     Args:
-        runs: Runs of one dataset. Those of a validation split are left out: the file is for
-            test errors.
+        runs: Runs of one dataset. Those evaluated on held-out training examples are left out, as
+            the file is for results, and those with `steps_per_epoch`; so are those that would
+            replace a run with another config, which is said.
         path: The results file; made, with its folder, if it is not there.
 
     Returns:
-        All runs that the file now holds; those given keep their histories.
+        All runs that the file now holds, those given in place of theirs; they keep their histories.
 
     Raises:
         ValueError: if the file exists and is not a results file of this dataset.
     """
     path = Path(path)
-    kept = [run for run in runs if run.results["split"] == "test"]
+    kept = [run for run in runs if not run.held_out and not run.cut_short]
     if len(kept) < len(runs):
-        print(f"{path}: validation runs are not written into it.", file=sys.stderr)
+        print(
+            f"{path}: runs on held-out examples or with --steps_per_epoch are not written into it.",
+            file=sys.stderr,
+        )
     held = read_file(path) if path.exists() else []
     if held and runs and held[0].dataset != runs[0].dataset:
         raise ValueError(
             f"{path} holds results of {held[0].dataset}; these runs are of {runs[0].dataset}."
         )
-    everything = {run.key: run for run in held} | {run.key: run for run in kept}
+    everything = written = {run.key: run for run in held}
+    for run in kept:
+        other = everything.get(run.key, run)
+        difference = _difference(run, other)
+        if difference:
+            print(
+                f"{path}: keeps {run.method}, seed {run.seed}, with {difference}, which is shown "
+                "and not written. Take it out of the file to have the new one, or choose another "
+                "--results_dir.",
+                file=sys.stderr,
+            )
+        else:
+            written = {**written, run.key: run}
+        everything = {**everything, run.key: run}
     merged = in_order(everything.values())
     if kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "dataset": kept[0].dataset,
             "class_names": list(kept[0].class_names),
-            "runs": [run.results for run in merged],
+            "runs": [run.results for run in in_order(written.values())],
         }
         if not path.exists() or json.loads(path.read_text()) != content:
             write_json(path, content)
     return merged
+
+
+def _difference(run, held):
+    """The first setting that decides what is learned and is not the same in two runs, in words."""
+    ours, theirs = (each.results.get("config") or {} for each in (run, held))
+    for name in ours:
+        matters = name not in (*PLACE_FIELDS, "evaluate_every")
+        if matters and name in theirs and ours[name] != theirs[name]:
+            return f"{name}={theirs[name]!r}; this run has {ours[name]!r}"
+    return None
 
 
 def unlike(runs: Sequence[Run]) -> list[str]:
