@@ -419,7 +419,9 @@ def _advise(values):
         }
         recipe = configuration.load_recipe(values.dataset, "ldam_drw")
         config = dataclasses.replace(recipe, **given).resolve()
-        found = advice.advise(datasets.load(config).counts, epochs=config.epochs)
+        data = datasets.load(config)
+        counts = dict(zip(data.class_names, data.counts.tolist(), strict=True))
+        found = advice.advise(counts, epochs=config.epochs)
     return found.to_json() if values.json else str(found)
 
 

@@ -286,9 +286,8 @@ def _kept(scores, labels, sizes, scale):
     rows = np.arange(len(labels))
     own = scores[rows, labels]
     guesses = np.argmax(scores, axis=1)
-    # As in the evaluation: a score that is not a number ranks last.
+    # As in the evaluation: a score that is not a number, below which nothing is, ranks last.
     ranks = np.sum(~(scores < own[:, None]), axis=1) - 1
-    ranks[np.isnan(own)] = scores.shape[1] - 1
     rivals = scores.copy()
     rivals[rows, labels] = -np.inf
     margins = (own - rivals.max(axis=1)) / sizes

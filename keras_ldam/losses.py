@@ -247,8 +247,8 @@ class ClassWeightedLoss(keras.losses.Loss):
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
     ):
-        # Float32 under every policy: in bfloat16 label 257 becomes 256, and margins of 1/100 and
-        # of 1/101 become the same.
+        # Float32 whatever Keras' floatx is: in bfloat16 label 257 becomes 256, and margins of
+        # 1/100 and of 1/101 become the same.
         super().__init__(name=name, reduction=reduction, dtype="float32")
         self.counts = None if counts is None else class_counts.check_counts(counts)
         self.class_weights = None

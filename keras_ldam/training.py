@@ -392,16 +392,15 @@ def evaluate_split(model: keras.Model, split: Split, counts: np.ndarray) -> dict
         there are more than 5 classes; `many_error`, `medium_error`, `few_error` where there are
         such classes.
     """
-    num_classes = len(counts)
     ranks = np.empty(len(split), dtype=np.int64)
     for indices, examples in in_order(split, EVALUATION_BATCH):
         scores = np.asarray(
             keras.ops.convert_to_numpy(model.predict_on_batch(examples)), dtype=np.float32
         )
         own = np.take_along_axis(scores, split.labels[indices, None], axis=1)
-        # A score that is not a number ranks last: a broken model must not look perfect.
+        # A score that is not a number, below which nothing is, ranks last: a broken model must not
+        # look perfect.
         ranks[indices] = np.sum(~(scores < own), axis=1) - 1
-        ranks[indices[np.isnan(own[:, 0])]] = num_classes - 1
     return diagnostics.errors_of_ranks(ranks, split.labels, counts)
 
 

@@ -7,7 +7,7 @@ from sklearn.calibration import calibration_curve
 from keras_ldam import calibration
 
 
-def test_bins_hold_their_right_end_and_their_means_are_those_of_hand(rng):
+def test_bins_hold_their_right_end_and_their_means_are_those_of_hand():
     found = calibration.reliability(
         np.array([0.5, 0.4, 0.6, 1.0, 0.0]), np.array([True, False, True, True, False]), bins=2
     )

@@ -20,7 +20,7 @@ import tensorflow as tf
 from conftest import small_config
 
 import keras_ldam
-from keras_ldam import cli, distribution, training
+from keras_ldam import cli, distribution, hardware, training
 from keras_ldam.datasets.data import Ragged, Split
 from keras_ldam.datasets.sampling import Batches
 from keras_ldam.results import RunFolder
@@ -418,7 +418,7 @@ def test_a_loss_that_is_not_reduced_is_refused(reduction, mirrored):
 
 
 def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch):
-    monkeypatch.setattr(distribution.step, "has_accelerator", lambda: True)
+    monkeypatch.setattr(hardware, "accelerators", lambda: ["GPU"])
     for supports, compiled in ((True, True), (False, False)):
         layer = keras.layers.Dense(5)
         layer.supports_jit = supports

@@ -91,13 +91,6 @@ def test_gradients_equal_numerical_ones(name, batch):
     np.testing.assert_allclose(gradient(lambda z: ours(y, z), z), numerical, rtol=1e-3, atol=2e-4)
 
 
-def test_the_review_of_the_design_loses_7_80_nats():
-    loss = keras_ldam.LDAM([1250, 12500])
-    scores = SCALE * (np.array([0.42 - 0.5, 0.18]))
-    np.testing.assert_allclose(scores, [-2.4, 5.4], atol=1e-6)
-    assert float(loss([0], [[0.42, 0.18]])) == pytest.approx(7.8004, abs=1e-4)
-
-
 def test_zero_margin_is_scaled_cross_entropy(batch):
     y, z = batch
     ldam = keras_ldam.LDAM(COUNTS, max_margin=0.0, scale=10.0)

@@ -47,7 +47,7 @@ def load(config: Config) -> Data:
     def read(part):
         folder = root / part
         split, unknown = _index(folder, class_names, config)
-        split, bad = images.check(split, skip_corrupt=config.skip_corrupt, what=part or "all")
+        split, bad = images.check(split, skip_corrupt=config.skip_corrupt, what=part)
         skipped.extend(unknown + bad)
         _check_none_empty(split.labels, class_names, folder, "readable image")
         return split

@@ -383,7 +383,7 @@ def check(split: Split, *, skip_corrupt: bool, what: str) -> tuple[Split, list[s
     Args:
         split: Its `load` is a `Loader`.
         skip_corrupt: Whether to leave out what cannot be read.
-        what: What the split is, for messages.
+        what: What the split is, for messages; empty where it is all there is.
 
     Returns:
         The split without the images that cannot be read, and descriptions of these.
@@ -392,13 +392,14 @@ def check(split: Split, *, skip_corrupt: bool, what: str) -> tuple[Split, list[s
         ValueError: without `skip_corrupt`, naming the first image that cannot be read.
     """
     load, examples = split.load, split.examples
+    images = f"{what} images" if what else "images"
     if skip_corrupt:
-        print(f"decodes all {len(split)} {what} images once, to find the unreadable", flush=True)
+        print(f"decodes all {len(split)} {images} once, to find the unreadable", flush=True)
         good = _decodable(load, examples)
         if good.all():
             return split, []
         bad = [load.source.describe(examples[i]) for i in np.flatnonzero(~good)]
-        print(f"skips {len(bad)} unreadable {what} images: {_some(bad)}", flush=True)
+        print(f"skips {len(bad)} unreadable {images}: {_some(bad)}", flush=True)
         return split.take(np.flatnonzero(good)), bad
     bad, reason = [], ""
     # Threads wait for the disk, not for Python.

@@ -223,7 +223,7 @@ def headline(runs: Sequence[Run]) -> Table:
         notes.append(f"Ours in {' and '.join(sorted(precisions))}.")
     if best:
         rarest = max(_setting(run, "evaluate_every", 1) for run in runs)
-        evaluated = f", of every {rarest}th epoch and the last" if rarest > 1 else ""
+        evaluated = f", of one epoch in {rarest} and the last" if rarest > 1 else ""
         notes.append(
             f"{BEST_MARK} The epoch with the smallest mean error on the {split} split itself"
             f"{evaluated}: chosen with the {split} labels in view, so not comparable with the last "
