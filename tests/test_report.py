@@ -158,7 +158,8 @@ def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
     trial = with_config(made_up_run([9, 8], better=5.0), epochs=2)
     (shown,) = collection.merge([trial], file)
     assert shown is trial and file.read_bytes() == before
-    assert "keeps erm, seed 0, with epochs=200; this run has 2" in capsys.readouterr().err
+    told = "erm, seed 0, is shown and not written: the file has it with epochs=200, this run has 2"
+    assert told in capsys.readouterr().err
     # What is not about what is learned may differ.
     again = with_config(made_up_run([9, 8], better=5.0), epochs=200, evaluate_every=10, jit="on")
     collection.merge([again], file)
@@ -168,9 +169,12 @@ def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
 @pytest.mark.parametrize("change", [{"steps_per_epoch": 5}, {"validation_fraction": 0.1}])
 def test_trials_and_errors_on_held_out_examples_are_not_results(tmp_path, change, capsys):
     run = with_config(made_up_run([9, 8]), **change)
-    collection.merge([run], tmp_path / "digits.json")
+    assert collection.merge([run], tmp_path / "digits.json") == [run]
     assert not (tmp_path / "digits.json").exists()
-    assert "are not written into it" in capsys.readouterr().err
+    assert "not written" in capsys.readouterr().err
+    collection.merge([made_up_run([9, 8], "ldam")], tmp_path / "digits.json")
+    shown = collection.merge([run], tmp_path / "digits.json")
+    assert [each.method for each in shown] == (["erm"] if run.held_out else ["erm", "ldam"])
 
 
 def test_the_validation_images_of_a_release_are_what_its_results_are_about(tmp_path):

@@ -48,8 +48,6 @@ def write(
     everything = runs
     if any(Path(source).is_dir() for source in sources):
         everything = collection.merge(runs, results_file)
-        if runs[0].results["split"] != "test":
-            everything = runs
     for sentence in collection.unlike(everything):
         print(sentence)
     folder = Path(output_dir) if output_dir else Path("reports") / dataset

@@ -211,63 +211,63 @@ def merge(runs: Sequence[Run], path: str | Path) -> list[Run]:
     """Writes runs into a results file, beside those that are there already.
 
     Args:
-        runs: Runs of one dataset. Those evaluated on held-out training examples are left out, as
-            the file is for results, and those with `steps_per_epoch`; so are those that would
-            replace a run with another config, which is said.
+        runs: Runs of one dataset, as `gather` gives them. Those on held-out training examples are
+            not written, as the file is for results; nor are those with `steps_per_epoch`, and those
+            that would replace a run with another config. What is not written is said.
         path: The results file; made, with its folder, if it is not there.
 
     Returns:
-        All runs that the file now holds, those given in place of theirs; they keep their histories.
+        What there is to show: all runs that the file holds, those given in place of theirs, with
+        their histories; on held-out examples those given alone.
 
     Raises:
         ValueError: if the file exists and is not a results file of this dataset.
     """
     path = Path(path)
-    kept = [run for run in runs if not run.held_out and not run.cut_short]
-    if len(kept) < len(runs):
-        print(
-            f"{path}: runs on held-out examples or with --steps_per_epoch are not written into it.",
-            file=sys.stderr,
-        )
+    if runs and runs[0].held_out:
+        print(f"{path}: runs on held-out examples are not written into it.", file=sys.stderr)
+        return in_order(runs)
     held = read_file(path) if path.exists() else []
     if held and runs and held[0].dataset != runs[0].dataset:
         raise ValueError(
             f"{path} holds results of {held[0].dataset}; these runs are of {runs[0].dataset}."
         )
-    everything = written = {run.key: run for run in held}
-    for run in kept:
-        other = everything.get(run.key, run)
-        difference = _difference(run, other)
-        if difference:
+    shown = {run.key: run for run in held}
+    written = dict(shown)
+    for run in runs:
+        reason = _why_not_written(run, shown.get(run.key, run))
+        shown[run.key] = run
+        if reason is None:
+            written[run.key] = run
+        else:
             print(
-                f"{path}: keeps {run.method}, seed {run.seed}, with {difference}, which is shown "
-                "and not written. Take it out of the file to have the new one, or choose another "
-                "--results_dir.",
+                f"{path}: {run.method}, seed {run.seed}, is shown and not written: {reason}.",
                 file=sys.stderr,
             )
-        else:
-            written = {**written, run.key: run}
-        everything = {**everything, run.key: run}
-    merged = in_order(everything.values())
-    if kept:
+    results = [run.results for run in in_order(written.values())]
+    content = {
+        "dataset": runs[0].dataset,
+        "class_names": list(runs[0].class_names),
+        "runs": results,
+    }
+    if results and not (path.exists() and json.loads(path.read_text()) == content):
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "dataset": kept[0].dataset,
-            "class_names": list(kept[0].class_names),
-            "runs": [run.results for run in in_order(written.values())],
-        }
-        if not path.exists() or json.loads(path.read_text()) != content:
-            write_json(path, content)
-    return merged
+        write_json(path, content)
+    return in_order(shown.values())
 
 
-def _difference(run, held):
-    """The first setting that decides what is learned and is not the same in two runs, in words."""
+def _why_not_written(run, held):
+    """Why a run is not written in place of one of the same name; None where it is."""
+    if run.cut_short:
+        return "--steps_per_epoch has cut it short"
     ours, theirs = (each.results.get("config") or {} for each in (run, held))
     for name in ours:
         matters = name not in (*PLACE_FIELDS, "evaluate_every")
         if matters and name in theirs and ours[name] != theirs[name]:
-            return f"{name}={theirs[name]!r}; this run has {ours[name]!r}"
+            return (
+                f"the file has it with {name}={theirs[name]!r}, this run has {ours[name]!r}; take "
+                "the old one out to have the new, or choose another --results_dir"
+            )
     return None
 
 
