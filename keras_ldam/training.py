@@ -72,12 +72,11 @@ def train(
     schedule = _schedule(config)
     with place.scope():
         model = compiled_model(config, data)
-    if not place.writes:
-        return _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard)
-    # Only now: what is refused must not leave a folder that refuses the next try.
-    folder.create(config)
-    write_json(folder.data_file, data.describe())
-    with folder.locked():
+    if place.writes:
+        # Only now: what is refused must not leave a folder that refuses the next try.
+        folder.create(config)
+        write_json(folder.data_file, data.describe())
+    with folder.locked() if place.writes else contextlib.nullcontext():
         return _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard)
 
 
