@@ -21,12 +21,16 @@ def head(config: Config, num_classes: int) -> keras.layers.Layer:
 
     Under the sigmoid focal loss all classes start at a probability of 1/K, as in Cui et al. (2019):
     from 1/2 the K - 1 negatives of every example would rule the first steps.
+
+    Logits of CIFAR start from He's normal distribution, as in the official code.
     """
     if config.loss in COSINE_LOSSES:
         return CosineDense(num_classes, name="cosines")
     bias = -math.log(num_classes - 1) if config.loss == "sigmoid_focal" else 0.0
+    of_cifar = config.dataset in ("cifar10", "cifar100")
     return keras.layers.Dense(
         num_classes,
+        kernel_initializer=resnet32.kaiming_normal(config.seed) if of_cifar else "glorot_uniform",
         bias_initializer=keras.initializers.Constant(bias),
         dtype="float32",
         name="logits",
