@@ -10,16 +10,21 @@ with momentum and weight decay. They stay in processes of their own, have compil
 before the first round, and take turns in an order that rotates, so that a slow minute of the
 machine hits everyone. Each turn gives one rate, without its first steps; medians are reported, with
 the smallest and largest. Ours augments its images in the step; the others are given a batch that is
-ready, which favours them. PyTorch works channels last. The losses are measured in the same way,
-forward and backward, on made scores.
+ready, which favours them. PyTorch works channels last. Where the cores are divided, two replicas
+train on half of a batch each and have half of the cores each (`--strategy cores`, and PyTorch's
+DistributedDataParallel over two processes), and batch normalisation is by each half. The losses are
+measured in the same way, forward and backward, on made scores.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -55,13 +60,15 @@ CONTESTANTS = {
     "ours_float32_cross_entropy": "ours",
     "ours_float32_from_pipeline": "ours",
     "convolutions_float32": "ours",
-    "ours_one_replica": "replicas",
-    "ours_two_replicas": "replicas",
-    "ours_two_replicas_xla": "replicas",
+    "ours_cores_float32": "cores",
+    "ours_cores_bfloat16": "cores",
+    "ours_cores_float32_xla": "cores",
     "keras_float32": "keras",
     "keras_bfloat16": "keras",
     "torch_float32": "torch",
     "torch_bfloat16": "torch",
+    "torch_cores_float32": "torch_cores",
+    "torch_cores_bfloat16": "torch_cores",
 }
 """Which process each contestant lives in."""
 
@@ -71,8 +78,11 @@ def main() -> None:
     parser.add_argument("--torch_python", help="Python of an environment with torch")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--process", help=argparse.SUPPRESS)
+    parser.add_argument("--meeting", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.meeting:
+        torch_second(given.meeting)
     if given.process:
         serve(PROCESSES[given.process]())
         return
@@ -91,9 +101,9 @@ def measure(given: argparse.Namespace) -> dict:
     from keras_ldam import hardware
     from keras_ldam.results import versions
 
-    pythons = dict.fromkeys(("ours", "replicas", "keras", "losses"), sys.executable)
+    pythons = dict.fromkeys(("ours", "cores", "keras", "losses"), sys.executable)
     if given.torch_python:
-        pythons["torch"] = given.torch_python
+        pythons["torch"] = pythons["torch_cores"] = given.torch_python
     processes = {
         name: Process(python, __file__, "--process", name) for name, python in pythons.items()
     }
@@ -141,8 +151,14 @@ def ratios(rates: dict, losses: dict) -> dict:
         "xla_to_none": ("ours_float32_xla", "ours_float32"),
         "ldam_to_cross_entropy": ("ours_float32", "ours_float32_cross_entropy"),
         "pipeline_to_cached_batch": ("ours_float32_from_pipeline", "ours_float32"),
-        "two_replicas_to_one": ("ours_two_replicas", "ours_one_replica"),
-        "two_replicas_xla_to_one": ("ours_two_replicas_xla", "ours_one_replica"),
+        "cores_to_one_device": ("ours_cores_float32", "ours_float32"),
+        "cores_to_one_device_bfloat16": ("ours_cores_bfloat16", "ours_bfloat16"),
+        "cores_to_torch": ("ours_cores_float32", "torch_float32"),
+        "cores_to_torch_bfloat16": ("ours_cores_bfloat16", "torch_bfloat16"),
+        "cores_to_torch_cores": ("ours_cores_float32", "torch_cores_float32"),
+        "cores_to_torch_cores_bfloat16": ("ours_cores_bfloat16", "torch_cores_bfloat16"),
+        "cores_to_keras": ("ours_cores_float32", "keras_float32"),
+        "cores_to_keras_bfloat16": ("ours_cores_bfloat16", "keras_bfloat16"),
     }
     found = {n: round(rates[a] / rates[b], 2) for n, (a, b) in pairs.items() if b in rates}
     for k, of in losses.items():
@@ -251,27 +267,26 @@ def convolutions(images):
     return turn
 
 
-def replicas():
+def over_cores():
+    """`--strategy cores`: two replicas, each with half of the cores and of the batch."""
     import tensorflow as tf
 
-    device = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
     from keras_ldam import distribution
 
-    strategy = distribution.make_strategy("mirrored", replicas=2)
+    strategy = distribution.make_strategy("cores", replicas=2)
     images, labels = made_images(BATCH)
     shares = (
         tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH // 2).cache().repeat(STEPS)
     )
     feed = distribution.distribute(strategy, untuned(shares), STEPS)
-    with strategy.scope():
-        two = our_model(distribution.ReplicatedModel)
-        two_xla = our_model(distribution.ReplicatedModel, jit=True)
-    return {}, {
-        "ours_one_replica": fitted(our_model(), cached_batch(images, labels, STEPS), BATCH),
-        "ours_two_replicas": fitted(two, feed, BATCH),
-        "ours_two_replicas_xla": fitted(two_xla, feed, BATCH),
+    chosen = {
+        "ours_cores_float32": {},
+        "ours_cores_bfloat16": {"precision": "mixed_bfloat16"},
+        "ours_cores_float32_xla": {"jit": True},
     }
+    with strategy.scope():
+        models = {n: our_model(distribution.ReplicatedModel, **how) for n, how in chosen.items()}
+    return {}, {name: fitted(model, feed, BATCH) for name, model in models.items()}
 
 
 def plain_keras():
@@ -357,17 +372,83 @@ def torch_model():
 
 def pytorch():
     import torch
+
+    about = {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+    turns = torch_turns(torch_model, BATCH)
+    return about, {f"torch_{precision}": turn for precision, turn in turns.items()}
+
+
+def torch_over_cores():
+    """PyTorch's data parallelism over two processes, each with half of the cores and the batch."""
+    import torch
+    from torch import distributed
+
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"{folder}/meeting"
+        # It ends by an error when this process, and with it the connection, is gone.
+        second = [sys.executable, __file__, "--meeting", meeting]
+        subprocess.Popen(second, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        turns = torch_half(0, meeting)
+
+    def led(number, turn):
+        def both():
+            distributed.broadcast(torch.tensor([number]), 0)
+            return turn()
+
+        return both
+
+    about = {"torch_cores_threads": torch.get_num_threads()}
+    return about, {f"torch_cores_{n}": led(i, turn) for i, (n, turn) in enumerate(turns.items())}
+
+
+def torch_half(rank, meeting):
+    import torch
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+    patience = datetime.timedelta(days=1)
+    place = f"file://{meeting}"
+    distributed.init_process_group(
+        "gloo", init_method=place, rank=rank, world_size=2, timeout=patience
+    )
+
+    def model():
+        return DistributedDataParallel(torch_model(), broadcast_buffers=False)
+
+    turns = torch_turns(model, BATCH // 2)
+    return {precision: scaled(turn, 2) for precision, turn in turns.items()}
+
+
+def scaled(turn, factor):
+    return lambda: factor * turn()
+
+
+def torch_second(meeting):
+    """Does with the other half whatever the first process begins."""
+    import torch
+    from torch import distributed
+
+    turns = list(torch_half(1, meeting).values())
+    while True:
+        number = torch.zeros(1, dtype=torch.int64)
+        distributed.broadcast(number, 0)
+        turns[number.item()]()
+
+
+def torch_turns(make_model, batch):
+    import torch
     from torch.nn import functional
 
     torch.manual_seed(0)
     margins = torch.tensor(COUNTS, dtype=torch.float32) ** -0.25
     margins *= 0.5 / margins.max()
     weights = torch.ones(CLASSES)
-    images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, CLASSES, (BATCH,))
+    images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (batch,))
 
     def contestant(bfloat16):
-        model = torch_model()
+        model = make_model()
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=2e-4)
 
         def turn():
@@ -381,12 +462,11 @@ def pytorch():
                 loss.backward()
                 optimizer.step()
                 ends.append(time.perf_counter())
-            return rate(ends, BATCH)
+            return rate(ends, batch)
 
         return turn
 
-    about = {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
-    return about, {"torch_float32": contestant(False), "torch_bfloat16": contestant(True)}
+    return {"float32": contestant(False), "bfloat16": contestant(True)}
 
 
 # ----------------------------------------------------------------------------- the loss alone
@@ -461,9 +541,10 @@ def memory_of_loss(name, num_classes):
 
 PROCESSES = {
     "ours": ours,
-    "replicas": replicas,
+    "cores": over_cores,
     "keras": plain_keras,
     "torch": pytorch,
+    "torch_cores": torch_over_cores,
     "losses": losses,
 }
 

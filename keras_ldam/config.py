@@ -213,13 +213,17 @@ class Config:
     )
     strategy: str = _option(
         "none",
-        "none: one device; mirrored: the devices of this machine; multiworker: those of several "
-        "machines, each started with this command and its own TF_CONFIG, and a run_dir that all "
-        "of them see",
-        choices=("none", "mirrored", "multiworker"),
+        "none: one device; cores: without an accelerator, replicas that have a part of the cores "
+        "each; mirrored: the devices of this machine; multiworker: those of several machines, each "
+        "started with this command and its own TF_CONFIG, and a run_dir that all of them see; with "
+        "replicas, batch normalisation is by each one's part of the batch",
+        choices=("none", "cores", "mirrored", "multiworker"),
     )
     replicas: int = _option(
-        0, "mirrored: over how many devices; 0: all that there are", low=0, high=10_000
+        0,
+        "mirrored: over how many devices; 0: all that there are; cores: how many; 0: two",
+        low=0,
+        high=10_000,
     )
     worker_timeout: int = _option(
         300, "multiworker: seconds to wait for a machine before giving up", low=1, high=86_400

@@ -64,20 +64,23 @@ def _processor():
     return f"{name} ({best})" if best else name
 
 
-def divide_cores() -> None:
-    """Makes TensorFlow run two chains of operations side by side, each on half of the cores.
+def divide_cores(chains: int = 2) -> None:
+    """Makes TensorFlow run chains of operations side by side, each on its part of the cores.
 
-    For networks of bidirectional LSTMs, before TensorFlow computes anything: later it changes
-    nothing. An LSTM consists of thousands of small operations, one waiting for another. By default
-    TensorFlow spreads each over all cores, and much of the time goes to threads that wait for each
-    other. The two directions are independent and need not. Networks for images are one chain of
-    large operations, which the default suits. Measured on two cores only.
+    Before TensorFlow computes anything: later it changes nothing. By default TensorFlow spreads
+    each operation over all cores, and threads that are done wait for the others. That suits one
+    chain of large operations, as in a network for images on one device. An LSTM consists of
+    thousands of small operations, but its two directions are independent and need not wait for
+    each other; nor need replicas. Measured on two cores only.
 
-    It changes nothing either with an accelerator, on another backend than TensorFlow, on a single
-    core, or where `TF_NUM_INTRAOP_THREADS` or `TF_NUM_INTEROP_THREADS` has decided already.
+    It changes nothing either with an accelerator, on another backend than TensorFlow, with fewer
+    cores than chains, or where `TF_NUM_INTRAOP_THREADS` or `TF_NUM_INTEROP_THREADS` has decided.
+
+    Args:
+        chains: How many. Defaults to 2, the directions of an LSTM.
     """
     decided = {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & os.environ.keys()
-    if decided or cores() < 2:
+    if decided or cores() < chains:
         return
     import keras
 
@@ -87,5 +90,5 @@ def divide_cores() -> None:
 
     # TensorFlow refuses once it has computed something.
     with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_inter_op_parallelism_threads(2)
-        tf.config.threading.set_intra_op_parallelism_threads(cores() // 2)
+        tf.config.threading.set_inter_op_parallelism_threads(chains)
+        tf.config.threading.set_intra_op_parallelism_threads(cores() // chains)

@@ -342,7 +342,7 @@ class _Place:
             config.strategy, replicas=config.replicas, worker_timeout=config.worker_timeout
         )
         local = len(strategy.extended.worker_devices)
-        if config.strategy == "mirrored":
+        if config.strategy != "multiworker":
             return cls(strategy, local=local)
         worker = distribution.Cluster.from_environment().index
         return cls(strategy, first=worker * local, local=local, writes=worker == 0)

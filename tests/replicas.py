@@ -66,14 +66,26 @@ def train(strategy, model_class, *, loss=None, optimizer=None, steps_per_executi
     return history.history, model.get_weights(), len(traces)
 
 
-def main(output):
-    """Trains as one machine of the cluster in `TF_CONFIG`, and writes what came out."""
+def main(name, output):
+    """Trains under the strategy of this name, and writes what came out."""
+    import tensorflow as tf
+
     from keras_ldam import distribution
 
-    strategy = distribution.make_strategy("multiworker", worker_timeout=60)
+    strategy = distribution.make_strategy(name, worker_timeout=60)
     history, weights, _ = train(strategy, distribution.ReplicatedModel, jit_compile=True)
-    np.savez(output, *weights, loss=history["loss"])
+    threads = tf.config.threading
+    np.savez(
+        output,
+        *weights,
+        loss=history["loss"],
+        devices=strategy.extended.worker_devices,
+        threads=[
+            threads.get_inter_op_parallelism_threads(),
+            threads.get_intra_op_parallelism_threads(),
+        ],
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

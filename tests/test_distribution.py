@@ -265,9 +265,11 @@ def test_the_chief_stands_before_the_workers(monkeypatch):
     ("arguments", "message"),
     [
         (["--strategy=mirrored", "--replicas=5"], "this machine has 2 .CPU., and replicas=5"),
-        (["--strategy=mirrored", "--replicas=1"], "needs from 2 devices"),
+        (["--strategy=mirrored", "--replicas=1"], "needs from 2 devices.* cores divides a CPU"),
+        (["--strategy=cores", "--replicas=1"], "from 2 replicas to as many as there are cores"),
+        (["--strategy=cores", "--replicas=5000"], "cores, here [0-9]+; replicas=5000 was"),
         (["--strategy=mirrored", "--batch_size=33"], "multiple of the number of replicas, 2"),
-        (["--strategy=cloud"], "unknown strategy 'cloud'; known: none, mirrored"),
+        (["--strategy=cloud"], "unknown strategy 'cloud'; known: none, cores, mirrored"),
         (["--jit=perhaps"], "unknown jit 'perhaps'; known: auto, on, off"),
         (["--precision=mixed_float16"], "needs an accelerator"),
         (["--steps_per_execution=0"], "steps_per_execution must be from 1"),
@@ -362,7 +364,7 @@ def end(processes):
 
 
 def test_two_machines_train_as_one_device(tmp_path, on_one_device):
-    commands = [["tests/replicas.py", str(tmp_path / f"{i}.npz")] for i in range(2)]
+    commands = [["tests/replicas.py", "multiworker", str(tmp_path / f"{i}.npz")] for i in range(2)]
     processes = start_cluster(commands, tmp_path)
     try:
         codes = [process.wait(timeout=120) for process in processes]
@@ -373,6 +375,39 @@ def test_two_machines_train_as_one_device(tmp_path, on_one_device):
         with np.load(tmp_path / f"{index}.npz") as found:
             weights = [found[f"arr_{i}"] for i in range(len(on_one_device[1]))]
             assert_same(({"loss": found["loss"]}, weights), on_one_device)
+
+
+@pytest.mark.skipif(hardware.cores() < 2, reason="needs two cores")
+def test_replicas_on_parts_of_the_cores_train_as_one_device(tmp_path, on_one_device):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TF_NUM_")}
+    done = subprocess.run(
+        [sys.executable, "tests/replicas.py", "cores", str(tmp_path / "cores.npz")],
+        cwd=ROOT,
+        env={**kept, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(tmp_path / "cores.npz") as found:
+        assert len(set(found["devices"])) == 2
+        assert list(found["threads"]) == [2, hardware.cores() // 2]
+        weights = [found[f"arr_{i}"] for i in range(len(on_one_device[1]))]
+        assert_same(({"loss": found["loss"]}, weights), on_one_device)
+
+
+def test_cores_can_only_be_divided_once(mirrored, monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: 4)
+    assert distribution.make_strategy("cores") is mirrored  # This process has two already.
+    with pytest.raises(ValueError, match="before TensorFlow computes anything"):
+        distribution.make_strategy("cores", replicas=3)
+    with pytest.raises(ValueError, match="cores, here 4; replicas=5 was asked for"):
+        distribution.make_strategy("cores", replicas=5)
+
+
+def test_cores_are_not_divided_beside_an_accelerator(monkeypatch):
+    monkeypatch.setattr(hardware, "accelerators", lambda: ["Card A"])
+    with pytest.raises(ValueError, match="this one has Card A: choose none or mirrored"):
+        distribution.make_strategy("cores")
 
 
 def test_a_killed_machine_ends_the_run_and_the_same_command_resumes_it(tmp_path):

@@ -17,15 +17,15 @@ from unittest import mock
 from keras_ldam import hardware
 import tensorflow as tf
 
-def chosen(cores, **environment):
+def chosen(cores, *chains, **environment):
     with mock.patch.object(hardware, "cores", lambda: cores):
         with mock.patch.dict(os.environ, environment):
-            hardware.divide_cores()
+            hardware.divide_cores(*chains)
     config = tf.config.threading
     return config.get_intra_op_parallelism_threads(), config.get_inter_op_parallelism_threads()
 
 found = {"one": chosen(1), "decided": chosen(8, TF_NUM_INTEROP_THREADS="3")}
-found |= {"two": chosen(2), "eight": chosen(8)}
+found |= {"two": chosen(2), "four replicas": chosen(8, 4), "eight": chosen(8)}
 tf.zeros(1)
 print(json.dumps({**found, "late": chosen(4)}))
 """
@@ -48,6 +48,7 @@ def test_each_direction_gets_half_of_the_cores():
     found = run(PROGRAM)
     assert found["two"] == [1, 2]
     assert found["eight"] == [4, 2]
+    assert found["four replicas"] == [2, 4]
     assert found["one"] == found["decided"] == [0, 0]  # TensorFlow's own choice.
     assert found["late"] == found["eight"]
 

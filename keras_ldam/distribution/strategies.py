@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-STRATEGIES = ("none", "mirrored", "multiworker")
+from keras_ldam import hardware
+
+STRATEGIES = ("none", "cores", "mirrored", "multiworker")
 
 
 class WorkerLostError(ConnectionError):
@@ -30,12 +32,15 @@ def make_strategy(
 ) -> tf.distribute.Strategy | None:
     """A strategy by name, over the accelerators of this machine, or its CPUs if it has none.
 
-    Call it before anything is computed: machines must be joined first.
+    Call it before anything is computed: cores must be divided and machines joined first.
 
     Args:
-        name: One of `STRATEGIES`. `"mirrored"`: the devices of one machine. `"multiworker"`: those
-            of several, started each with the same command and its own `TF_CONFIG`.
-        replicas: For `"mirrored"`: how many devices, the first ones; 0 for all.
+        name: One of `STRATEGIES`. `"cores"`: the cores of a machine without accelerators, divided
+            among replicas, which wait for each other once a step where the threads of one device
+            do so in every operation. `"mirrored"`: the devices of one machine. `"multiworker"`:
+            those of several, started each with the same command and its own `TF_CONFIG`.
+        replicas: For `"mirrored"`: how many devices, the first ones; 0 for all. For `"cores"`:
+            how many; 0 for two.
         worker_timeout: For `"multiworker"`: seconds to wait for a machine, at the start and in
             each step, before giving up.
 
@@ -43,16 +48,45 @@ def make_strategy(
         The strategy; None for `"none"`. The same one each time for the same devices.
 
     Raises:
-        ValueError: for an unknown name, devices that there are not, or a malformed `TF_CONFIG`.
+        ValueError: for an unknown name, devices or cores that there are not, cores after
+            something has been computed, or a malformed `TF_CONFIG`.
         WorkerLostError: if a machine does not come.
     """
     if name not in STRATEGIES:
         raise ValueError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}.")
+    if name == "cores":
+        return _cores(replicas or 2)
     if name == "mirrored":
         return _mirrored(replicas)
     if name == "multiworker":
         return _multiworker(worker_timeout)
     return None
+
+
+def _cores(replicas):
+    accelerators, cores = hardware.accelerators(), hardware.cores()
+    if accelerators:
+        raise ValueError(
+            f"strategy cores is for machines without accelerators; this one has {accelerators[0]}: "
+            "choose none or mirrored."
+        )
+    if not 2 <= replicas <= cores:
+        raise ValueError(
+            f"strategy cores needs from 2 replicas to as many as there are cores, here {cores}; "
+            f"replicas={replicas} was asked for."
+        )
+    hardware.divide_cores(replicas)
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) != replicas:
+        parts = [tf.config.LogicalDeviceConfiguration()] * replicas
+        try:
+            tf.config.set_logical_device_configuration(cpu, parts)
+        except RuntimeError:
+            raise ValueError(
+                "strategy cores must be made before TensorFlow computes anything: cores cannot be "
+                "divided later."
+            ) from None
+    return _mirrored(replicas)
 
 
 def _mirrored(replicas):
@@ -62,7 +96,8 @@ def _mirrored(replicas):
     if not 2 <= count <= len(devices):
         raise ValueError(
             f"strategy mirrored needs from 2 devices to as many as there are; this machine has "
-            f"{len(devices)} ({kind}), and replicas={replicas or 'all'} was asked for."
+            f"{len(devices)} ({kind}), and replicas={replicas or 'all'} was asked for"
+            + (".", "; strategy cores divides a CPU.")[kind == "CPU"]
         )
     return _mirrored_over(tuple(devices[:count]))
 
