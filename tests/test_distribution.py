@@ -107,6 +107,28 @@ def test_replicas_end_an_epoch_with_the_same_statistics_and_none_that_is_not_a_n
         np.testing.assert_array_equal(first, second)
 
 
+def test_each_replica_draws_its_own_noise(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((64,))
+        dropout = keras.layers.Dropout(0.5, seed=3)
+        model = distribution.ReplicatedModel(inputs, keras.layers.Dense(2)(dropout(inputs)))
+        model.compile("sgd", keras_ldam.CrossEntropy([8, 8]))
+    examples = np.ones((16, 64), "float32"), np.zeros(16, "int32")
+
+    def fitted():
+        model.fit(*examples, batch_size=8, verbose=0)
+        return [list(state.numpy()) for state in mirrored.experimental_local_results(
+            dropout.seed_generator.state.value)]  # fmt: skip
+
+    one, two = fitted()
+    assert two == [one[0] + 1, one[1]] and one == [3, 2]
+    drawn = mirrored.run(lambda: dropout(tf.ones((4, 64)), training=True))
+    one, two = mirrored.experimental_local_results(drawn)
+    assert np.any(one.numpy() != two.numpy())
+    # However often it is fitted; and what is saved is the first one's.
+    assert fitted() == [[3, 5], [4, 5]]
+
+
 def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
     class Own(distribution.ReplicatedStep, keras.Model):
         def __init__(self):

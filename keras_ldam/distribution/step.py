@@ -34,6 +34,7 @@ class ReplicatedStep:
       on CPUs XLA is slower, see `benchmarks/README.md`.
     - It clips gradients (`clipnorm`, `global_clipnorm`, `clipvalue`) after they have been summed;
       Keras clips each replica's part.
+    - Each replica draws its own dropout and augmentation; Keras' draw all the same.
     - `fit` and `evaluate` work under `MultiWorkerMirroredStrategy`.
 
     `predict` is Keras' own: under a strategy pass it a `tf.data.Dataset`. The reduction of the loss
@@ -82,11 +83,26 @@ class ReplicatedStep:
         def average():
             strategy.run(self._average_statistics)
 
-        first = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average())
+        @tf.function(autograph=False)
+        def part():
+            strategy.run(self._part_noise)
+
+        first = keras.callbacks.LambdaCallback(
+            on_train_begin=lambda *_: part(), on_epoch_end=lambda *_: average()
+        )
         with _without_autotuning():
             return super().fit(
                 *args, callbacks=[first, *keras.tree.flatten(callbacks or [])], **kwargs
             )
+
+    def _part_noise(self):
+        """Gives each replica a seed of its own, counted from the first one's."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        for layer in self._flatten_layers():
+            for generator in layer._seed_generators:
+                state = tf.identity(generator.state.value)
+                first = _sum_over_replicas(tf.where(replica == 0, state, 0))
+                generator.state.assign(first + tf.cast([replica, 0], state.dtype))
 
     def _average_statistics(self):
         variables = [
