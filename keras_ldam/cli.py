@@ -223,6 +223,12 @@ def _define_report(values):
         flag_values=values,
     )
     flags.DEFINE_boolean(
+        "only_ours",
+        False,
+        "leave out of the printed table methods and columns without a run, and other people's runs",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
         "diagnose",
         True,
         "evaluate one seed of each method, where that has not been done, for the figures of "
@@ -395,6 +401,7 @@ def _report(values):
         results_dir=values.results_dir,
         output_dir=values.output_dir or None,
         figures=values.figures,
+        only_ours=values.only_ours,
     )
 
 

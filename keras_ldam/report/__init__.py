@@ -22,6 +22,7 @@ def write(
     results_dir: str | Path = "results",
     output_dir: str | Path | None = None,
     figures: Sequence[str] | None = None,
+    only_ours: bool = False,
 ) -> str:
     """Reports on run folders and results files.
 
@@ -33,6 +34,8 @@ def write(
         results_dir: Where the results files are.
         output_dir: Where figures and page go; None: `reports/DATASET`.
         figures: Names of the figures to draw, as PNG and without the page; None: page and all.
+        only_ours: Whether the table that is returned leaves out methods and columns without a
+            run, and other people's.
 
     Returns:
         The table, in Markdown.
@@ -55,7 +58,7 @@ def write(
         _draw(runs, everything, folder)
     else:
         _draw_some(figures, runs, everything, folder)
-    return tables.markdown(tables.headline(everything))
+    return tables.markdown(tables.headline(everything, only_ours=only_ours))
 
 
 def check_figures(names: Sequence[str] | None) -> None:

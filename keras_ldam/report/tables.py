@@ -173,13 +173,23 @@ def _measure(errors, measure):
     return errors.get(measure)
 
 
-def headline(runs: Sequence[Run]) -> Table:
-    """The table of a dataset: the paper's numbers, ours, and other people's, method by method."""
+def headline(runs: Sequence[Run], *, only_ours: bool = False) -> Table:
+    """The table of a dataset: the paper's numbers, ours, and other people's, method by method.
+
+    Args:
+        runs: Runs of one dataset.
+        only_ours: Whether to leave out methods and columns without a run, and other people's.
+    """
     dataset = runs[0].dataset
     columns = columns_of(runs)
     paper = published.PAPER.get(dataset, {})
     reruns = published.RERUNS.get(dataset, {})
     ours = {run.method for run in runs}
+    if only_ours:
+        held = {run.column for run in runs}
+        columns = tuple(c for c in columns if (c.imbalance, c.ratio) in held)
+        paper = {method: errors for method, errors in paper.items() if method in ours}
+        reruns = {}
     labels = {run.method: run.label for run in runs}
     rank = {name: i for i, name in enumerate(METHODS)}
     given = list(dict.fromkeys(run.method for run in runs))
