@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import importlib.util
+import itertools
 import sys
 import time
 import warnings
@@ -82,7 +84,7 @@ def train(
 
 def _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard):
     """Trains what is left to train, and writes the outcome; returns what `results.json` holds."""
-    record = _Progress(folder, config, data, writes=place.writes)
+    record = _Progress(folder, config, data, place)
     with place.scope():
         initial_epoch = record.resume(model)
     record.plain_model = model if place.strategy is None else plain_model(model)
@@ -320,10 +322,12 @@ class _Place:
         first: Number of this process's first replica.
         local: How many replicas it has.
         writes: Whether this process is the one that writes the run folder.
+        at_once: How many batches are to be evaluated side by side: as many as the cores have been
+            divided for.
     """
 
-    def __init__(self, strategy=None, *, first=0, local=1, writes=True):
-        self.strategy, self.writes = strategy, writes
+    def __init__(self, strategy=None, *, first=0, local=1, writes=True, at_once=1):
+        self.strategy, self.writes, self.at_once = strategy, writes, at_once
         self.replicas = 1 if strategy is None else strategy.num_replicas_in_sync
         self.own = range(first, first + local)
 
@@ -343,7 +347,7 @@ class _Place:
         )
         local = len(strategy.extended.worker_devices)
         if config.strategy != "multiworker":
-            return cls(strategy, local=local)
+            return cls(strategy, local=local, at_once=local if config.strategy == "cores" else 1)
         worker = distribution.Cluster.from_environment().index
         return cls(strategy, first=worker * local, local=local, writes=worker == 0)
 
@@ -377,13 +381,16 @@ def _check_precision(config):
 # ----------------------------------------------------------------------------- evaluation
 
 
-def evaluate_split(model: keras.Model, split: Split, counts: np.ndarray) -> dict:
+def evaluate_split(
+    model: keras.Model, split: Split, counts: np.ndarray, *, at_once: int = 1
+) -> dict:
     """Errors of a model on a split, in percent.
 
     Args:
         model: Gives scores `[batch, K]`.
         split: Examples and labels.
         counts: Training examples per class, for the groups many, medium and few.
+        at_once: How many batches are scored side by side, each by a thread.
 
     Returns:
         `per_class_error`: of each class (None for a class without examples); `mean_error`: their
@@ -392,7 +399,9 @@ def evaluate_split(model: keras.Model, split: Split, counts: np.ndarray) -> dict
         such classes.
     """
     ranks = np.empty(len(split), dtype=np.int64)
-    for indices, examples in in_order(split, EVALUATION_BATCH):
+
+    def rank(batch):
+        indices, examples = batch
         scores = np.asarray(
             keras.ops.convert_to_numpy(model.predict_on_batch(examples)), dtype=np.float32
         )
@@ -400,6 +409,16 @@ def evaluate_split(model: keras.Model, split: Split, counts: np.ndarray) -> dict
         # A score that is not a number, below which nothing is, ranks last: a broken model must not
         # look perfect.
         ranks[indices] = np.sum(~(scores < own), axis=1) - 1
+
+    batches = in_order(split, EVALUATION_BATCH)
+    if at_once == 1:
+        for batch in batches:
+            rank(batch)
+    else:
+        rank(next(batches))  # It makes the model's function, which threads must not do at once.
+        with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+            while some := list(itertools.islice(batches, at_once)):
+                list(threads.map(rank, some))
     return diagnostics.errors_of_ranks(ranks, split.labels, counts)
 
 
@@ -424,9 +443,9 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.nda
 class _Progress(keras.callbacks.Callback):
     """Evaluates, and keeps after each epoch what a killed run needs to go on."""
 
-    def __init__(self, folder, config, data, *, writes=True):
+    def __init__(self, folder, config, data, place):
         super().__init__()
-        self.folder, self.config, self.data, self.writes = folder, config, data, writes
+        self.folder, self.config, self.data, self.place = folder, config, data, place
         self.plain_model = None
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
 
@@ -477,7 +496,9 @@ class _Progress(keras.callbacks.Callback):
 
     def _evaluate(self, epoch):
         """Keeps the errors after an epoch; returns them as a row of the history has them."""
-        errors = evaluate_split(self.plain_model, self.data.test, self.data.counts)
+        errors = evaluate_split(
+            self.plain_model, self.data.test, self.data.counts, at_once=self.place.at_once
+        )
         self.last = {**errors, "epoch": epoch}
         if self.best is None or errors["mean_error"] < self.best["mean_error"]:
             self.best = self.last
@@ -487,7 +508,7 @@ class _Progress(keras.callbacks.Callback):
         return {f"{self.data.test_name}_{k}": v for k, v in shown.items() if v is not None}
 
     def _save(self, epoch):
-        if not self.writes:
+        if not self.place.writes:
             return
         self.folder.write_history(self.rows)
         weights = self.folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"

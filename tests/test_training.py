@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -266,6 +267,22 @@ def test_scores_that_are_not_numbers_or_all_equal_count_as_wrong():
         assert errors["error"] == 100
 
 
+def test_batches_scored_side_by_side_give_the_same_errors(rng, monkeypatch):
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 10)
+    split = Split(rng.normal(size=(50, 4)).astype("float32"), rng.integers(0, 4, size=50))
+    alone, both = iter([True]), threading.Barrier(2, timeout=30)
+
+    class Identity:
+        def predict_on_batch(self, examples):
+            if not next(alone, False):
+                both.wait()  # For another batch's, or for ever.
+            return examples
+
+    found = training.evaluate_split(Identity(), split, np.full(4, 5), at_once=2)
+    expected = keras.Sequential([keras.Input((4,)), keras.layers.Identity()])
+    assert found == training.evaluate_split(expected, split, np.full(4, 5))
+
+
 def test_every_example_is_evaluated_once_whatever_its_length(rng):
     lengths = rng.integers(1, 20, size=37)
     split = Split(Ragged.from_sequences([np.ones(n, int) for n in lengths]), np.zeros(37, int))
@@ -403,7 +420,7 @@ def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_p
     folder.create(config)
     model = training.compiled_model(config, data)
     model.optimizer.build(model.trainable_variables)
-    record = training._Progress(folder, config, data)
+    record = training._Progress(folder, config, data, training._Place())
     record.set_model(model)
     for epoch in range(2):
         record.rows.append({"epoch": float(epoch), "loss": 2.0 - epoch})
@@ -422,7 +439,7 @@ def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_p
     )
     # … or after the next epoch's row was written and before its weights were.
     folder.write_history([*record.rows, {"epoch": 2.0, "loss": 0.5}])
-    again = training._Progress(folder, config, data)
+    again = training._Progress(folder, config, data, training._Place())
     assert again.resume(training.compiled_model(config, data)) == 2
     assert again.rows == record.rows
     assert (again.last, again.best, again.seconds) == ({"epoch": 1}, {"epoch": 0}, 20.0)
