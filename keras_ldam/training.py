@@ -78,13 +78,14 @@ def train(
         # Only now: what is refused must not leave a folder that refuses the next try.
         folder.create(config)
         write_json(folder.data_file, data.describe())
-    with folder.locked() if place.writes else contextlib.nullcontext():
-        return _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard)
-
-
-def _fit(folder, config, data, place, model, batches, schedule, progress, tensorboard):
-    """Trains what is left to train, and writes the outcome; returns what `results.json` holds."""
     record = _Progress(folder, config, data, place)
+    with folder.locked() if place.writes else contextlib.nullcontext():
+        return _fit(record, model, batches, schedule, progress=progress, tensorboard=tensorboard)
+
+
+def _fit(record, model, batches, schedule, *, progress, tensorboard):
+    """Trains what is left to train, and writes the outcome; returns what `results.json` holds."""
+    folder, config, place = record.folder, record.config, record.place
     with place.scope():
         initial_epoch = record.resume(model)
     record.plain_model = model if place.strategy is None else plain_model(model)
