@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from conftest import small_config
 import keras_ldam
 from keras_ldam import cli, distribution, hardware, training
 from keras_ldam.datasets.data import Ragged, Split
-from keras_ldam.datasets.sampling import Batches
+from keras_ldam.datasets.sampling import Batches, EpochClock
 from keras_ldam.results import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -115,8 +116,8 @@ def test_each_replica_draws_its_own_noise(mirrored):
         model.compile("sgd", keras_ldam.CrossEntropy([8, 8]))
     examples = np.ones((16, 64), "float32"), np.zeros(16, "int32")
 
-    def fitted():
-        model.fit(*examples, batch_size=8, verbose=0)
+    def fitted(*callbacks):
+        model.fit(*examples, batch_size=8, verbose=0, callbacks=list(callbacks))
         return [list(state.numpy()) for state in mirrored.experimental_local_results(
             dropout.seed_generator.state.value)]  # fmt: skip
 
@@ -127,6 +128,9 @@ def test_each_replica_draws_its_own_noise(mirrored):
     assert np.any(one.numpy() != two.numpy())
     # However often it is fitted; and what is saved is the first one's.
     assert fitted() == [[3, 5], [4, 5]]
+    # Nor where an epoch begins with a state of its own, the same on all.
+    one, two = fitted(EpochClock(SimpleNamespace(seed=0, epoch=0)))
+    assert two == [one[0] + 1, one[1]] and one[0] > 4
 
 
 def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
@@ -230,6 +234,33 @@ def test_a_run_goes_on_over_two_devices_and_its_model_is_as_good_as_it_was(tmp_p
     model = training.load_model(RunFolder(tmp_path / "run"))
     assert type(model).__module__.startswith("keras.")
     assert found["config"]["strategy"] == "mirrored"
+
+
+def test_a_run_goes_on_over_other_devices_and_says_so(tmp_path, mirrored, monkeypatch):
+    class CutOffError(Exception):
+        pass
+
+    def cut(self, epoch):
+        save(self, epoch)
+        raise CutOffError
+
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 40)  # So that there are several.
+    with monkeypatch.context() as patched:
+        save = training._Progress._save
+        patched.setattr(training._Progress, "_save", cut)
+        with pytest.raises(CutOffError):
+            training.train(small_config(method="ldam_drw"), tmp_path / "run")
+    found = training.train(small_config(method="ldam_drw", strategy="cores"), tmp_path / "run")
+    assert found["replicas"] == [1, 2]
+    again = training.evaluate(tmp_path / "run")  # One batch after the other.
+    assert again["per_class_error"] == found["last"]["per_class_error"]
+
+
+def test_cores_are_given_batches_to_evaluate_side_by_side(mirrored, monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    assert training._Place.of(small_config(strategy="cores")).at_once == 2
+    assert training._Place.of(small_config(strategy="mirrored")).at_once == 1
 
 
 def test_a_run_that_was_begun_on_one_device_may_go_on_elsewhere(tmp_path):

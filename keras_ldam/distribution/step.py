@@ -87,12 +87,12 @@ class ReplicatedStep:
         def part():
             strategy.run(self._part_noise)
 
-        first = keras.callbacks.LambdaCallback(
-            on_train_begin=lambda *_: part(), on_epoch_end=lambda *_: average()
-        )
+        first = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average())
+        # Each epoch, and after the others, of which one may have set the seeds.
+        last = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: part())
         with _without_autotuning():
             return super().fit(
-                *args, callbacks=[first, *keras.tree.flatten(callbacks or [])], **kwargs
+                *args, callbacks=[first, *keras.tree.flatten(callbacks or []), last], **kwargs
             )
 
     def _part_noise(self):
