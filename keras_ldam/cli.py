@@ -155,15 +155,16 @@ def _define_export(values):
     flags.DEFINE_list(
         "target_prior",
         None,
-        "how frequent the classes are where the model is used, with commas between; "
-        "left out: the model answers as trained",
+        "how frequent the classes are where the model is used: a number for each, in the order of "
+        "class_names in the run's data.json, with commas between; left out: the model answers as "
+        "trained",
         flag_values=values,
     )
     flags.DEFINE_list(
         "source_prior",
         None,
-        "how frequent the classes are to the model as trained; left out: as in the training "
-        "examples. After training with full re-balancing give equal numbers",
+        "how frequent the classes are to the model as trained; left out: what the run's "
+        "re-weighting or re-sampling has made of the training examples",
         flag_values=values,
     )
     flags.DEFINE_boolean(
@@ -173,7 +174,8 @@ def _define_export(values):
         "calibrate",
         False,
         "fit the temperature of the probabilities on the examples that the run's "
-        "--validation_fraction held out",
+        "--validation_fraction held out, for classes as frequent as the target prior says, or "
+        "without one as the model has learned",
         flag_values=values,
     )
 

@@ -244,7 +244,7 @@ def test_saved_model_cli_runs_it(kind, classes, elsewhere):
     assert answered.shape == (2, classes)
 
 
-def test_a_prior_shifts_the_logits_by_the_log_ratio_to_the_training_counts(
+def test_a_prior_shifts_the_logits_by_the_log_ratio_to_what_the_rule_has_learned(
     finished_run, served, digits, tmp_path
 ):
     prior = np.arange(1.0, 11.0)
@@ -254,11 +254,38 @@ def test_a_prior_shifts_the_logits_by_the_log_ratio_to_the_training_counts(
     images = tf.constant(digits.examples[:50])
     shifted = loaded.signatures["serving_default"](image=images)
     plain = served["serving_default"](image=images)
-    shift = np.log(prior / prior.sum()) - np.log(counts / counts.sum())
+    learned = counts * (1 - 0.9999) / (1 - 0.9999**counts)  # Effective numbers, from the drop on.
+    shift = np.log(prior / prior.sum()) - np.log(learned / learned.sum())
+    np.testing.assert_allclose(facts["source_prior"], learned / learned.sum(), rtol=1e-5)
     np.testing.assert_allclose(
         shifted["logits"] - plain["logits"], np.tile(shift, (50, 1)), atol=1e-5
     )
     np.testing.assert_allclose(facts["target_prior"], prior / prior.sum())
+
+
+@pytest.mark.parametrize(
+    ("method", "learned"),
+    [
+        ("erm", [0.9, 0.1]),
+        ("focal", [0.9, 0.1]),
+        ("rs", [0.5, 0.5]),
+        ("rw", [0.5, 0.5]),
+        ("cb_rw", [0.9, 0.1]),
+        ("cb_rs", [0.9, 0.1]),
+        ("ldam_drw", [0.9, 0.1]),
+        ("ldam_hg_drs", [0.9, 0.1]),
+    ],
+)
+def test_re_balanced_scores_have_learned_re_balanced_frequencies(method, learned):
+    # β of almost 0 makes the weights by effective numbers equal.
+    config = small_config(method=method, beta=1e-9)
+    np.testing.assert_allclose(
+        export.learned_frequencies(config, np.array([900, 100])), learned, rtol=1e-6
+    )
+    balanced = small_config(method=method, weighting="inverse")
+    if balanced.deferred:
+        found = export.learned_frequencies(balanced, np.array([900, 100]))
+        np.testing.assert_allclose(found, [0.5, 0.5], rtol=1e-6)
 
 
 def test_the_temperature_is_fitted_on_held_out_examples_and_served(tmp_path):
@@ -272,13 +299,26 @@ def test_the_temperature_is_fitted_on_held_out_examples_and_served(tmp_path):
     assert found["temperature"] == facts["temperature"] != 1.0
     # Fitted on other examples than it is measured on, and still no worse on those.
     assert found["negative_log_likelihood_after"] <= found["negative_log_likelihood_before"]
-    assert "84 validation examples" in (Path(facts["folder"]) / "model_card.md").read_text()
+    card = (Path(facts["folder"]) / "model_card.md").read_text()
+    assert "84 validation examples" in card
+    assert "as frequent as the scores have learned" in card
     test = datasets.load(small_config()).test
     scores = training.load_model(RunFolder(run)).predict(test.examples, verbose=0)
     logits = tf.saved_model.load(facts["folder"]).signatures["serving_default"](
         image=tf.constant(test.examples)
     )["logits"]
     np.testing.assert_allclose(logits, 30 * scores / facts["temperature"], atol=1e-4)
+
+
+def test_a_temperature_that_the_examples_do_not_fix_is_refused(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    training.train(small_config(validation_fraction=0.2, epochs=1, steps_per_epoch=1), run)
+    monkeypatch.setattr(
+        export, "_scores", lambda model, split: 2.0 * np.eye(10)[split.labels] - 1.0
+    )
+    with pytest.raises(ValueError, match=r"84 held-out examples fix no temperature: none between"):
+        export.export(run, tmp_path / "m", calibrate=True)
+    assert not (tmp_path / "m").exists()
 
 
 def test_calibration_needs_held_out_examples(finished_run, tmp_path, capsys):
@@ -335,7 +375,7 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
         ({"class_names": ["a", "b", "c"]}, "class_names has 3 entries, but the model has 2"),
         ({"class_names": ["a", "a"]}, "'a' is there more than once"),
         ({"scale": 0.0}, "scale must be a finite number above 0"),
-        ({"scale": None}, "the model gives cosines and is not compiled"),
+        ({"scale": None}, "the model gives cosines, and was not compiled with a loss that has"),
         ({"temperature": float("nan")}, "temperature must be a finite number"),
         ({"counts": [5, 0]}, "class 1 has 0"),
         ({"target_prior": [0.5, 0.5]}, "target_prior needs the counts"),
@@ -350,6 +390,31 @@ def test_wrong_arguments_are_refused_before_anything_is_written(changes, message
         keras_ldam.export_saved_model(small_model(), tmp_path / "name", **arguments)
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_scale_is_that_of_the_loss_however_it_was_given(tmp_path):
+    model = small_model()
+    model.compile("sgd", loss=[keras_ldam.LDAM([9, 3], scale=20.0)])
+    folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+    assert json.loads((folder / "export.json").read_text())["scale"] == 20.0
+    model.compile("sgd", loss=lambda y, z: keras_ldam.ldam(y, z, [0.5, 0.4], 20.0))
+    with pytest.raises(ValueError, match="give scale="):
+        keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [keras.layers.Dense(2, activation="softmax")],
+        [keras.layers.Dense(2, activation="sigmoid")],
+        [keras.layers.Dense(2), keras.layers.Softmax()],
+        [keras.layers.Dense(2), keras.layers.Activation("softmax")],
+    ],
+)
+def test_a_model_of_probabilities_is_refused(last, tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), *last])
+    with pytest.raises(ValueError, match=r"its last layer, .*, gives probabilities"):
+        keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
 
 
 def test_a_folder_that_is_not_one_of_versions_is_refused(tmp_path):
@@ -457,8 +522,10 @@ def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imd
     answers = loaded.signatures["serving_default"](text=tf.constant(texts))
     own = answers["probabilities"].numpy()[np.arange(60), labels]
     # What the calibration is said to be is that of what is served, from the raw texts.
+    weights = np.array(facts["learned_frequencies"])[labels]
+    assert np.bincount(labels).tolist() == [30, 30]
     assert facts["calibration"]["negative_log_likelihood_after"] == pytest.approx(
-        -np.log(own).mean(), abs=1e-5
+        -np.average(np.log(own), weights=weights), abs=1e-5
     )
     model = training.load_model(RunFolder(tmp_path / "run"))
     known = RunFolder(tmp_path / "run").read_data()["vocabulary"]
@@ -479,6 +546,9 @@ def test_texts_are_answered_as_strings_of_any_number(text_served):
     for i, one in enumerate(["a GOOD film!".replace("!", ""), "a film", "other good"]):
         alone = text_served(text=tf.constant([one]))
         assert together["label"][i] == alone["label"][0]
+        np.testing.assert_allclose(
+            together["probabilities"][i], alone["probabilities"][0], atol=1e-5
+        )
     assert text_served(text=tf.constant([], tf.string))["probabilities"].shape == (0, 2)
 
 

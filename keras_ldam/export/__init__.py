@@ -30,13 +30,14 @@ import tensorflow as tf
 from keras_ldam import counts as class_counts
 from keras_ldam import datasets, training
 from keras_ldam.calibration import (
+    TEMPERATURES,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
     prior_weights,
     softmax,
 )
-from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS
+from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS, Config
 from keras_ldam.export import graphs, version_folders
 from keras_ldam.export.card import model_card
 from keras_ldam.layers import gives_cosines
@@ -81,7 +82,9 @@ def export_saved_model(
     or over-long text, bytes that are not UTF-8 or not an image) raises `InvalidArgumentError`.
 
     Args:
-        model: Built Keras model with one input and scores `[batch, K]`, on the TensorFlow backend.
+        model: Built Keras model with one input and scores `[batch, K]`, no probabilities, on the
+            TensorFlow backend. One of images must take pixels as they are stored, 0 to 255:
+            scaling belongs into it, by `keras.layers.Rescaling(1 / 255)` say.
         output: `DIR/NAME` for the next version of that name (1, 2, …), or `DIR/NAME/VERSION`.
         class_names: Name of each class, in class order; K different ones.
         tokenizer: For text: turns strings `[batch]` into the model's input with TensorFlow ops, as
@@ -95,12 +98,12 @@ def export_saved_model(
         scale: s > 0. By default that of the loss the model was compiled with (`LDAM` has one), or
             1 where the loss has none.
         temperature: T > 0; see `keras_ldam.calibration`.
-        counts: Training examples per class; they give the source prior, and go into the card.
+        counts: Training examples per class; they go into the card, and give the source prior.
         target_prior: How frequent the classes are where the model is used: K numbers > 0, which
             are normalised to sum to 1. None: the scores stay as trained.
         source_prior: The class frequencies that the scores have learned; by default those of
-            `counts`. A model that was trained with re-weighting or re-sampling has learned other
-            ones (1/K each, if it was to full balance).
+            `counts`. A model that was trained with class weights w has learned n_j w_j (1/K each,
+            if it was to full balance), and so with re-sampling.
         details: What else `export.json` is to hold.
         card: Text of the model card; made from the above by default.
 
@@ -185,17 +188,21 @@ def export(
         run_dir: The run folder.
         output: `DIR/NAME` or `DIR/NAME/VERSION`.
         target_prior: See `export_saved_model`.
-        source_prior: See `export_saved_model`.
+        source_prior: See `export_saved_model`; by default what the run's rule has made of the
+            class counts, see `learned_frequencies`.
         resize: See `export_saved_model`.
         calibrate: Whether to fit the temperature, on the validation part of a run that had one
-            (`validation_fraction` above 0). The errors of calibration before and after are those
-            on the test split, which neither training nor the fit has seen.
+            (`validation_fraction` above 0), for classes as frequent as the target prior says, or
+            without one as the scores have learned. The errors of calibration before and after
+            are those on the test split, which neither training nor the fit has seen, with classes
+            of the same frequencies.
 
     Returns:
         What `export.json` holds, and the `folder` of the version.
 
     Raises:
-        ValueError: if the run is not finished or cannot be read, or as `export_saved_model` does.
+        ValueError: if the run is not finished or cannot be read, if the held-out examples fix no
+            temperature, or as `export_saved_model` does.
     """
     folder = RunFolder(run_dir)
     config, results, data = folder.read_config(), folder.read_results(), folder.read_data()
@@ -203,18 +210,26 @@ def export(
         raise ValueError(f"{folder.path} has no {folder.model_file.name}: the run is not finished.")
     if calibrate and not config.validation_fraction:
         raise ValueError(
-            f"--calibrate needs examples that the model was not trained on, and {folder.path} held "
-            "none out; train a run with --validation_fraction, 0.1 say."
+            f"--calibrate needs examples that neither training nor the results have seen, and "
+            f"{folder.path} set none aside; train a run with --validation_fraction, 0.1 say."
         )
     model = training.load_model(folder)
     scale = config.scale if config.loss in COSINE_LOSSES else 1.0
     counts = class_counts.check_counts(data["counts"])
+    learned = learned_frequencies(config, counts)
+    if target_prior is not None and source_prior is None:
+        source_prior = learned
     calibration = None
     if calibrate:
         shift, target, _ = prior_shift(
-            len(counts), counts=counts, target_prior=target_prior, source_prior=source_prior
+            len(counts), target_prior=target_prior, source_prior=source_prior
         )
-        calibration = _calibrate(model, config, data["vocabulary"], scale, shift, target)
+        calibration = {
+            "class_frequencies": "learned" if target is None else "target_prior",
+            **_calibrate(
+                model, folder, scale, shift, learned if target is None else np.asarray(target)
+            ),
+        }
     tokenizer = None
     if data["vocabulary"] is not None:
         # Only here: the import takes a second, and images need none of it.
@@ -244,11 +259,34 @@ def export(
             "method": config.method,
             "seed": config.seed,
             "results": {"split": results["split"], **results["last"]},
+            "learned_frequencies": learned.tolist(),
             "calibration": calibration,
             "config": config.to_json(),
         },
     )
     return {"folder": str(written), **json.loads((written / EXPORT_FILE).read_text())}
+
+
+def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
+    """How frequent the classes were to a run's loss in its last phase: ρ_j ∝ n_j w_j.
+
+    w are the class weights, or how much more often an example of the class is drawn: all equal
+    without a rule, so ρ is that of the counts; 1/n_j to full balance, so ρ_j = 1/K. This is exact
+    for a cross-entropy, whose scores estimate log ρ_j + log p(x|j); margins move scores too, and
+    those of a hinge or a focal loss estimate no probability.
+
+    Args:
+        config: A resolved config.
+        counts: Training examples per class n_j, shape `[K]`.
+
+    Returns:
+        float64 `[K]` with sum 1.
+    """
+    how, weighting = config.balancing
+    seen = counts.astype(np.float64)
+    if how != "none":
+        seen *= class_counts.class_weights(counts, weighting, config.beta)
+    return seen / seen.sum()
 
 
 def prior_shift(
@@ -289,18 +327,30 @@ def prior_shift(
     return shift.astype(np.float32), target.tolist(), source.tolist()
 
 
-def _calibrate(model, config, vocabulary, scale, shift, target):
+def _calibrate(model, folder, scale, shift, prior):
     """Fits the temperature on the run's validation part; what it changes on the test split."""
+    config, vocabulary = folder.read_config(), folder.read_data()["vocabulary"]
     validation = datasets.load(config)
+    folder.check_data(validation.describe())
     # With nothing held out the training texts are others, and so would be the words' numbers.
     whole = dataclasses.replace(config, validation_fraction=0.0)
     test = datasets.load(whole, vocabulary=vocabulary)
-    num_classes = len(validation.counts)
-    prior = np.full(num_classes, 1 / num_classes) if target is None else np.asarray(target)
-    # The validation part is as imbalanced as the training examples; where the model is used, the
-    # classes are as frequent as the prior says.
+    # The validation part is as imbalanced as the training examples; the probabilities are for
+    # classes as frequent as the prior says.
     logits, labels = scale * _scores(model, validation.test), validation.test.labels
-    temperature = fit_temperature(logits, labels, weights=prior_weights(labels, prior), shift=shift)
+    weights = prior_weights(labels, prior)
+    temperature = fit_temperature(logits, labels, weights=weights, shift=shift)
+    at_end, found = (
+        [negative_log_likelihood(logits / t + shift, labels, weights=weights) for t in some]
+        for some in (TEMPERATURES, [temperature])
+    )
+    if min(at_end) < found[0] + 1e-6:
+        raise ValueError(
+            f"the {len(labels)} held-out examples fix no temperature: none between "
+            f"{TEMPERATURES[0]:g} and {TEMPERATURES[1]:g} is better than these (where all are "
+            "right, smaller ones never end to be better); hold out more with "
+            "--validation_fraction, or export without --calibrate."
+        )
     logits, labels = scale * _scores(model, test.test), test.test.labels
     found = {
         "temperature": temperature,
@@ -335,6 +385,13 @@ def _check_names(model, class_names):
     shape = getattr(model, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 2 or isinstance(shape[0], tuple):
         raise ValueError(f"the model must give scores [batch, classes]; its output is {shape}.")
+    last = model.layers[-1]
+    name = getattr(getattr(last, "activation", None), "__name__", "")
+    if isinstance(last, keras.layers.Softmax) or name in ("softmax", "sigmoid"):
+        raise ValueError(
+            f"the model must give scores, and its last layer, {last.name}, gives probabilities, "
+            "which a second softmax would level; export it without that activation."
+        )
     _check_length("class_names", names, shape[-1])
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -366,13 +423,17 @@ def _check_prior(name, prior, num_classes):
 
 
 def _scale_of(model):
-    scale = getattr(getattr(model, "loss", None), "scale", None)
-    if scale is not None:
-        return float(scale)
-    if gives_cosines(model) and not getattr(model, "compiled", False):
+    scales = [
+        loss.scale
+        for loss in keras.tree.flatten(getattr(model, "loss", None))
+        if getattr(loss, "scale", None) is not None
+    ]
+    if scales:
+        return float(scales[0])
+    if gives_cosines(model):
         raise ValueError(
-            "the model gives cosines and is not compiled, so the scale of its softmax is not "
-            "known; give scale=, the one that its loss had."
+            "the model gives cosines, and was not compiled with a loss that has a scale, so that "
+            "of its softmax is not known; give scale=, the one that its loss had."
         )
     return 1.0
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+_FREQUENCIES = {
+    "learned": "the scores have learned (learned_frequencies in export.json)",
+    "target_prior": "they are to be where the model is used (target_prior in export.json)",
+}
+
 CLASSES = 100
 """How many classes the card lists."""
 
@@ -103,7 +108,8 @@ def _probabilities(facts):
     return (
         f"{text}. The temperature was fitted on {found['fitted_on']}. Expected calibration error "
         f"on {found['measured_on']}: {found['ece_before']:.2f} % before, "
-        f"{found['ece_after']:.2f} % after."
+        f"{found['ece_after']:.2f} % after. In both, examples are weighted as if the classes were "
+        f"as frequent as {_FREQUENCIES[found['class_frequencies']]}."
     )
 
 
@@ -119,6 +125,8 @@ def _limits(facts):
     if facts.get("results"):
         limits.append("- The errors are those of one run; another seed gives others.")
     if facts["input"] == "text":
+        if "config" in facts:
+            limits.append(f"- Only the last {facts['config']['max_tokens']} words of a text count.")
         limits.append(
             f"- Refused: empty texts, texts without a word, over {facts['max_text_bytes']} bytes, "
             "or not in UTF-8."
