@@ -1,5 +1,6 @@
 """Reports: tables, results files, figures of few and of many classes, a user's own models."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -164,6 +165,72 @@ def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
     again = with_config(made_up_run([9, 8], better=5.0), epochs=200, evaluate_every=10, jit="on")
     collection.merge([again], file)
     assert collection.read_file(file)[0].results == again.results
+
+
+def test_a_run_over_replicas_does_not_take_the_place_of_one_without(tmp_path, capsys):
+    file = tmp_path / "digits.json"
+    collection.merge([made_up_run([9, 8])], file)
+    over = with_config(made_up_run([9, 8], better=5.0), strategy="cores")
+    (shown,) = collection.merge([over], file)
+    assert shown is over and collection.read_file(file)[0].results != over.results
+    assert "not written: the file has it with several replicas=False" in capsys.readouterr().err
+    assert (
+        "over several replicas, with batch normalisation by each one's part of a batch: ERM."
+        in (" ".join(tables.headline([over, made_up_run([9, 8], "ldam")]).notes))
+    )
+    # What counts is who computed its epochs, not where it ended.
+    over.results["replicas"] = [1, 2]
+    assert with_config(over, strategy="none").replicated
+    over.results["replicas"] = [1]
+    assert not with_config(over, strategy="mirrored").replicated
+
+
+@pytest.mark.parametrize("names", [("oak", "elm"), ("oak", "elm", "ash")])
+def test_results_on_other_images_are_not_mixed(names, tmp_path):
+    file = tmp_path / "folder.json"
+    one = dataclasses.replace(made_up_run([9, 8], dataset="folder"), class_names=("cat", "dog"))
+    collection.merge([one], file)
+    before = file.read_bytes()
+    other = made_up_run([9] * len(names), "ldam", dataset="folder")
+    with pytest.raises(ValueError, match="holds results on other classes, or on another split"):
+        collection.merge([dataclasses.replace(other, class_names=names)], file)
+    # The same names, but other images.
+    again = dataclasses.replace(made_up_run([9, 7], dataset="folder"), class_names=("cat", "dog"))
+    collection.merge([again], file)
+    assert file.read_bytes() == before
+
+
+def test_two_runs_of_one_name_and_different_settings_are_not_chosen_from(tmp_path):
+    for name, epochs in (("one", 200), ("two", 5)):
+        run = with_config(made_up_run([9, 8]), epochs=epochs)
+        collection.merge([run], tmp_path / f"{name}.json")
+    with pytest.raises(ValueError, match="seed 0, with epochs=5, and an earlier source with 200"):
+        collection.gather([tmp_path / "one.json", tmp_path / "two.json"])
+
+
+def test_results_files_are_shown_beside_run_folders_and_not_copied(compared_runs, tmp_path):
+    theirs = tmp_path / "theirs" / "digits.json"
+    first = collection.gather(compared_runs)[0]
+    run = made_up_run(first.results["counts"], "cb_rs", seed=7)
+    collection.merge([dataclasses.replace(run, class_names=first.class_names)], theirs)
+    table = report.write(
+        [theirs, *compared_runs],
+        results_dir=tmp_path,
+        output_dir=tmp_path / "o",
+        figures=["errors"],
+    )
+    assert "CB RS" in table
+    written = collection.read_file(tmp_path / "digits.json")
+    assert [run.method for run in written] == [
+        run.method for run in collection.gather(compared_runs)
+    ]
+
+
+def test_a_row_of_the_paper_without_a_number_in_these_columns_is_left_out():
+    run = with_config(made_up_run([9] * 10, dataset="cifar10"), imbalance_ratio=50.0)
+    table = tables.headline([run], only_ours=True)
+    assert [row.source for row in table.rows] == ["last epoch", "best epoch †"]
+    assert not any(note.startswith("Paper") for note in table.notes)
 
 
 @pytest.mark.parametrize("change", [{"steps_per_epoch": 5}, {"validation_fraction": 0.1}])

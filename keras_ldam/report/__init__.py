@@ -27,7 +27,8 @@ def write(
     """Reports on run folders and results files.
 
     Run folders are written into `results_dir/DATASET.json`, beside what it holds already. The
-    table and the figure of errors are about all of that file, the other figures about `sources`.
+    table and the figure of errors are about all of that file and `sources`, the other figures
+    about `sources`.
 
     Args:
         sources: Run folders, results files, or both.
@@ -49,8 +50,9 @@ def write(
     dataset = runs[0].dataset
     results_file = Path(results_dir) / f"{dataset}.json"
     everything = runs
-    if any(Path(source).is_dir() for source in sources):
-        everything = collection.merge(runs, results_file)
+    if folders := [source for source in sources if Path(source).is_dir()]:
+        merged = collection.merge(gather(folders), results_file)
+        everything = collection.in_order({run.key: run for run in (*runs, *merged)}.values())
     for sentence in collection.unlike(everything):
         print(sentence)
     folder = Path(output_dir) if output_dir else Path("reports") / dataset

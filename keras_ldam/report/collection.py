@@ -22,7 +22,7 @@ from keras_ldam.config import METHODS
 from keras_ldam.results import PLACE_FIELDS, RunFolder, write_json
 
 _KEPT = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
-_ALSO_KEPT = ("config", "versions", "hardware", "margins")
+_ALSO_KEPT = ("replicas", "config", "versions", "hardware", "margins")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,13 @@ class Run:
         return (self.results.get("config") or {}).get("steps_per_epoch", 0) > 0
 
     @property
+    def replicated(self) -> bool:
+        """Whether it was computed, at least for a time, by several replicas."""
+        config = self.results.get("config") or {}
+        several = config.get("strategy", "none") != "none"
+        return max(self.results.get("replicas", [1 + several])) > 1
+
+    @property
     def counts(self) -> list[int] | None:
         """Training examples per class."""
         return self.results.get("counts")
@@ -110,8 +117,9 @@ def gather(sources: Sequence[str | Path]) -> list[Run]:
         The runs, by method, column and seed.
 
     Raises:
-        ValueError: without a source, for one that cannot be read, or for different datasets or
-            splits in one comparison.
+        ValueError: without a source, for one that cannot be read, for different datasets or
+            splits in one comparison, or for two runs of one method and seed with different
+            settings.
     """
     if not sources:
         raise ValueError("nothing to report on: name run folders, or a results file.")
@@ -133,6 +141,12 @@ def gather(sources: Sequence[str | Path]) -> list[Run]:
                 raise ValueError(
                     f"{source} was evaluated on {_evaluated(run)} and an earlier run on "
                     f"{_evaluated(first)}: they do not compare."
+                )
+            other = _difference(run, runs.get(run.key, run))
+            if other is not None:
+                raise ValueError(
+                    f"{source} holds {run.method}, seed {run.seed}, with {other[0]}={other[1]!r}, "
+                    f"and an earlier source with {other[2]!r}: leave one of them out."
                 )
             runs[run.key] = run
     if not runs:
@@ -221,7 +235,8 @@ def merge(runs: Sequence[Run], path: str | Path) -> list[Run]:
         their histories; on held-out examples those given alone.
 
     Raises:
-        ValueError: if the file exists and is not a results file of this dataset.
+        ValueError: if the file exists and is not a results file of this dataset, these classes
+            and this split.
     """
     path = Path(path)
     if runs and runs[0].held_out:
@@ -231,6 +246,12 @@ def merge(runs: Sequence[Run], path: str | Path) -> list[Run]:
     if held and runs and held[0].dataset != runs[0].dataset:
         raise ValueError(
             f"{path} holds results of {held[0].dataset}; these runs are of {runs[0].dataset}."
+        )
+    if held and runs and _about(held[0]) != _about(runs[0]):
+        raise ValueError(
+            f"{path} holds results on other classes, or on another split, than these runs' "
+            f"{len(runs[0].class_names)} classes and {_evaluated(runs[0])}: choose another "
+            "--results_dir."
         )
     shown = {run.key: run for run in held}
     written = dict(shown)
@@ -260,15 +281,35 @@ def _why_not_written(run, held):
     """Why a run is not written in place of one of the same name; None where it is."""
     if run.cut_short:
         return "--steps_per_epoch has cut it short"
-    ours, theirs = (each.results.get("config") or {} for each in (run, held))
+    other = _difference(run, held)
+    if other is None:
+        return None
+    return (
+        f"the file has it with {other[0]}={other[2]!r}, this run has {other[1]!r}; take the old "
+        "one out to have the new, or choose another --results_dir"
+    )
+
+
+def _difference(run, other):
+    """The first setting in which two runs of one name differ, with its values; or None.
+
+    On several replicas batch normalisation is by each one's part of a batch, so that matters,
+    though a run may go on on other devices.
+    """
+    ours, theirs = (each.results.get("config") or {} for each in (run, other))
     for name in ours:
         matters = name not in (*PLACE_FIELDS, "evaluate_every")
         if matters and name in theirs and ours[name] != theirs[name]:
-            return (
-                f"the file has it with {name}={theirs[name]!r}, this run has {ours[name]!r}; take "
-                "the old one out to have the new, or choose another --results_dir"
-            )
+            return name, ours[name], theirs[name]
+    if run.replicated != other.replicated:
+        return "several replicas", run.replicated, other.replicated
+    if run.counts and other.counts and list(run.counts) != list(other.counts):
+        return "class counts", list(run.counts), list(other.counts)
     return None
+
+
+def _about(run):
+    return run.class_names, _evaluated(run)
 
 
 def unlike(runs: Sequence[Run]) -> list[str]:

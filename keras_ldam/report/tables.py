@@ -198,12 +198,13 @@ def headline(runs: Sequence[Run], *, only_ours: bool = False) -> Table:
         key=lambda method: rank.get(method.split("+")[0], len(rank)),
     )
     own = all(run.label for run in runs)  # Models as they were handed over, of no known seed.
+    paper = {m: errors for m, errors in paper.items() if any(_published(errors, columns))}
     whose = "ours, " if paper else ""
     rows, quoted, best = [], [], False
     for method in methods:
         title = labels.get(method) or method_title(method)
-        if method in paper:
-            rows.append(Row(title, "paper", _published(paper[method], columns), False))
+        if any(texts := _published(paper.get(method, {}), columns)):
+            rows.append(Row(title, "paper", texts, False))
         if method in ours:
             for which, source in (
                 (LAST, "as given" if own else "last epoch"),
@@ -231,6 +232,11 @@ def headline(runs: Sequence[Run], *, only_ours: bool = False) -> Table:
     precisions = {_setting(run, "precision", "float32") for run in runs}
     if precisions != {"float32"}:
         notes.append(f"Ours in {' and '.join(sorted(precisions))}.")
+    if replicated := dict.fromkeys(method_title(run.method) for run in runs if run.replicated):
+        notes.append(
+            f"Some or all of ours over several replicas, with batch normalisation by each one's "
+            f"part of a batch: {', '.join(replicated)}."
+        )
     if best:
         rarest = max(_setting(run, "evaluate_every", 1) for run in runs)
         evaluated = f", of one epoch in {rarest} and the last" if rarest > 1 else ""
