@@ -89,11 +89,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from training in the folder; it must be there.
+        """Keeps other processes from training in the folder, which is made.
 
         Raises:
             ValueError: if another process does so.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
             yield
             return

@@ -74,12 +74,12 @@ def train(
     schedule = _schedule(config)
     with place.scope():
         model = compiled_model(config, data)
-    if place.writes:
-        # Only now: what is refused must not leave a folder that refuses the next try.
-        folder.create(config)
-        write_json(folder.data_file, data.describe())
     record = _Progress(folder, config, data, place)
+    # Only now: what is refused must not leave a folder that refuses the next try.
     with folder.locked() if place.writes else contextlib.nullcontext():
+        if place.writes:
+            folder.create(config)
+            write_json(folder.data_file, data.describe())
         return _fit(record, model, batches, schedule, progress=progress, tensorboard=tensorboard)
 
 
@@ -132,6 +132,7 @@ def evaluate(run_dir: str | Path) -> dict:
     config = folder.read_config()
     folder.read_results()
     data = datasets.load(config)
+    folder.check_data(data.describe())
     model = load_model(folder)
     scale = config.scale if config.loss in COSINE_LOSSES else 1.0
     splits = {}
@@ -449,6 +450,7 @@ class _Progress(keras.callbacks.Callback):
         self.folder, self.config, self.data, self.place = folder, config, data, place
         self.plain_model = None
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
+        self.replicas = {place.replicas}
 
     def resume(self, model):
         """Loads the last complete epoch's state; returns the epoch to go on with."""
@@ -470,6 +472,7 @@ class _Progress(keras.callbacks.Callback):
             ) from None
         epoch = state["epoch"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
+        self.replicas |= set(state.get("replicas", ()))
         self.rows = self.folder.read_history()[: epoch + 1]
         print(f"resumes {self.folder.path} after epoch {epoch + 1}", flush=True)
         return epoch + 1
@@ -513,7 +516,13 @@ class _Progress(keras.callbacks.Callback):
             return
         self.folder.write_history(self.rows)
         weights = self.folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"
-        state = {"epoch": epoch, "last": self.last, "best": self.best, "seconds": self.seconds}
+        state = {
+            "epoch": epoch,
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.seconds,
+            "replicas": sorted(self.replicas),
+        }
         write_json(self._state_file(weights), state)
         # The weights come last: where they are, everything that belongs to them is there too.
         write_whole(weights, self.model.save_weights)
@@ -533,6 +542,7 @@ class _Progress(keras.callbacks.Callback):
             "class_names": list(self.data.class_names),
             "counts": self.data.counts.tolist(),
             "skipped": len(self.data.skipped),
+            "replicas": sorted(self.replicas),
             "parameters": int(model.count_params()),
             "seconds": round(self.seconds, 1),
             "config": self.config.to_json(),

@@ -187,10 +187,8 @@ def test_skip_corrupt_leaves_out_and_counts_and_says_which(own, capsys):
     truncated(own)
     not_an_image(own)
     data = folder.load(small(own, skip_corrupt=True))
-    assert sorted(data.skipped) == [
-        str(own / "class_1" / "list.csv"),
-        str(own / "class_2" / "0003.jpg"),
-    ]
+    # Where the folder lies is not said: a run may move with its data.
+    assert sorted(data.skipped) == ["class_1/list.csv", "class_2/0003.jpg"]
     assert data.counts.sum() + len(data.test) == sum(COUNTS) - 1
     assert "skips 1 unreadable" in capsys.readouterr().out
 
@@ -258,6 +256,10 @@ def test_a_finished_run_follows_its_images_and_takes_no_others(pictures, tmp_pat
     with pytest.raises(ValueError, match="on other data: its counts are not those"):
         training.train(small(others, method="erm", epochs=1), tmp_path / "run", progress=False)
     assert RunFolder(tmp_path / "run").read_config().data_dir == str(moved)
+    for number in range(5):
+        (moved / "class_0" / f"000{number}.jpg").unlink()
+    with pytest.raises(ValueError, match="on other data: its counts are not those"):
+        training.evaluate(tmp_path / "run")
 
 
 def pixels_to_cosines(num_classes):

@@ -299,7 +299,7 @@ def test_a_file_that_the_annotation_names_but_is_not_there_is_named(own_release)
     with pytest.raises(ValueError, match=f"{name}, which is not there"):
         inaturalist2018.load(small(own_release))
     data = inaturalist2018.load(small(own_release, skip_corrupt=True))
-    assert data.skipped == (str(own_release / name),)
+    assert data.skipped == (name,)
     assert data.counts.tolist() == [COUNTS[0] - 1, *COUNTS[1:]]
 
 
@@ -311,7 +311,7 @@ def test_a_truncated_image_is_named_before_training_or_skipped_and_counted(own_r
     with pytest.raises(ValueError, match=f"{name} cannot be read: .*--skip_corrupt"):
         inaturalist2018.load(small(own_release))
     data = inaturalist2018.load(small(own_release, skip_corrupt=True))
-    assert data.skipped == (str(own_release / name),)
+    assert data.skipped == (name,)
     assert name.encode() not in data.train.examples
     for example, label in zip(data.train.examples, data.train.labels, strict=True):
         assert int(example.decode().split("/")[2]) == label
@@ -338,7 +338,7 @@ def test_damage_that_shows_only_on_decoding_ends_training_and_evaluation_with_th
     with pytest.raises(ValueError, match=f"{name} cannot be read"):
         list(training.in_order(split, 16))
     data = inaturalist2018.load(small(own_release, skip_corrupt=True))
-    assert data.skipped == (str(own_release / name),)
+    assert data.skipped == (name,)
 
 
 def _without_category(values):

@@ -92,7 +92,7 @@ class Data:
         test_name: `"test"`, or `"validation"` where a part of the training examples stands in.
         counts: Training examples per class, counted in `train`.
         vocabulary: For text: the known words; word i has id i + 2 (0 pads, 1 is unknown).
-        skipped: What was left out because it could not be read.
+        skipped: What was left out because it could not be read, by its path in the dataset.
 
     Raises:
         ValueError: for a label outside the classes, or a class without a training example.

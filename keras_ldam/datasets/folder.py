@@ -72,7 +72,8 @@ def load(config: Config) -> Data:
         train=train,
         test=test,
         test_name="test" if parts[-1] == "test" and held is None else "validation",
-        skipped=tuple(skipped),
+        # Where the data lie is not what they are.
+        skipped=tuple(path.removeprefix(f"{root}{os.sep}") for path in skipped),
     )
 
 

@@ -69,7 +69,8 @@ def load(config: Config) -> Data:
         train=train,
         test=validation,
         test_name="validation",
-        skipped=tuple(skipped),
+        # Where the data lie is not what they are.
+        skipped=tuple(path.removeprefix(f"{root}{os.sep}") for path in skipped),
     )
 
 
