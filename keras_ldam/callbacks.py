@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Sequence
 
@@ -71,7 +72,8 @@ class DRW(keras.callbacks.Callback):
         verbose: int = 1,
     ):
         super().__init__()
-        if isinstance(start_epoch, bool) or start_epoch != int(start_epoch) or start_epoch < 0:
+        whole = isinstance(start_epoch, numbers.Real) and float(start_epoch).is_integer()
+        if isinstance(start_epoch, bool) or not whole or start_epoch < 0:
             raise ValueError(
                 f"start_epoch must be a whole number of at least 0; received {start_epoch!r}."
             )

@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_ldam import calibration
 from keras_ldam import counts as class_counts
+from keras_ldam.labels import check_labels, class_of, weigh
 from keras_ldam.layers import gives_cosines
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q50": 0.5}
@@ -54,28 +55,31 @@ def margin(y_true, y_pred):
         Cao et al., 2019, equation 3.
     """
     scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")
-    labels = ops.convert_to_tensor(y_true)
-    num_classes, rank = scores.shape[-1], len(scores.shape)
-    if rank < 1 or num_classes is None or num_classes < 2:
+    num_classes = scores.shape[-1] if len(scores.shape) else None
+    if num_classes is None or num_classes < 2:
         raise ValueError(
             "a margin needs a score for each of at least two classes; received y_pred of shape "
             f"{tuple(scores.shape)}."
         )
-    if len(labels.shape) == rank and labels.shape[-1] == num_classes:
-        labels = ops.argmax(labels, axis=-1)
-    elif len(labels.shape) == rank and labels.shape[-1] == 1:
-        labels = ops.squeeze(labels, -1)
-    if len(labels.shape) != rank - 1:
-        raise ValueError(
-            f"y_true must be labels of shape [...], [..., 1] or [..., {num_classes}] for y_pred of "
-            f"shape {tuple(scores.shape)}; received shape {tuple(labels.shape)}."
-        )
-    class_counts.check_labels(labels, num_classes)
-    labels = ops.expand_dims(ops.cast(labels, "int32"), -1)
+    labels = ops.expand_dims(class_of(y_true, scores), -1)
     own = ops.take_along_axis(scores, labels, axis=-1)
     is_label = labels == ops.arange(num_classes, dtype="int32")
     rivals = ops.where(is_label, -float("inf"), scores)
     return ops.squeeze(own, -1) - ops.max(rivals, axis=-1)
+
+
+def _smallest_over_replicas(values):
+    """The smallest of each entry over the replicas of a strategy, which can sum and not compare."""
+    if keras.backend.backend() != "tensorflow":
+        return values
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return values
+    own = tf.range(context.num_replicas_in_sync) == context.replica_id_in_sync_group
+    rows = tf.where(own[:, None], values[None, :], 0.0)
+    return tf.reduce_min(context.all_reduce(tf.distribute.ReduceOp.SUM, rows), axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -89,7 +93,8 @@ class ClassMargins(keras.metrics.Metric):
     * `margin_min_0`, `margin_quantile_0`, …: of each class, with `per_class=True`.
 
     With another `name` than the default the keys begin with it, as those of `ClassErrors` do. A
-    class without an example so far is left out of the mean, and has NaN of its own. Minimum and
+    class without an example so far is left out of the mean, and has NaN of its own, as all has
+    without any example. Minimum and
     mean are exact. A stream of batches keeps no list of margins, so a quantile is read from a
     histogram, to within one of its bins' width.
 
@@ -140,7 +145,11 @@ class ClassMargins(keras.metrics.Metric):
         self.low, self.high, self.bins = float(low), float(high), int(bins)
         shape = (self.num_classes,)
         self.smallest = self.add_variable(
-            shape, initializer=keras.initializers.Constant(float("inf")), name="smallest"
+            shape,
+            initializer=keras.initializers.Constant(float("inf")),
+            # Each replica has that of all, and Keras would sum them.
+            aggregation="only_first_replica",
+            name="smallest",
         )
         self.sums = self.add_variable(shape, initializer="zeros", name="sums")
         self.histogram = self.add_variable(
@@ -148,7 +157,7 @@ class ClassMargins(keras.metrics.Metric):
         )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; examples of weight 0 are left out, other weights count as 1."""
+        """Adds a batch; what has weight 0 or is masked is left out, other weights count as 1."""
         y_pred = ops.convert_to_tensor(y_pred)
         if y_pred.shape[-1] != self.num_classes:
             raise ValueError(
@@ -156,20 +165,17 @@ class ClassMargins(keras.metrics.Metric):
                 f"{tuple(y_pred.shape)}."
             )
         margins = ops.reshape(margin(y_true, y_pred), (-1,))
-        labels = ops.convert_to_tensor(y_true)
-        if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == self.num_classes:
-            labels = ops.argmax(labels, axis=-1)
-        labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
-        counted = ops.ones_like(margins)
-        if sample_weight is not None:
-            weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-            counted = ops.cast(weights > 0, "float32")
+        labels = class_of(y_true, y_pred)
+        weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
+        labels = ops.reshape(labels, (-1,))
+        counted = ops.cast(ops.reshape(weights, (-1,)) > 0, "float32")
         is_label = ops.expand_dims(labels, 0) == ops.expand_dims(
             ops.arange(self.num_classes, dtype="int32"), 1
         )
         is_label = ops.logical_and(is_label, ops.expand_dims(counted > 0, 0))
         smallest = ops.min(ops.where(is_label, margins, float("inf")), axis=1)
-        self.smallest.assign(ops.minimum(self.smallest, smallest))
+        smallest = ops.minimum(self.smallest, _smallest_over_replicas(smallest))
+        self.smallest.assign(smallest)
         self.sums.assign(self.sums + ops.segment_sum(margins * counted, labels, self.num_classes))
         place = (margins - self.low) * (self.bins / (self.high - self.low))
         place = ops.cast(ops.clip(ops.floor(place), 0, self.bins - 1), "int32")
@@ -187,7 +193,8 @@ class ClassMargins(keras.metrics.Metric):
         totals = ops.sum(histogram, axis=1)
         seen = totals > 0
         until = ops.cumsum(histogram, axis=1)
-        wanted = ops.expand_dims(self.quantile * totals, 1)
+        # Never nothing, or the quantile 0 would be the end of the histogram.
+        wanted = ops.expand_dims(ops.maximum(self.quantile * totals, 1e-6), 1)
         # The first bin by whose end the wanted share has been passed; the place inside it by a
         # straight line.
         index = ops.sum(ops.cast(until < wanted, "int32"), axis=1, keepdims=True)
@@ -197,15 +204,19 @@ class ClassMargins(keras.metrics.Metric):
         part = ops.divide_no_nan(wanted - before, inside)
         width = (self.high - self.low) / self.bins
         quantiles = self.low + width * (ops.cast(index, self.dtype) + part)[:, 0]
-        classes = ops.sum(ops.cast(seen, self.dtype))
-        result = {
-            "margin_min": ops.min(self.smallest),
-            "margin_mean": ops.divide_no_nan(ops.sum(self.sums), ops.sum(totals)),
-            "margin_quantile": ops.divide_no_nan(ops.sum(ops.where(seen, quantiles, 0.0)), classes),
+        nothing, any_seen = float("nan"), ops.any(seen)
+        means = {
+            "margin_mean": (ops.sum(self.sums), ops.sum(totals)),
+            "margin_quantile": (
+                ops.sum(ops.where(seen, quantiles, 0.0)),
+                ops.sum(ops.cast(seen, self.dtype)),
+            ),
         }
+        result = {"margin_min": ops.where(any_seen, ops.min(self.smallest), nothing)}
+        for name, (part, whole) in means.items():
+            result[name] = ops.where(any_seen, ops.divide_no_nan(part, whole), nothing)
         if self.per_class:
             for j in range(self.num_classes):
-                nothing = float("nan")
                 result[f"margin_min_{j}"] = ops.where(seen[j], self.smallest[j], nothing)
                 result[f"margin_quantile_{j}"] = ops.where(seen[j], quantiles[j], nothing)
         prefix = "" if self.name == "class_margins" else f"{self.name}_"
@@ -275,7 +286,7 @@ def score(
                 f"the model must give {num_classes} scores for each example; for {len(labels)} "
                 f"examples its output has shape {scores.shape}."
             )
-        class_counts.check_labels(labels, num_classes)
+        check_labels(labels, num_classes)
         parts.append((labels, *_kept(scores, labels, sizes, scale)))
     if not parts:
         raise ValueError("there is no example to evaluate the model on.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
@@ -59,7 +61,7 @@ class CosineDense(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.supports_masking = True
-        if units != int(units) or units < 1:
+        if not isinstance(units, numbers.Real) or units != int(units) or units < 1:
             raise ValueError(f"units must be a whole number of at least 1; received {units!r}.")
         self.units, self.epsilon = int(units), epsilon
         self.kernel_initializer = (

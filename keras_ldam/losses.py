@@ -15,12 +15,14 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
+from keras_ldam.labels import prepare, weigh
 
 FOCAL_FORMS = ("softmax", "sigmoid")
 
 # ----------------------------------------------------------------------------- the mathematics
 
 
+@keras.saving.register_keras_serializable(package="keras_ldam")
 def cross_entropy(y_true, y_pred):
     """Softmax cross-entropy, ℓ = -z_y + log Σ_j exp(z_j), for each example.
 
@@ -36,10 +38,11 @@ def cross_entropy(y_true, y_pred):
     >>> float(cross_entropy([0], [[0.0, 0.0]])[0])  # log 2
     0.6931471...
     """
-    labels, sparse, scores = _prepare(y_true, y_pred)
+    labels, sparse, scores = prepare(y_true, y_pred)
     return _cross_entropy(labels, sparse, scores)
 
 
+@keras.saving.register_keras_serializable(package="keras_ldam")
 def ldam(y_true, y_pred, margins, scale=30.0):
     """LDAM: cross-entropy after the label's score has been lowered by its margin.
 
@@ -55,6 +58,9 @@ def ldam(y_true, y_pred, margins, scale=30.0):
     Returns:
         float32 tensor of shape `[…]`.
 
+    Raises:
+        ValueError: if shapes do not fit.
+
     Example:
 
     >>> float(ldam([0], [[0.42, 0.18]], margins=[0.5, 0.281])[0])  # scores -2.4 and 5.4
@@ -64,10 +70,11 @@ def ldam(y_true, y_pred, margins, scale=30.0):
         Cao et al., 2019, equations 12 and 13. The scale is not in the equations; it stands in the
         official code.
     """
-    labels, sparse, scores = _prepare(y_true, y_pred)
+    labels, sparse, scores = prepare(y_true, y_pred)
     return _cross_entropy(labels, sparse, scale * _lower(labels, sparse, scores, margins))
 
 
+@keras.saving.register_keras_serializable(package="keras_ldam")
 def ldam_hinge(y_true, y_pred, margins, scale=30.0):
     """LDAM-HG: the multi-class hinge loss with a margin for each class.
 
@@ -82,11 +89,14 @@ def ldam_hinge(y_true, y_pred, margins, scale=30.0):
     Returns:
         float32 tensor of shape `[…]`.
 
+    Raises:
+        ValueError: if shapes do not fit.
+
     References:
         Cao et al., 2019, equation 11.
     """
-    labels, sparse, scores = _prepare(y_true, y_pred)
-    margins = ops.convert_to_tensor(margins, dtype="float32")
+    labels, sparse, scores = prepare(y_true, y_pred)
+    margins = _one_for_each_class(margins, scores)
     rivals = _best_rivals(scores)
     hinges = ops.relu(rivals - scores + margins)
     if sparse:
@@ -94,6 +104,7 @@ def ldam_hinge(y_true, y_pred, margins, scale=30.0):
     return scale * ops.sum(labels * hinges, axis=-1)
 
 
+@keras.saving.register_keras_serializable(package="keras_ldam")
 def focal(y_true, y_pred, gamma=1.0, form="softmax"):
     """Focal loss: cross-entropy, with easy examples counting less.
 
@@ -113,11 +124,15 @@ def focal(y_true, y_pred, gamma=1.0, form="softmax"):
     Returns:
         float32 tensor of shape `[…]`.
 
+    Raises:
+        ValueError: if shapes do not fit, for a negative `gamma` or an unknown `form`.
+
     References:
         Lin et al., 2017, "Focal Loss for Dense Object Detection"; the sigmoid form over K classes
         is that of Cui et al., 2019, whose numbers the paper's focal rows are.
     """
-    labels, sparse, scores = _prepare(y_true, y_pred)
+    _check_focus(gamma, form)
+    labels, sparse, scores = prepare(y_true, y_pred)
     if form == "softmax":
         entropy = _cross_entropy(labels, sparse, scores)
         return _modulated(entropy, gamma)
@@ -130,6 +145,12 @@ def focal(y_true, y_pred, gamma=1.0, form="softmax"):
     )
 
 
+def _check_focus(gamma, form):
+    class_counts.check_range("gamma", gamma, 0, np.inf)
+    if form not in FOCAL_FORMS:
+        raise ValueError(f"unknown focal form {form!r}; known: {', '.join(FOCAL_FORMS)}.")
+
+
 def _modulated(entropy, gamma):
     # (1-p)^γ · entropy with p = exp(-entropy). The floor keeps the power's derivative finite
     # where p = 1, for γ < 1 too; the product is zero there all the same.
@@ -139,8 +160,18 @@ def _modulated(entropy, gamma):
     return miss**gamma * entropy
 
 
-def _lower(labels, sparse, scores, margins):
+def _one_for_each_class(margins, scores):
     margins = ops.convert_to_tensor(margins, dtype="float32")
+    if tuple(margins.shape) != (scores.shape[-1],):
+        raise ValueError(
+            f"margins must be one for each of the {scores.shape[-1]} classes of y_pred; received "
+            f"shape {tuple(margins.shape)}."
+        )
+    return margins
+
+
+def _lower(labels, sparse, scores, margins):
+    margins = _one_for_each_class(margins, scores)
     if not sparse:
         return scores - labels * margins
     if keras.backend.backend() == "tensorflow":
@@ -175,32 +206,6 @@ def _pick(values, labels):
 
 
 # ----------------------------------------------------------------------------- labels and scores
-
-
-def _prepare(y_true, y_pred):
-    """Returns labels (int32 `[…]` or float32 `[…, K]`), whether they are integers, and scores."""
-    scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")
-    labels = ops.convert_to_tensor(y_true)
-    num_classes, rank = scores.shape[-1], len(scores.shape)
-    if len(labels.shape) == rank and labels.shape[-1] == num_classes:
-        return ops.cast(labels, "float32"), False, scores
-    if len(labels.shape) == rank and labels.shape[-1] == 1:
-        labels = ops.squeeze(labels, axis=-1)
-    fitting = len(labels.shape) == rank - 1 and all(
-        ours == theirs or ours is None or theirs is None
-        for ours, theirs in zip(labels.shape, scores.shape[:-1], strict=True)
-    )
-    if not fitting:
-        raise ValueError(
-            f"for y_pred of shape {tuple(scores.shape)}, y_true must hold integer labels of shape "
-            f"{tuple(scores.shape[:-1])} (or with a last axis of 1), or one-hot or soft labels of "
-            f"shape {tuple(scores.shape)}; received shape {tuple(ops.shape(y_true))}."
-        )
-    class_counts.check_labels(labels, num_classes)
-    if keras.backend.is_float_dtype(labels.dtype):
-        # As whole numbers a fraction, and NaN, would become a class; -1 is none.
-        labels = ops.where(labels == ops.floor(labels), labels, -1)
-    return ops.cast(labels, "int32"), True, scores
 
 
 # ----------------------------------------------------------------------------- the losses
@@ -274,13 +279,18 @@ class ClassWeightedLoss(keras.losses.Loss):
 
         Args:
             y_true: Labels, as the loss takes them.
-            y_pred: Scores `[…, K]`; only their shape matters.
-            sample_weight: None, or weights `[…]` or `[…, 1]` that multiply those of the classes.
+            y_pred: Scores `[…, K]`; only their shape and their mask matter.
+            sample_weight: None, or weights `[…]`, `[…, 1]` or, for dense predictions, `[batch]`,
+                that multiply those of the classes.
 
         Returns:
-            float32 tensor of shape `[…]`; ones for a loss without counts.
+            float32 tensor of shape `[…]`, 0 where a mask leaves a step out; for a loss without
+            counts the examples' own weights, or ones.
+
+        Raises:
+            ValueError: if shapes do not fit.
         """
-        labels, sparse, scores = _prepare(y_true, y_pred)
+        labels, sparse, scores = prepare(y_true, y_pred)
         num_classes = scores.shape[-1]
         if self.counts is not None and num_classes != len(self.counts):
             raise ValueError(
@@ -295,12 +305,7 @@ class ClassWeightedLoss(keras.losses.Loss):
             weights = ops.ones_like(labels[..., 0])
         else:
             weights = ops.matmul(labels, ops.expand_dims(self.class_weights, -1))[..., 0]
-        if sample_weight is None:
-            return weights
-        sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-        if len(sample_weight.shape) == len(weights.shape) + 1:
-            sample_weight = ops.squeeze(sample_weight, axis=-1)
-        return weights * sample_weight
+        return weigh(weights, y_pred, sample_weight)
 
     def get_config(self):
         config = super().get_config()
@@ -395,7 +400,9 @@ class CrossEntropy(ClassWeightedLoss):
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class Focal(ClassWeightedLoss):
-    """Focal loss with class weights: the rows Focal and CB Focal.
+    """Focal loss with class weights.
+
+    The rows Focal and CB Focal are `form="sigmoid"` with `reduction="sum_over_batch_size"`.
 
     Args:
         counts: Training examples per class, shape `[num_classes]`; None for no class weights.
@@ -434,9 +441,7 @@ class Focal(ClassWeightedLoss):
         name: str | None = None,
     ):
         super().__init__(counts, class_weights=class_weights, reduction=reduction, name=name)
-        class_counts.check_range("gamma", gamma, 0, np.inf)
-        if form not in FOCAL_FORMS:
-            raise ValueError(f"unknown focal form {form!r}; known: {', '.join(FOCAL_FORMS)}.")
+        _check_focus(gamma, form)
         self.gamma, self.form = float(gamma), form
 
     def call(self, y_true, y_pred):

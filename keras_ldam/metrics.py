@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
+from keras_ldam.labels import class_of, weigh
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -69,26 +70,23 @@ class ClassErrors(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch: labels `[…]`, `[…, 1]` or one-hot `[…, K]`; scores `[…, K]`.
 
-        Raises `ValueError` for a label that is no class, outside compiled code.
+        Steps that a mask leaves out count nothing. `sample_weight` is `[…]` or, for dense
+        predictions, `[batch]`. Raises `ValueError` if shapes do not fit, and, outside compiled
+        code, for a label that is no class.
         """
         num_classes = len(self.counts)
         y_pred = ops.convert_to_tensor(y_pred)
-        y_true = ops.convert_to_tensor(y_true)
         if y_pred.shape[-1] != num_classes:
             raise ValueError(
                 f"{self.name}: counts name {num_classes} classes, but y_pred has shape "
                 f"{tuple(y_pred.shape)}."
             )
-        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == num_classes:
-            y_true = ops.argmax(y_true, axis=-1)
-        class_counts.check_labels(y_true, num_classes)
-        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+        labels = class_of(y_true, y_pred)
+        weights = weigh(ops.ones_like(labels, dtype=self.dtype), y_pred, sample_weight)
+        labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
         guesses = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
         # Of nothing but NaN argmax takes class 0; a broken model must not look right.
         broken = ops.reshape(ops.any(ops.not_equal(y_pred, y_pred), axis=-1), (-1,))
-        weights = ops.ones_like(labels, dtype=self.dtype)
-        if sample_weight is not None:
-            weights = ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
         right = ops.logical_and(labels == guesses, ops.logical_not(broken))
         wrong = ops.where(right, 0.0, weights)
         self.total.assign(self.total + ops.segment_sum(weights, labels, num_classes))

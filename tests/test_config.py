@@ -1,10 +1,14 @@
 """The typed config: derived fields, ranges, and that what is refused is named."""
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from keras_ldam.config import DATASETS, METHODS, Config, load_recipe
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_loss_and_rule_come_from_the_method_unless_they_are_given():
@@ -84,6 +88,8 @@ def test_every_recipe_resolves_for_every_method_and_says_how_to_run_it(dataset):
     for method in METHODS:
         config = load_recipe(dataset, method).resolve()
         assert (config.dataset, config.method) == (dataset, method)
+    source = (ROOT / "configs" / f"{dataset}.py").read_text()
+    assert f"bin/train --dataset {dataset}" in ast.get_docstring(ast.parse(source))
 
 
 def test_an_unknown_recipe_lists_the_known_ones():

@@ -282,9 +282,17 @@ def test_five_classes_have_no_top5_error_and_a_group_without_examples_has_none()
 
 
 def test_the_metric_starts_again_on_every_backend():
-    # Belongs with "test_diagnostics.py" in the files of test_backends.py: it fails on JAX today.
     metric = keras_ldam.ClassMargins(2)
     metric.update_state([0], [[0.0, 0.5]])
     metric.reset_state()
     metric.update_state([0], [[0.75, 0.5]])
     assert float(metric.result()["margin_min"]) == 0.25
+
+
+def test_the_quantile_zero_is_the_smallest_margin():
+    metric = keras_ldam.ClassMargins(2, quantile=0.0, per_class=True)
+    assert all(np.isnan(float(value)) for value in metric.result().values())
+    metric.update_state([0, 0], [[0.9, 0.1], [0.6, 0.4]])
+    found = metric.result()
+    assert float(found["margin_quantile"]) == pytest.approx(0.2, abs=0.02)
+    assert float(found["margin_min"]) == pytest.approx(0.2, abs=1e-6)

@@ -1,5 +1,6 @@
 """Several devices and machines give what one gives, and what is wrong gets a sentence."""
 
+import contextlib
 import json
 import os
 import re
@@ -131,6 +132,43 @@ def test_each_replica_draws_its_own_noise(mirrored):
     # Nor where an epoch begins with a state of its own, the same on all.
     one, two = fitted(EpochClock(SimpleNamespace(seed=0, epoch=0)))
     assert two == [one[0] + 1, one[1]] and one[0] > 4
+
+
+def dense_predictions():
+    inputs = keras.Input((5, 3))
+    x = keras.layers.Masking()(inputs)
+    head = keras_ldam.CosineDense(4, kernel_initializer=keras.initializers.GlorotUniform(2))
+    return inputs, head(x)
+
+
+def masked_examples():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(6, 5, 3)).astype("float32")
+    for row, length in enumerate((5, 4, 3, 2, 1, 1)):
+        x[row, length:] = 0.0
+    return x, rng.integers(0, 4, size=(6, 5))
+
+
+@pytest.mark.parametrize("model_class", [distribution.ReplicatedModel, keras.Model])
+def test_masks_and_margins_count_on_two_replicas_as_on_one(model_class, mirrored):
+    x, y = masked_examples()
+
+    def evaluated(strategy, model_class):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = model_class(*dense_predictions())
+            metrics = [keras_ldam.ClassErrors([9, 8, 7, 6]), keras_ldam.ClassMargins(4)]
+            model.compile("sgd", keras_ldam.LDAM([9, 8, 7, 6]), weighted_metrics=metrics)
+        found = model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
+        if model_class is distribution.ReplicatedModel:
+            model.fit(x, y, batch_size=6, verbose=0, shuffle=False)
+        return found, model.get_weights()
+
+    one, two = evaluated(None, keras.Model), evaluated(mirrored, model_class)
+    for name, value in one[0].items():
+        assert two[0][name] == pytest.approx(value, rel=1e-5), name
+    if model_class is distribution.ReplicatedModel:
+        alone = evaluated(None, distribution.ReplicatedModel)
+        np.testing.assert_allclose(two[1][0], alone[1][0], atol=1e-5)
 
 
 def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):

@@ -328,3 +328,44 @@ def test_without_counts_soft_labels_weigh_one(batch):
     y, z = batch
     loss = keras_ldam.CrossEntropy(reduction="sum")
     assert float(loss(np.eye(4)[y], z)) == pytest.approx(float(loss(y, z)), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_a_weight_for_each_example_is_for_all_its_steps(rng, steps):
+    z = rng.uniform(-1, 1, size=(3, steps, 4)).astype(np.float32)
+    y = rng.integers(0, 4, size=(3, steps))
+    loss = keras_ldam.LDAM(COUNTS)
+    for weights in ([1.0, 0.0, 0.0], [[1.0], [0.0], [0.0]]):
+        assert float(loss(y, z, weights)) == pytest.approx(float(loss(y[:1], z[:1])), rel=1e-5)
+    whole = np.repeat([[0.5], [1.0], [2.0]], steps, axis=1)
+    assert float(loss(y, z, [0.5, 1.0, 2.0])) == pytest.approx(float(loss(y, z, whole)), rel=1e-5)
+    for wrong in ([1.0, 2.0], np.ones((3, steps + 1)), np.ones((3, steps, 4))):
+        with pytest.raises(ValueError, match=r"sample_weight must have the shape \(3, "):
+            loss(y, z, wrong)
+
+
+def test_steps_that_a_mask_leaves_out_have_no_weight(rng):
+    z = ops.convert_to_tensor(rng.uniform(-1, 1, size=(2, 3, 4)).astype(np.float32))
+    y = rng.integers(0, 4, size=(2, 3))
+    mask = np.array([[True, True, False], [True, False, False]])
+    loss = keras_ldam.CrossEntropy(COUNTS, class_weights=[1, 2, 3, 4])
+    whole = values(loss.example_weights(y, z))
+    expected = float(loss(y[mask], values(z)[mask]))
+    z._keras_mask = ops.convert_to_tensor(mask)
+    np.testing.assert_array_equal(values(loss.example_weights(y, z)), whole * mask)
+    assert float(loss(y, z)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (keras_ldam.focal, {"form": "Softmax"}, "unknown focal form 'Softmax'"),
+        (keras_ldam.focal, {"gamma": -1.0}, "gamma must be a number in"),
+        (keras_ldam.ldam, {"margins": [0.5, 0.2, 0.1]}, "one for each of the 2 classes"),
+        (keras_ldam.ldam, {"margins": 0.5}, "one for each of the 2 classes"),
+        (keras_ldam.ldam_hinge, {"margins": [0.5]}, "one for each of the 2 classes"),
+    ],
+)
+def test_functions_refuse_what_their_classes_refuse(function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function([0], [[0.5, 0.1]], **arguments)

@@ -106,3 +106,32 @@ def test_it_comes_back_from_its_config():
     metric = keras_ldam.ClassErrors(COUNTS, per_class=True)
     again = keras.metrics.deserialize(keras.metrics.serialize(metric))
     assert (again.counts.tolist(), again.per_class) == (COUNTS, True)
+
+
+def test_what_a_mask_leaves_out_is_no_error(rng):
+    z = keras.ops.convert_to_tensor(rng.normal(size=(2, 3, 4)).astype("float32"))
+    y = rng.integers(0, 4, size=(2, 3))
+    mask = np.array([[True, True, False], [False, True, False]])
+    alone, masked = keras_ldam.ClassErrors(COUNTS), keras_ldam.ClassErrors(COUNTS)
+    alone.update_state(y[mask], keras.ops.convert_to_numpy(z)[mask])
+    z._keras_mask = keras.ops.convert_to_tensor(mask)
+    masked.update_state(y, z)
+    assert float(masked.result()["error"]) == float(alone.result()["error"])
+    margins, of_masked = keras_ldam.ClassMargins(4), keras_ldam.ClassMargins(4)
+    margins.update_state(y[mask], keras.ops.convert_to_numpy(z)[mask])
+    of_masked.update_state(y, z)
+    for name, value in margins.result().items():
+        assert float(of_masked.result()[name]) == pytest.approx(float(value))
+
+
+def test_a_weight_for_each_example_counts_for_all_its_steps():
+    metric = keras_ldam.ClassErrors([9, 8])
+    scores = [[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]
+    metric.update_state([[0, 1], [0, 0]], scores, sample_weight=[3.0, 1.0])
+    assert float(metric.result()["error"]) == pytest.approx((3 + 1) / 8)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], [[0, 1, 0]]])
+def test_labels_of_a_wrong_shape_are_refused(labels):
+    with pytest.raises(ValueError, match="y_true must hold integer labels"):
+        keras_ldam.ClassErrors([9, 8]).update_state(labels, [[1.0, 0.0]])

@@ -143,8 +143,8 @@ class ReplicatedStep:
         """One step on this replica's share of a batch; returns the metrics so far."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = _size(x)
-        y_pred, loss, gradients = self._pass(*_at_least_one(x, y, sample_weight, size))
-        y_pred = keras.tree.map_structure(lambda scores: scores[:size], y_pred)
+        y_pred, mask, loss, gradients = self._pass(*_at_least_one(x, y, sample_weight, size))
+        y_pred = _first(size, y_pred, mask)
 
         share = self._record_loss(loss, y, y_pred, sample_weight, size)
         gradients = [tf.cast(share, gradient.dtype) * gradient for gradient in gradients]
@@ -160,12 +160,12 @@ class ReplicatedStep:
         x_padded, y_padded, weight_padded = _at_least_one(x, y, sample_weight, size)
         y_pred = self(x_padded, training=False)
         loss = self._local_loss(x_padded, y_padded, y_pred, weight_padded, training=False)
-        y_pred = keras.tree.map_structure(lambda scores: scores[:size], y_pred)
+        y_pred = _first(size, y_pred, _mask_of(y_pred))
         self._record_loss(loss, y, y_pred, sample_weight, size)
         return self._over_workers(self.compute_metrics(x, y, y_pred, sample_weight))
 
     def _forward_and_backward(self, x, y, sample_weight):
-        """Scores, and the mean loss of this replica's share with its gradients."""
+        """Scores, their mask, and the mean loss of this replica's share with its gradients."""
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             loss = self._local_loss(x, y, y_pred, sample_weight, training=True)
@@ -177,7 +177,7 @@ class ReplicatedStep:
             tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
             for g, v in zip(gradients, variables, strict=True)
         ]
-        return y_pred, loss, gradients
+        return y_pred, _mask_of(y_pred), loss, gradients
 
     def _local_loss(self, x, y, y_pred, sample_weight, training):
         with losses.local_batches():
@@ -258,6 +258,18 @@ def _without_autotuning():
 
 def _size(x):
     return tf.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
+
+
+def _mask_of(y_pred):
+    return getattr(y_pred, "_keras_mask", None)
+
+
+def _first(size, y_pred, mask):
+    """The scores of a share without what has been put into it, with their mask."""
+    y_pred = keras.tree.map_structure(lambda scores: scores[:size], y_pred)
+    if mask is not None:
+        y_pred._keras_mask = mask[:size]
+    return y_pred
 
 
 def _at_least_one(x, y, sample_weight, size):
