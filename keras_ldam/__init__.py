@@ -7,7 +7,10 @@ import os as _os
 # already, this changes nothing.
 _os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+# So that Keras knows the layers of a finished run's model when it loads it.
+from keras_ldam import models as models
 from keras_ldam.advice import Advice, advise
+from keras_ldam.augmentation import RandomCropFlip
 from keras_ldam.callbacks import DRW
 from keras_ldam.counts import (
     class_weights,
@@ -29,6 +32,8 @@ from keras_ldam.losses import (
     ldam_hinge,
 )
 from keras_ldam.metrics import ClassErrors
+from keras_ldam.normalization import FusedBatchNormalization
+from keras_ldam.optimizers import MomentumSGD
 
 __version__ = "0.1.0"
 
@@ -41,11 +46,13 @@ __all__ = [
     "CosineDense",
     "CrossEntropy",
     "Focal",
+    "FusedBatchNormalization",
     "LDAMHinge",
+    "MomentumSGD",
+    "RandomCropFlip",
     "advise",
     "class_weights",
     "cross_entropy",
-    "export_saved_model",
     "focal",
     "ldam",
     "ldam_hinge",

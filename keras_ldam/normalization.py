@@ -78,6 +78,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "bfloat16", "float16")
-            and not self.renorm
+            and not getattr(self, "renorm", False)  # Newer than the oldest Keras that will do.
             and not self.synchronized
         )

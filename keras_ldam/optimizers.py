@@ -96,7 +96,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
         gradient = ops.cast(gradient, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
         velocity = self._velocities[self._get_variable_index(variable)]
-        if self.coupled_weight_decay:
+        if self.coupled_weight_decay and self._use_weight_decay(variable):
             gradient = ops.add(gradient, ops.multiply(variable, self.coupled_weight_decay))
         if keras.backend.backend() == "tensorflow":
             _apply_momentum(variable, velocity, gradient, learning_rate, self.momentum)

@@ -130,3 +130,14 @@ def test_building_again_keeps_the_velocity():
     optimizer.build([variable])
     optimizer.apply([keras.ops.zeros((1,))], [variable])
     np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), [-1.5])
+
+
+def test_variables_can_be_excluded_from_weight_decay():
+    kept, shrunk = keras.Variable([1.0], name="kept"), keras.Variable([1.0], name="shrunk")
+    optimizer = MomentumSGD(0.1, coupled_weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[kept])
+    optimizer.build([kept, shrunk])
+    zero = keras.ops.zeros(1)
+    optimizer.apply([zero, zero], [kept, shrunk])
+    assert float(kept[0]) == 1.0
+    assert float(shrunk[0]) == pytest.approx(0.95)
