@@ -3,8 +3,7 @@
     bin/train --dataset cifar10 --method ldam_drw --imbalance longtail --imbalance_ratio 100
 
 200 epochs, the learning rate multiplied by 0.01 at 160 and again at 180. `results/cifar10.json` has
-what full runs gave. One thing differs: the last layer of the rows without margins starts with
-Keras' initial values, where the official code draws He's.
+what full runs gave.
 """
 
 from keras_ldam.config import Config

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_ldam import models
+from keras_ldam.config import load_recipe
 from keras_ldam.models.resnet32 import PaddedShortcut, kaiming_normal, resnet32
 from keras_ldam.optimizers import MomentumSGD
 
@@ -234,3 +236,11 @@ def test_jax_crops_steps_and_computes_as_this_backend_does(model, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(np.load(outputs), part(raw_images()), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_logits_start_from_hes_distribution_as_in_the_official_code(dataset):
+    last = models.head(load_recipe(dataset, "erm").resolve(), 10)
+    assert last.kernel_initializer.get_config() == kaiming_normal(0).get_config()
+    other = models.head(load_recipe("digits", "erm").resolve(), 10)
+    assert isinstance(other.kernel_initializer, keras.initializers.GlorotUniform)
