@@ -45,5 +45,6 @@ $(READY): requirements.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
+# Not runs/ and exports/: they may have taken days.
 clean:
-	rm -rf $(VENV) $(dir $(SERVING)) build *.egg-info runs exports demo
+	rm -rf $(VENV) $(dir $(SERVING)) build *.egg-info demo

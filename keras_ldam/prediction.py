@@ -5,6 +5,7 @@ Needs TensorFlow, and tensorflow_text for text; neither Keras' model nor its cla
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import re
@@ -38,18 +39,28 @@ def load(path: str | os.PathLike) -> Exported:
         path: `DIR/NAME`, of which the highest version is taken, or `DIR/NAME/VERSION`.
 
     Raises:
-        ValueError: if there is no exported model, or it cannot be loaded.
+        ValueError: if there is no exported model, it cannot be loaded, or it is of another making.
     """
     path = _newest_version(Path(path))
-    # Its ops have to be there before a graph that uses them is loaded.
-    import tensorflow_text  # noqa: F401
+    # Its ops have to be there before a graph that uses them is loaded; images need none of them.
+    with contextlib.suppress(ImportError):
+        import tensorflow_text  # noqa: F401
 
     try:
         holder = tf.saved_model.load(str(path))
-        return Exported(path, dict(holder.signatures), holder)
     except Exception as error:  # TensorFlow raises whatever it met first.
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise ValueError(f"{path} cannot be loaded as a SavedModel: {reason}") from None
+    signatures = dict(holder.signatures)
+    if TEXT_SIGNATURE not in signatures or not all(map(_made_here, signatures.values())):
+        raise ValueError(f"{path} is not a model that bin/export has written.")
+    return Exported(path, signatures, holder)
+
+
+def _made_here(serve):
+    """Whether a signature is one of `export_saved_model`."""
+    dtypes = [spec.dtype for spec in serve.structured_input_signature[1].values()]
+    return dtypes in ([tf.string], [tf.uint8]) and "probabilities" in serve.structured_outputs
 
 
 class Predictor:
@@ -59,19 +70,15 @@ class Predictor:
         path: See `load`.
 
     Raises:
-        ValueError: as `load` does, or for a SavedModel of another making.
+        ValueError: as `load` does.
     """
 
     def __init__(self, path: str | os.PathLike):
         self._exported = load(path)
         signatures = self._exported.signatures
         self.takes_images = IMAGE_SIGNATURE in signatures
-        name = IMAGE_SIGNATURE if self.takes_images else TEXT_SIGNATURE
-        self._serve = signatures.get(name)
-        inputs = {} if self._serve is None else self._serve.structured_input_signature[1]
-        if len(inputs) != 1 or next(iter(inputs.values())).dtype != tf.string:
-            raise ValueError(f"{self._exported.path} is not a model that bin/export has written.")
-        self._input = next(iter(inputs))
+        self._serve = signatures[IMAGE_SIGNATURE if self.takes_images else TEXT_SIGNATURE]
+        (self._input,) = self._serve.structured_input_signature[1]
 
     def predict(
         self, lines: Iterable[bytes], *, batch_size: int = 64, probabilities: bool = True

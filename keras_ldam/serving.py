@@ -63,7 +63,8 @@ def serve(
         `{"model", "version", "url"}` once requests are accepted; asked for more, it serves.
 
     Raises:
-        ValueError: if there is no exported model, or it cannot listen there.
+        ValueError: if there is no exported model, it is one of another making, or it cannot listen
+            there.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be from 0 to 65535; received {port}.")
@@ -89,7 +90,7 @@ def serve(
     yield {
         "model": name,
         "version": folder.name if numbered else None,
-        "url": f"http://{host}:{port}/v1/models/{name}:predict",
+        "url": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1/models/{name}:predict",
     }
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
