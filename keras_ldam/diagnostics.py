@@ -93,10 +93,9 @@ class ClassMargins(keras.metrics.Metric):
     * `margin_min_0`, `margin_quantile_0`, …: of each class, with `per_class=True`.
 
     With another `name` than the default the keys begin with it, as those of `ClassErrors` do. A
-    class without an example so far is left out of the mean, and has NaN of its own, as all has
-    without any example. Minimum and
-    mean are exact. A stream of batches keeps no list of margins, so a quantile is read from a
-    histogram, to within one of its bins' width.
+    class without an example so far is left out of the mean, and has NaN of its own; without any
+    example all are NaN. Minimum and mean are exact. A stream of batches keeps no list of margins,
+    so a quantile is read from a histogram, to within one of its bins' width.
 
     Args:
         num_classes: K, at least 2.

@@ -94,10 +94,10 @@ def _mirrored(replicas):
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
     count = replicas or len(devices)
     if not 2 <= count <= len(devices):
+        instead = "; strategy cores divides a CPU" if kind == "CPU" else ""
         raise ValueError(
             f"strategy mirrored needs from 2 devices to as many as there are; this machine has "
-            f"{len(devices)} ({kind}), and replicas={replicas or 'all'} was asked for"
-            + (".", "; strategy cores divides a CPU.")[kind == "CPU"]
+            f"{len(devices)} ({kind}), and replicas={replicas or 'all'} was asked for{instead}."
         )
     return _mirrored_over(tuple(devices[:count]))
 

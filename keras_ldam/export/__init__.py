@@ -340,11 +340,11 @@ def _calibrate(model, folder, scale, shift, prior):
     logits, labels = scale * _scores(model, validation.test), validation.test.labels
     weights = prior_weights(labels, prior)
     temperature = fit_temperature(logits, labels, weights=weights, shift=shift)
-    at_end, found = (
-        [negative_log_likelihood(logits / t + shift, labels, weights=weights) for t in some]
-        for some in (TEMPERATURES, [temperature])
+    inside, *at_ends = (
+        negative_log_likelihood(logits / divisor + shift, labels, weights=weights)
+        for divisor in (temperature, *TEMPERATURES)
     )
-    if min(at_end) < found[0] + 1e-6:
+    if min(at_ends) < inside + 1e-6:
         raise ValueError(
             f"the {len(labels)} held-out examples fix no temperature: none between "
             f"{TEMPERATURES[0]:g} and {TEMPERATURES[1]:g} is better than these (where all are "

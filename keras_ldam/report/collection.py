@@ -304,7 +304,7 @@ def _difference(run, other):
     if run.replicated != other.replicated:
         return "several replicas", run.replicated, other.replicated
     if run.counts and other.counts and list(run.counts) != list(other.counts):
-        return "class counts", list(run.counts), list(other.counts)
+        return "training examples", sum(run.counts), sum(other.counts)
     return None
 
 

@@ -190,6 +190,7 @@ def headline(runs: Sequence[Run], *, only_ours: bool = False) -> Table:
         columns = tuple(c for c in columns if (c.imbalance, c.ratio) in held)
         paper = {method: errors for method, errors in paper.items() if method in ours}
         reruns = {}
+    paper = {m: texts for m, errors in paper.items() if any(texts := _published(errors, columns))}
     labels = {run.method: run.label for run in runs}
     rank = {name: i for i, name in enumerate(METHODS)}
     given = list(dict.fromkeys(run.method for run in runs))
@@ -198,13 +199,12 @@ def headline(runs: Sequence[Run], *, only_ours: bool = False) -> Table:
         key=lambda method: rank.get(method.split("+")[0], len(rank)),
     )
     own = all(run.label for run in runs)  # Models as they were handed over, of no known seed.
-    paper = {m: errors for m, errors in paper.items() if any(_published(errors, columns))}
     whose = "ours, " if paper else ""
     rows, quoted, best = [], [], False
     for method in methods:
         title = labels.get(method) or method_title(method)
-        if any(texts := _published(paper.get(method, {}), columns)):
-            rows.append(Row(title, "paper", texts, False))
+        if method in paper:
+            rows.append(Row(title, "paper", paper[method], False))
         if method in ours:
             for which, source in (
                 (LAST, "as given" if own else "last epoch"),
