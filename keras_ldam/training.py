@@ -28,6 +28,9 @@ from keras_ldam.schedules import stepwise
 EVALUATION_BATCH = 500
 STREAMED_BATCH = 100
 """Images from disk are larger than those that fit into memory."""
+CHECKPOINT_SECONDS = 5.0
+"""Epochs that end sooner than this after the last checkpoint leave none: where an epoch takes less
+than a second, writing one takes a good part of it."""
 
 
 def train(
@@ -443,17 +446,18 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.nda
 
 
 class _Progress(keras.callbacks.Callback):
-    """Evaluates, and keeps after each epoch what a killed run needs to go on."""
+    """Evaluates after epochs, and keeps what a killed run needs to go on."""
 
     def __init__(self, folder, config, data, place):
         super().__init__()
         self.folder, self.config, self.data, self.place = folder, config, data, place
         self.plain_model = None
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
+        self._saved = -CHECKPOINT_SECONDS
         self.replicas = {place.replicas}
 
     def resume(self, model):
-        """Loads the last complete epoch's state; returns the epoch to go on with."""
+        """Loads the last checkpoint's state; returns the epoch to go on with."""
         saved = sorted(self.folder.checkpoints.glob("epoch-*.weights.h5"))
         if not saved:
             return 0
@@ -515,6 +519,8 @@ class _Progress(keras.callbacks.Callback):
         if not self.place.writes:
             return
         self.folder.write_history(self.rows)
+        if time.monotonic() - self._saved < CHECKPOINT_SECONDS:
+            return
         weights = self.folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"
         state = {
             "epoch": epoch,
@@ -529,6 +535,7 @@ class _Progress(keras.callbacks.Callback):
         for old in self.folder.checkpoints.iterdir():
             if not old.name.startswith(f"epoch-{epoch:05d}."):
                 old.unlink()
+        self._saved = time.monotonic()
 
     def results(self, model):
         """What `results.json` is to hold."""

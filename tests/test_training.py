@@ -96,9 +96,12 @@ def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):
     assert results == RunFolder(finished_run).read_results()
 
 
-@pytest.mark.parametrize("method", ["ldam_drw", "ldam_drs"])
+@pytest.mark.parametrize(
+    ("method", "seconds", "left"),
+    [("ldam_drw", 0.0, 2), ("ldam_drs", 0.0, 2), ("ldam_drw", 1e9, 0)],
+)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    method, finished_run, tmp_path, monkeypatch
+    method, seconds, left, finished_run, tmp_path, monkeypatch
 ):
     config = small_config(method=method)
     whole = RunFolder(finished_run)
@@ -107,14 +110,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         training.train(config, whole.path)
 
     schedule = training._schedule
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
     monkeypatch.setattr(
         training, "_schedule", lambda *args: [*schedule(*args), kill_after(epoch=2)]
     )
     with pytest.raises(KilledError):
         training.train(config, tmp_path / "cut")
     monkeypatch.undo()
-    left = {file.suffix for file in (tmp_path / "cut" / "checkpoints").iterdir()}
-    assert left == {".h5", ".json"}
+    files = {file.name for file in (tmp_path / "cut" / "checkpoints").iterdir()}
+    assert files == {f"epoch-0000{left}.json", f"epoch-0000{left}.weights.h5"}
     training.train(config, tmp_path / "cut")
 
     cut = RunFolder(tmp_path / "cut")
@@ -416,7 +420,8 @@ def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(tmp_path, mo
     assert np.ptp(np.asarray(one.loss.class_weights)) > 0
 
 
-def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_path):
+def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     config = small_config(method="erm")
     data, folder = datasets.load(config), RunFolder(tmp_path)
     folder.create(config)
