@@ -221,8 +221,11 @@ def write_json(path: Path, values: dict) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what computes a result."""
-    found = {"python": platform.python_version()}
-    for package in ("keras_ldam", "keras", "tensorflow", "jax", "numpy"):
+    import keras_ldam
+
+    # Its own: metadata has nothing of a checkout that is not installed.
+    found = {"python": platform.python_version(), "keras_ldam": keras_ldam.__version__}
+    for package in ("keras", "tensorflow", "jax", "numpy"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

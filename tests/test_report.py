@@ -359,6 +359,8 @@ def test_a_table_says_what_its_numbers_were_computed_in_and_which_epochs_the_bes
     notes = tables.headline([run]).notes
     assert "Ours in mixed_bfloat16." in notes
     assert any("of one epoch in 10 and the last" in note for note in notes)
+    notes = tables.headline([run, made_up_run([20, 10], method="ldam_drw")]).notes
+    assert "Some or all of ours in mixed_bfloat16: ERM." in notes
 
 
 def test_seeds_with_different_settings_are_told_apart(capsys):

@@ -55,6 +55,7 @@ def test_a_finished_run_has_its_files_and_its_errors_in_percent(finished_run):
     assert results["last"]["epoch"] == 3
     assert results["seconds"] > 0
     assert results["versions"]["keras"] == keras.__version__
+    assert results["versions"]["keras_ldam"] == keras_ldam.__version__
     assert "cores" in results["hardware"]
 
 

@@ -230,8 +230,14 @@ def headline(runs: Sequence[Run], *, only_ours: bool = False) -> Table:
         "blank: not run, or not published."
     ]
     precisions = {_setting(run, "precision", "float32") for run in runs}
-    if precisions != {"float32"}:
-        notes.append(f"Ours in {' and '.join(sorted(precisions))}.")
+    for precision in sorted(precisions - {"float32"}):
+        those = dict.fromkeys(
+            method_title(run.method) for run in runs if _setting(run, "precision", "") == precision
+        )
+        if len(precisions) == 1:
+            notes.append(f"Ours in {precision}.")
+        else:
+            notes.append(f"Some or all of ours in {precision}: {', '.join(those)}.")
     if replicated := dict.fromkeys(method_title(run.method) for run in runs if run.replicated):
         notes.append(
             f"Some or all of ours over several replicas, with batch normalisation by each one's "
