@@ -408,6 +408,16 @@ def test_no_panel_of_errors_leaves_its_points_outside():
             assert np.all((points[:, 0] >= low) & (points[:, 0] <= high))
 
 
+@pytest.mark.parametrize(("errors", "from_zero"), [((20.0, 60.0), True), ((50.0, 60.0), False)])
+def test_errors_begin_at_zero_unless_most_of_the_axis_were_empty(errors, from_zero):
+    runs = [made_up_run([20, 10], "erm"), made_up_run([20, 10], "ldam_drw")]
+    for run, error in zip(runs, errors, strict=True):
+        run.results["last"]["mean_error"] = error
+        run.results["last"]["per_class_error"] = [error, error]
+    low, high = figures.errors(runs, Canvas()).axes[0].get_xlim()
+    assert (low <= 0) == from_zero and low < errors[0] and high > errors[1]
+
+
 def test_margins_are_drawn_where_they_are_beside_the_curve_that_the_loss_asks_for():
     counts = [300, 80, 20, 5]
     runs = [made_up_run(counts, "erm"), made_up_run(counts, "ldam_drw")]

@@ -69,7 +69,7 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     few = len(counts) <= FEW_CLASSES
     units = {run.results["margins"][splits[0]]["unit"] for run in runs}
     for axes, split in zip(panels, splits, strict=True):
-        x = _class_axis(axes, runs[0], canvas)
+        x = _class_axis(axes, runs[0], canvas, beside=len(splits) // rows)
         order = np.argsort(-counts, kind="stable")
         for place, (name, (run,)) in enumerate(by_label(runs).items()):
             colour, marker, _ = given[name]
@@ -129,8 +129,11 @@ def _unit_title(units):
     return ", ".join(sorted(units))
 
 
-def _class_axis(axes, run, canvas):
-    """Prepares the axis of classes; returns each class's place on it, in class order."""
+def _class_axis(axes, run, canvas, beside=1):
+    """Prepares the axis of classes; returns each class's place on it, in class order.
+
+    `beside` is how many panels share the width.
+    """
     counts = np.array(run.counts)
     if len(counts) > FEW_CLASSES and len(np.unique(counts)) > 2:
         axes.set_xscale("log")
@@ -151,7 +154,7 @@ def _class_axis(axes, run, canvas):
             [f"{name}\n{counts[j]:,}" for name, j in zip(names, order, strict=True)],
             fontsize=7 if len(counts) > 6 else 9,
         )
-        if max(map(len, names)) * len(names) > (40 if canvas.narrow else 110):
+        if max(map(len, names)) * len(names) > (40 if canvas.narrow else 110 // beside):
             axes.tick_params(axis="x", rotation=60)
         axes.set_xlim(-0.6, len(counts) - 0.4)
         axes.set_xlabel("class, and its training examples")

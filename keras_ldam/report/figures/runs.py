@@ -55,8 +55,11 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         axes.set_title(column.title)
         axes.set_xlabel("error (%)")
     axes = panels[0]
-    right = max(1.0, axes.get_xlim()[1])  # One axis for all panels, from zero.
-    axes.set_xlim(-0.02 * right, right)
+    left, right = axes.get_xlim()  # One axis for all panels …
+    right = max(1.0, right)
+    if left < right / 2:  # … from zero, unless that left half of it empty.
+        left = -0.02 * right
+    axes.set_xlim(left, right)
     several = len({run.seed for run in runs}) > 1
     quoted = any(method in paper_errors for method in methods)
     if several:
