@@ -101,7 +101,7 @@ def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.
             f"received {num_classes}."
         )
     half = num_classes // 2
-    few = max_count * (1.0 / imbalance_ratio)
+    few = max_count / imbalance_ratio
     return _non_empty(
         np.repeat(np.array([max_count, few], dtype=np.float64), half), max_count, imbalance_ratio
     )

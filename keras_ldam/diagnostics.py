@@ -130,6 +130,7 @@ class ClassMargins(keras.metrics.Metric):
         name: str = "class_margins",
         **kwargs,
     ):
+        kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         if num_classes != int(num_classes) or num_classes < 2:
             raise ValueError(
@@ -156,7 +157,10 @@ class ClassMargins(keras.metrics.Metric):
         )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; what has weight 0 or is masked is left out, other weights count as 1."""
+        """Adds a batch; what has weight 0 or is masked is left out, other weights count as 1.
+
+        In `fit` on Keras' JAX backend the mask is lost to every metric.
+        """
         y_pred = ops.convert_to_tensor(y_pred)
         if y_pred.shape[-1] != self.num_classes:
             raise ValueError(

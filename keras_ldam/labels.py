@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend import get_keras_mask
 
 
 def check_labels(labels, num_classes: int) -> None:
@@ -101,7 +102,7 @@ def weigh(weights, y_pred, sample_weight=None):
         for _ in range(rank - len(own.shape)):
             own = ops.expand_dims(own, -1)
         weights = weights * own
-    mask = getattr(y_pred, "_keras_mask", None)
+    mask = get_keras_mask(y_pred)  # A compiled step on JAX has it elsewhere than on the tensor.
     if mask is not None and len(mask.shape) == rank:
         weights = ops.where(mask, weights, ops.zeros_like(weights))
     return weights

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numbers
 
 import keras
-import numpy as np
 from keras import ops
 
 
@@ -16,8 +15,8 @@ class CosineDense(keras.layers.Layer):
     z_j = ⟨x, w_j⟩ / (‖x‖ ‖w_j‖) ∈ [-1, 1]. Put it last before `LDAM`: on an unbounded score a
     margin is no constraint, since the network can buy it by growing its weights.
 
-    It works in float32 under every precision policy: in bfloat16 cosines have steps of 1/256, and
-    the softmax multiplies them by s = 30.
+    It works in float32 under every global precision policy, and refuses a `dtype` that is less: in
+    bfloat16 cosines have steps of 1/256, and the softmax multiplies them by s = 30.
 
     Args:
         units: Number of classes K, at least 1.
@@ -35,8 +34,8 @@ class CosineDense(keras.layers.Layer):
         float32 tensor of shape `[…, units]`; a mask of the inputs goes with it.
 
     Raises:
-        ValueError: if `units` is not a whole number of at least 1, or the features' size is
-            not known.
+        ValueError: if `units` is not a whole number of at least 1, `dtype` computes in less than
+            float32, or the features' size is not known.
 
     Example:
 
@@ -64,11 +63,12 @@ class CosineDense(keras.layers.Layer):
         if not isinstance(units, numbers.Real) or units != int(units) or units < 1:
             raise ValueError(f"units must be a whole number of at least 1; received {units!r}.")
         self.units, self.epsilon = int(units), epsilon
-        self.kernel_initializer = (
-            UnitColumns()
-            if kernel_initializer == "keras_ldam>UnitColumns"
-            else keras.initializers.get(kernel_initializer)
-        )
+        if self.compute_dtype in ("float16", "bfloat16"):
+            raise ValueError(
+                f"CosineDense computes in float32, as cosines in {self.compute_dtype} have too few "
+                "steps; leave its dtype out, under a mixed precision policy too."
+            )
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
 
     def build(self, input_shape):
@@ -128,7 +128,7 @@ class UnitColumns(keras.initializers.Initializer):
         seed = keras.random.SeedGenerator(self.seed) if self.seed is None else self.seed
         columns = keras.random.uniform(shape, -1.0, 1.0, dtype=dtype or "float32", seed=seed)
         norm = ops.sqrt(ops.sum(ops.square(columns), axis=0, keepdims=True))
-        return columns / ops.maximum(norm, np.float32(1e-12))
+        return columns / ops.maximum(norm, 1e-12)
 
     def get_config(self):
         return {"seed": self.seed}

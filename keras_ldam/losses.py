@@ -205,9 +205,6 @@ def _pick(values, labels):
     return ops.squeeze(ops.take_along_axis(values, ops.expand_dims(labels, -1), axis=-1), axis=-1)
 
 
-# ----------------------------------------------------------------------------- labels and scores
-
-
 # ----------------------------------------------------------------------------- the losses
 
 

@@ -60,6 +60,7 @@ class ClassErrors(keras.metrics.Metric):
         name: str = "class_errors",
         **kwargs,
     ):
+        kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
         self.counts = class_counts.check_counts(counts)
         self.per_class = per_class
@@ -70,9 +71,10 @@ class ClassErrors(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch: labels `[…]`, `[…, 1]` or one-hot `[…, K]`; scores `[…, K]`.
 
-        Steps that a mask leaves out count nothing. `sample_weight` is `[…]` or, for dense
-        predictions, `[batch]`. Raises `ValueError` if shapes do not fit, and, outside compiled
-        code, for a label that is no class.
+        Steps that a mask leaves out count nothing, except in `fit` on Keras' JAX backend, where the
+        mask is lost to every metric. `sample_weight` is `[…]` or, for dense predictions, `[batch]`.
+        Raises `ValueError` if shapes do not fit, and, outside compiled code, for a label that is no
+        class; inside, such an example may be left out.
         """
         num_classes = len(self.counts)
         y_pred = ops.convert_to_tensor(y_pred)

@@ -7,7 +7,7 @@
     model.keras     the trained model
     diagnosis.json  margins, confusions and reliability, once the run has been evaluated
     tensorboard/    logs for TensorBoard, where --tensorboard asked for them
-    checkpoints/    the state after an epoch of a few seconds ago at most, to resume from
+    checkpoints/    the state after the last epoch, or one a few seconds before it, to resume from
 
 Every file is written aside and moved in place, so that it is there whole or not at all.
 """

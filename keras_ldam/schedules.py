@@ -54,6 +54,7 @@ def stepwise(
         raise ValueError(f"`learning_rate` must be above 0. Received: {learning_rate}")
     if warmup_epochs < 0:
         raise ValueError(f"`warmup_epochs` must be 0 or more. Received: {warmup_epochs}")
+    learning_rate = float(learning_rate)  # Keras refuses whole numbers.
     for epoch, factor in drops.items():
         if epoch < warmup_epochs:
             raise ValueError(

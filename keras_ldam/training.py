@@ -94,7 +94,7 @@ def _fit(record, model, batches, schedule, *, progress, tensorboard):
     record.plain_model = model if place.strategy is None else plain_model(model)
     callbacks = [EpochClock(batches), *schedule, record]
     if tensorboard and place.writes:  # After the record, which adds the errors to the logs.
-        callbacks.append(keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False))
+        callbacks.append(_Curves(folder.tensorboard, record.logged))
     if initial_epoch == config.epochs:
         # The run was cut off after its last epoch, and fit will begin none. A loss's weights are
         # not in a checkpoint: they are a function of the epoch.
@@ -159,7 +159,7 @@ def load_model(folder: RunFolder) -> keras.Model:
     try:
         return keras.models.load_model(folder.model_file)
     except Exception as error:  # Keras, h5py and zipfile each have their own.
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise ValueError(f"{folder.model_file} cannot be read: {reason}") from None
 
 
@@ -292,7 +292,7 @@ def _schedule(config):
         warmup_epochs=config.warmup_epochs,
         drops={epoch: config.drop_factor**number for epoch, number in drops.items()},
     )
-    callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch: rate(epoch))]
+    callbacks = [keras.callbacks.LearningRateScheduler(rate)]
     how, weighting = config.balancing
     if how == "weight":
         start = config.start_epoch if config.deferred else 0
@@ -445,6 +445,18 @@ def in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.nda
 # ----------------------------------------------------------------------------- progress
 
 
+class _Curves(keras.callbacks.TensorBoard):
+    """TensorBoard's logs, without the epochs that a resumed run computes for the second time."""
+
+    def __init__(self, folder, logged):
+        super().__init__(folder, write_graph=False)
+        self.logged = logged
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch >= self.logged:
+            super().on_epoch_end(epoch, logs)
+
+
 class _Progress(keras.callbacks.Callback):
     """Evaluates after epochs, and keeps what a killed run needs to go on."""
 
@@ -453,7 +465,7 @@ class _Progress(keras.callbacks.Callback):
         self.folder, self.config, self.data, self.place = folder, config, data, place
         self.plain_model = None
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
-        self._saved = -CHECKPOINT_SECONDS
+        self._saved, self.logged = -CHECKPOINT_SECONDS, 0
         self.replicas = {place.replicas}
 
     def resume(self, model):
@@ -477,7 +489,8 @@ class _Progress(keras.callbacks.Callback):
         epoch = state["epoch"]
         self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
         self.replicas |= set(state.get("replicas", ()))
-        self.rows = self.folder.read_history()[: epoch + 1]
+        rows = self.folder.read_history()
+        self.rows, self.logged = rows[: epoch + 1], len(rows)
         print(f"resumes {self.folder.path} after epoch {epoch + 1}", flush=True)
         return epoch + 1
 

@@ -171,6 +171,79 @@ def test_masks_and_margins_count_on_two_replicas_as_on_one(model_class, mirrored
         np.testing.assert_allclose(two[1][0], alone[1][0], atol=1e-5)
 
 
+def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
+    x, y = masked_examples()
+
+    def evaluated(strategy, model_class):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            inputs, scores = dense_predictions()
+            model = model_class(inputs, {"a": scores, "b": -scores})
+            model.compile(
+                "sgd",
+                {"a": keras_ldam.LDAM([9, 8, 7, 6]), "b": keras_ldam.LDAM([9, 8, 7, 6])},
+                metrics={"a": keras_ldam.ClassErrors([9, 8, 7, 6])},
+            )
+        return model.evaluate(x, {"a": y, "b": y}, batch_size=6, verbose=0, return_dict=True)
+
+    expected = evaluated(None, keras.Model)["error"]
+    assert evaluated(mirrored, distribution.ReplicatedModel)["error"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+@pytest.mark.parametrize("loss", ["SparseCategoricalCrossentropy", "MeanSquaredError"])
+def test_a_loss_of_keras_takes_dense_predictions(loss, reduction, mirrored):
+    x, y = masked_examples()
+    x[x == 0] = 1.0  # Without masks; and 5 examples, of which the last step has one only.
+    x, y = x[:5], y[:5] if loss.startswith("Sparse") else np.eye(4, dtype="float32")[y[:5]]
+
+    def trained(strategy, model_class):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = model_class(*dense_predictions())
+            model.compile("sgd", getattr(keras.losses, loss)(reduction=reduction))
+        history = model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False).history
+        return history["loss"], model.get_weights()
+
+    found, expected = trained(mirrored, distribution.ReplicatedModel), trained(None, keras.Model)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+def test_validation_is_by_the_statistics_that_the_epoch_ends_with(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((6,))
+        x = keras.layers.BatchNormalization(momentum=0.1)(inputs)
+        model = distribution.ReplicatedModel(inputs, keras.layers.Dense(5)(x))
+        model.compile("sgd", keras_ldam.CrossEntropy(replicas.COUNTS))
+    x, y = replicas.examples()
+    x[np.arange(len(x)) % 8 < 4] *= 30.0  # The replicas see different things.
+    history = model.fit(x, y, batch_size=8, validation_data=(x, y), verbose=0, shuffle=False)
+    again = model.evaluate(x, y, batch_size=8, verbose=0)
+    assert history.history["val_loss"][-1] == pytest.approx(again, rel=1e-5)
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_saved_model_comes_back_with_its_step(within, mirrored, tmp_path):
+    with mirrored.scope():
+        inputs = keras.Input((6,))
+        model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(inputs))
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, keras_ldam.LDAM(replicas.COUNTS), jit_compile=True)
+    model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    with mirrored.scope() if within else contextlib.nullcontext():
+        again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again) is distribution.ReplicatedModel and again.pass_is_compiled
+    for each in (model, again):  # Its optimizer too goes on where it was.
+        each.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
+    np.testing.assert_allclose(again.get_weights(), model.get_weights(), atol=1e-5)
+
+
+def test_a_model_that_is_not_compiled_is_saved_too(tmp_path):
+    model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
+    model.save(tmp_path / "model.keras")
+    assert not keras.models.load_model(tmp_path / "model.keras").compiled
+
+
 def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
     class Own(distribution.ReplicatedStep, keras.Model):
         def __init__(self):
@@ -218,6 +291,9 @@ def test_a_sum_over_the_batch_is_refused(mirrored):
     model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
     with pytest.raises(ValueError, match=r"reduced to a mean .* received reduction='sum'"):
         model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction="sum"))
+    model = distribution.ReplicatedModel(inputs, {"a": model.output, "b": model.output})
+    with pytest.raises(ValueError, match="received reduction='sum'"):
+        model.compile("sgd", {"a": "mse", "b": keras_ldam.LDAM(replicas.COUNTS, reduction="sum")})
 
 
 def test_one_callback_needs_no_list():

@@ -77,6 +77,12 @@ def test_a_mask_goes_on_to_the_loss(rng):
     assert losses[0] != pytest.approx(model.evaluate(x, (y + 1) % 3, verbose=0), rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_float16", "mixed_bfloat16"])
+def test_too_few_digits_for_cosines_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"cosines in b?float16 have too few"):
+        keras_ldam.CosineDense(3, dtype=dtype)
+
+
 def test_a_cosine_head_is_found_inside_nested_models():
     inputs = keras.Input((4,))
     inner = keras.Sequential([keras.layers.Dense(3), keras_ldam.CosineDense(2)])

@@ -108,6 +108,37 @@ def test_it_comes_back_from_its_config():
     assert (again.counts.tolist(), again.per_class) == (COUNTS, True)
 
 
+def test_what_a_mask_leaves_out_is_no_error_in_evaluate(rng):
+    words = rng.integers(1, 6, size=(4, 5))
+    for row, length in enumerate((5, 3, 2, 1)):
+        words[row, length:] = 0
+    labels = rng.integers(0, 3, size=(4, 5))
+    counts = [30, 20, 10]
+    inputs = keras.Input((None,), dtype="int32")
+    scores = keras.layers.Embedding(6, 3, mask_zero=True)(inputs)
+    model = keras.Model(inputs, scores)
+    metrics = [keras_ldam.ClassErrors(counts), keras_ldam.ClassMargins(3, low=-5, high=5)]
+    model.compile(loss=keras_ldam.CrossEntropy(counts), metrics=metrics)
+    found = model.evaluate(words, labels, verbose=0, return_dict=True)
+    z = model.predict(words, verbose=0)[words > 0]
+    wrong = z.argmax(-1) != labels[words > 0]
+    assert found["error"] == pytest.approx(wrong.mean())
+    margins = keras.ops.convert_to_numpy(keras_ldam.margin(labels[words > 0], z))
+    assert found["margin_mean"] == pytest.approx(margins.mean(), abs=1e-5)
+
+
+def test_metrics_count_in_float32_whatever_floatx_is():
+    usual = keras.config.floatx()
+    keras.config.set_floatx("bfloat16")
+    try:
+        metric, margins = keras_ldam.ClassErrors([9, 9]), keras_ldam.ClassMargins(2)
+    finally:
+        keras.config.set_floatx(usual)
+    labels = np.zeros(1000, "int32")
+    metric.update_state(labels, np.tile([[1.0, 0.0]], (1000, 1)))
+    assert float(metric.total[0]) == 1000 and margins.dtype == "float32"
+
+
 def test_what_a_mask_leaves_out_is_no_error(rng):
     z = keras.ops.convert_to_tensor(rng.normal(size=(2, 3, 4)).astype("float32"))
     y = rng.integers(0, 4, size=(2, 3))

@@ -66,6 +66,14 @@ def test_a_drop_may_come_right_after_the_warm_up():
     np.testing.assert_allclose([rate(epoch) for epoch in range(4)], [0.5, 1.0, 0.1, 0.1])
 
 
+def test_keras_takes_a_whole_number_as_the_rate():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(), "mse")
+    callback = keras.callbacks.LearningRateScheduler(stepwise(1))
+    model.fit(np.ones((4, 1)), np.ones((4, 1)), verbose=0, callbacks=[callback])
+    assert float(model.optimizer.learning_rate.numpy()) == 1.0
+
+
 @pytest.mark.parametrize("rate", [-0.1, float("nan")])
 def test_a_negative_rate_and_one_that_is_no_number_are_refused(rate):
     with pytest.raises(ValueError, match="`learning_rate` must be above 0"):

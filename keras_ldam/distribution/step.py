@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.tensorflow.trainer import reduce_per_replica
 from tensorflow.python.data.ops import multi_device_iterator_ops
 
@@ -26,8 +27,8 @@ class ReplicatedStep:
       replicas, and by its number of examples otherwise. So a last partial batch, a class that one
       replica does not see, and a replica whose share is empty change nothing: the weights are
       those of a single device up to rounding. (But batch normalisation is by each replica's
-      share. Its moving statistics are averaged over the replicas at the end of each epoch, before
-      other callbacks, so that all replicas end with the same.)
+      share. Its moving statistics are averaged over the replicas before validation and at the end
+      of each epoch, before other callbacks, so that all replicas go on with the same.)
     - `jit_compile=True` compiles forward and backward pass with XLA. All-reduce, optimizer and
       metrics stay outside, since XLA cannot have variables of several devices in one cluster;
       with Keras' step it fails under a strategy. `"auto"` is on where there is an accelerator:
@@ -49,12 +50,15 @@ class ReplicatedStep:
         """As in Keras; `jit_compile` is for the forward and backward pass."""
         # Keras would compile the whole step, optimizer and all-reduce included.
         super().compile(*args, jit_compile=False, **kwargs)
-        reduction = getattr(self.loss, "reduction", "sum_over_batch_size")
-        if reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
-            raise ValueError(
-                "the loss must be reduced to a mean over the batch, by 'mean_with_sample_weight' "
-                f"or 'sum_over_batch_size'; received reduction={reduction!r}."
-            )
+        self._asked_jit_compile = jit_compile
+        for loss in keras.tree.flatten(self.loss):
+            reduction = getattr(loss, "reduction", "sum_over_batch_size")
+            if reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
+                raise ValueError(
+                    "the loss must be reduced to a mean over the batch, by "
+                    "'mean_with_sample_weight' or 'sum_over_batch_size'; received "
+                    f"reduction={reduction!r}."
+                )
         scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         if scales and self.distribute_strategy.num_replicas_in_sync > 1:
             raise ValueError(
@@ -75,6 +79,16 @@ class ReplicatedStep:
                 reduce_retracing=True,
             )
 
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """As in Keras, with the `jit_compile` that was asked for."""
+        config = super().get_compile_config()
+        return config and {**config, "jit_compile": self._asked_jit_compile}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As in Keras, which does not do it for a class with a `compile` of its own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; `callbacks`, one or a list of them, by keyword."""
         strategy = self.distribute_strategy
@@ -87,7 +101,10 @@ class ReplicatedStep:
         def part():
             strategy.run(self._part_noise)
 
-        first = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average())
+        first = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda *_: average(),
+            on_test_begin=lambda *_: average(),  # Validation comes before the end of the epoch.
+        )
         # Each epoch, and after the others, of which one may have set the seeds.
         last = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: part())
         with _without_autotuning():
@@ -157,18 +174,18 @@ class ReplicatedStep:
         """Evaluates this replica's share of a batch; returns the metrics so far."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = _size(x)
-        x_padded, y_padded, weight_padded = _at_least_one(x, y, sample_weight, size)
+        x_padded, *others = _at_least_one(x, y, sample_weight, size)
         y_pred = self(x_padded, training=False)
-        loss = self._local_loss(x_padded, y_padded, y_pred, weight_padded, training=False)
+        loss = self._local_loss(x_padded, y_pred, *others, training=False)
         y_pred = _first(size, y_pred, _mask_of(y_pred))
         self._record_loss(loss, y, y_pred, sample_weight, size)
         return self._over_workers(self.compute_metrics(x, y, y_pred, sample_weight))
 
-    def _forward_and_backward(self, x, y, sample_weight):
+    def _forward_and_backward(self, x, y, sample_weight, real):
         """Scores, their mask, and the mean loss of this replica's share with its gradients."""
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            loss = self._local_loss(x, y, y_pred, sample_weight, training=True)
+            loss = self._local_loss(x, y_pred, y, sample_weight, real, training=True)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
@@ -179,7 +196,16 @@ class ReplicatedStep:
         ]
         return y_pred, _mask_of(y_pred), loss, gradients
 
-    def _local_loss(self, x, y, y_pred, sample_weight, training):
+    def _local_loss(self, x, y_pred, y, sample_weight, real, training):
+        if sample_weight is None:
+            # One for each of the loss's values, which have the axes of the scores but the last.
+            sample_weight = keras.tree.map_structure(
+                lambda scores: (
+                    tf.ones(tf.shape(scores)[:-1])
+                    * tf.reshape(real, [-1] + [1] * (len(scores.shape) - 2))
+                ),
+                y_pred,
+            )
         with losses.local_batches():
             loss = self._compute_loss(x, y, y_pred, sample_weight, training=training)
         # Keras has divided it by the number of replicas.
@@ -225,6 +251,7 @@ class ReplicatedStep:
         super()._maybe_symbolic_build(data_batch=data_batch)
 
 
+@keras.saving.register_keras_serializable(package="keras_ldam")
 class ReplicatedModel(ReplicatedStep, keras.Model):
     """A functional Keras model with the step of `ReplicatedStep`.
 
@@ -261,31 +288,35 @@ def _size(x):
 
 
 def _mask_of(y_pred):
-    return getattr(y_pred, "_keras_mask", None)
+    return keras.tree.map_structure(get_keras_mask, y_pred)
 
 
 def _first(size, y_pred, mask):
-    """The scores of a share without what has been put into it, with their mask."""
-    y_pred = keras.tree.map_structure(lambda scores: scores[:size], y_pred)
-    if mask is not None:
-        y_pred._keras_mask = mask[:size]
-    return y_pred
+    """The scores of a share without what has been put into it, with their masks."""
+
+    def first(scores, mask):
+        scores = scores[:size]
+        if mask is not None:
+            set_keras_mask(scores, mask[:size])
+        return scores
+
+    return keras.tree.map_structure_up_to(y_pred, first, y_pred, mask)
 
 
 def _at_least_one(x, y, sample_weight, size):
     """Puts an example of zeros that weighs nothing into an empty share.
 
-    Layers that average over the batch would give NaN, and keep it in their moving statistics.
+    Layers that average over the batch would give NaN, and keep it in their moving statistics. The
+    last of what is returned has a one for each example that is not such.
     """
     missing = tf.maximum(1 - size, 0)
 
     def padded(part):
         return tf.pad(part, [[0, missing]] + [[0, 0]] * (len(part.shape) - 1))
 
-    if sample_weight is None:
-        sample_weight = keras.tree.map_structure(lambda _: tf.ones([size]), y)
     return keras.tree.map_structure(
-        lambda part: None if part is None else padded(part), (x, y, sample_weight)
+        lambda part: None if part is None else padded(part),
+        (x, y, sample_weight, tf.ones([size])),
     )
 
 

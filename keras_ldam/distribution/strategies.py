@@ -221,7 +221,7 @@ def naming_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         raise WorkerLostError(
             f"another worker is gone or has stopped ({type(error).__name__}); the same command, "
-            "started on every worker, resumes after the last complete epoch."
+            "started on every worker, resumes after the last checkpoint."
         ) from error
 
 

@@ -60,8 +60,9 @@ def resnet32(
             `"mixed_bfloat16"`. Defaults to the global policy.
 
     Returns:
-        A functional model. Inputs: images with values from 0 to 255, uint8 or float, shape
-        `(batch, *input_shape)`. The layer `"features"` has the 64 features, in float32.
+        A functional model. Inputs: uint8 images, shape `(batch, *input_shape)`; floats are cut to
+        whole numbers, so those from 0 to 1 would all be black. The layer `"features"` has the 64
+        features, in float32.
 
     Raises:
         ValueError: If `head` does not compute in float32, or `mean` or `std` does not have
