@@ -152,7 +152,7 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[str, int], *, epochs: in
 
     Args:
         counts: Training examples per class, shape `[num_classes]`, each at least 1; or a mapping
-            from the classes' names to them.
+            from the classes, or their names, to them.
         epochs: For how many epochs you mean to train, at least 1.
 
     Returns:
@@ -172,8 +172,10 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[str, int], *, epochs: in
     References:
         Cao et al., 2019; Cui et al., 2019; and the constants of the official LDAM code.
     """
-    names = tuple(map(str, counts)) if isinstance(counts, Mapping) else None
-    counts = class_counts.check_counts(list(counts.values()) if names else counts)
+    names = None
+    if hasattr(counts, "items") and not class_counts.are_classes(dict(counts.items())):
+        names, counts = zip(*counts.items(), strict=True)
+    counts = class_counts.check_counts(counts)
     if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
         raise ValueError(f"epochs must be a whole number of at least 1; received {epochs!r}.")
     ratio = float(counts.max() / counts.min())
@@ -183,7 +185,7 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[str, int], *, epochs: in
     proposals = [margin, _scale(counts, margin.value), beta, *_start_epoch(counts, int(epochs))]
     return Advice(
         counts=counts,
-        class_names=names or tuple(map(str, range(len(counts)))),
+        class_names=tuple(map(str, range(len(counts)) if names is None else names)),
         imbalance_ratio=ratio,
         strength=strength,
         worthwhile=strength != "none",

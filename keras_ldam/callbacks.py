@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
+from keras_ldam.layers import gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss
 
 
@@ -32,6 +33,9 @@ class DRW(keras.callbacks.Callback):
     `keras_ldam.ClassErrors`, with `mode="min"` and `start_from_epoch=start_epoch`. Training that
     ends before the switch, stopped by another callback, ends with a warning.
 
+    Leave `class_weight` out of `fit`: it multiplies with these weights, and is on from the first
+    epoch. The weights stay on in the loss afterwards, so make a new loss for each model.
+
     Args:
         start_epoch: First epoch, counted from zero, with the weights on. The official code has
             160 of 200, the epoch of the first drop of the learning rate.
@@ -40,13 +44,14 @@ class DRW(keras.callbacks.Callback):
         beta: β of the effective number, 0 to below 1.
         counts: Training examples per class; those of each loss by default.
         allow_unreached: Whether `fit` may end before `start_epoch`, as when `fit` is called in
-            pieces. By default that is an error, since otherwise nothing would tell you.
+            pieces, `fit(initial_epoch=e, epochs=e + 1)`: without `initial_epoch` each would begin
+            at epoch 0 again. By default it is an error, since otherwise nothing would tell you.
         verbose: 1 to print a line at the start and at the switch, 0 for silence.
 
     Raises:
         ValueError: for arguments out of range; when `fit` starts, for a model none of whose losses
-            has class weights, counts that differ from a loss's in length, or a `start_epoch` that
-            will not be reached.
+            has class weights, one that ends in a softmax or a sigmoid, counts that differ from a
+            loss's in length, or a `start_epoch` that will not be reached.
 
     Example:
 
@@ -82,7 +87,7 @@ class DRW(keras.callbacks.Callback):
         # Both raise now, not after hours of training.
         class_counts.class_weights([1, 1] if counts is None else counts, weights, beta)
         self.allow_unreached, self.verbose = allow_unreached, verbose
-        self._last_epoch = None
+        self._before, self._last_epoch = (None, None), None
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
         """Class weights of an epoch (from zero), shape `[num_classes]`; ones before the start.
@@ -109,11 +114,18 @@ class DRW(keras.callbacks.Callback):
         if epochs is not None and epochs <= self.start_epoch and not self.allow_unreached:
             raise ValueError(
                 f"DRW would never come on: start_epoch={self.start_epoch}, but training ends "
-                f"after {epochs} epochs. Choose a start_epoch below {epochs}, or pass "
-                "allow_unreached=True if you call fit in pieces."
+                f"after {epochs} epochs. Choose a start_epoch below {epochs}, or, if you call fit "
+                "in pieces, pass allow_unreached=True, and initial_epoch to fit."
+            )
+        if len(keras.tree.flatten(self.model.loss)) == 1 and gives_probabilities(self.model):
+            raise ValueError(
+                "the model ends in probabilities, and the losses of keras_ldam take scores, of "
+                "which they compute the softmax themselves; train it without that activation."
             )
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self._last_epoch is None:
+            self._warn_of_no_progress(epoch)
         self._last_epoch, changed = epoch, False
         for loss in self._losses():
             weights = self.weights_at(epoch, loss)
@@ -128,12 +140,26 @@ class DRW(keras.callbacks.Callback):
         if changed and keras.backend.backend() == "jax":
             _compile_anew(self.model)
 
+    def _warn_of_no_progress(self, epoch):
+        """Where `fit` is called in pieces each of which counts its epochs from zero."""
+        model, last = self._before
+        epochs = (self.params or {}).get("epochs")
+        again = model is self.model and last is not None and epoch <= last
+        if again and epochs is not None and epochs <= self.start_epoch:
+            warnings.warn(
+                f"fit begins again at epoch {epoch + 1}, so the class weights, which come on at "
+                f"epoch {self.start_epoch + 1}, are no nearer than before: pass initial_epoch "
+                "to fit.",
+                stacklevel=2,
+            )
+
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["reweighted"] = float(epoch >= self.start_epoch)
 
     def on_train_end(self, logs=None):
         epoch = self._last_epoch
+        self._before = self.model, epoch
         if epoch is not None and epoch < self.start_epoch and not self.allow_unreached:
             warnings.warn(
                 f"DRW never came on: training was stopped after epoch {epoch + 1}, and the class "

@@ -6,23 +6,34 @@ NumPy only. `counts` is always the number of training examples per class, in cla
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 WEIGHTINGS = ("effective", "inverse")
 
 
-def check_counts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Returns `counts` as an int64 vector.
+def check_counts(counts: Sequence[int] | np.ndarray | Mapping[int, int]) -> np.ndarray:
+    """Returns `counts` as an int64 vector in class order.
 
     Args:
         counts: Training examples per class, shape `[num_classes]`; whole numbers, each at least 1,
-            two classes at least. Whole-valued floats are accepted.
+            two classes at least. Whole-valued floats are accepted. What has keys, as
+            `collections.Counter(labels)` and pandas' `labels.value_counts()`, is put into the order
+            of these, which must be 0 … num_classes - 1.
 
     Raises:
         ValueError: if `counts` is anything else; the message names the first class at fault.
     """
+    if hasattr(counts, "items"):
+        counts = dict(counts.items())
+        if not are_classes(counts):
+            raise ValueError(
+                f"counts with keys must have the classes 0 … {len(counts) - 1} as keys, since "
+                f"labels are these; received keys like {next(iter(counts), None)!r}. Give others "
+                "as a list in class order."
+            )
+        counts = [counts[j] for j in range(len(counts))]
     try:
         values = np.asarray(counts, dtype=np.float64)
     except (TypeError, ValueError):
@@ -42,6 +53,11 @@ def check_counts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
             "A class without training examples has no margin: drop it or give it examples."
         )
     return values.astype(np.int64)
+
+
+def are_classes(keys: Mapping) -> bool:
+    """Whether the keys are the whole numbers 0 … K-1, in whatever order."""
+    return set(keys) == set(range(len(keys)))
 
 
 def long_tailed_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.ndarray:

@@ -58,6 +58,8 @@ def prepare(y_true, y_pred):
             f"{tuple(scores.shape[:-1])} (or with a last axis of 1), or one-hot or soft labels of "
             f"shape {tuple(scores.shape)}; received shape {tuple(given.shape)}."
         )
+    if keras.backend.standardize_dtype(labels.dtype) == "string":
+        raise ValueError("labels must be whole numbers; received strings. Number the classes.")
     check_labels(labels, num_classes)
     if keras.backend.is_float_dtype(labels.dtype):
         # As whole numbers a fraction, and NaN, would become a class; -1 is none.

@@ -110,6 +110,20 @@ def gives_cosines(model: keras.Model) -> bool:
     return any(isinstance(layer, CosineDense) for layer in model._flatten_layers())
 
 
+def gives_probabilities(model: keras.Model) -> bool:
+    """Whether an output of a functional model comes out of a softmax or a sigmoid."""
+    return any(map(_is_normalised, getattr(model, "outputs", None) or ()))
+
+
+def _is_normalised(output):
+    operation = output._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return gives_probabilities(operation)
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", type(operation).__name__)
+    return name.lower() in ("softmax", "sigmoid")
+
+
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class UnitColumns(keras.initializers.Initializer):
     """Columns of length 1, drawn from uniform(-1, 1) in each coordinate and then normalised.

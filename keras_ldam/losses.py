@@ -228,7 +228,8 @@ class ClassWeightedLoss(keras.losses.Loss):
 
     A label outside the classes raises `ValueError` outside compiled code. Inside, where nothing
     can be raised in general, the loss of that example is NaN (TensorFlow on CPU raises its own
-    `InvalidArgumentError`): a run that stops is better than one that learns wrong labels.
+    `InvalidArgumentError`): a run that stops is better than one that learns wrong labels. What is
+    to be ignored, as void pixels are, needs the label of some class, and a `sample_weight` of 0.
 
     Args:
         counts: Training examples per class, shape `[num_classes]`; None for a loss without class
@@ -290,9 +291,10 @@ class ClassWeightedLoss(keras.losses.Loss):
         labels, sparse, scores = prepare(y_true, y_pred)
         num_classes = scores.shape[-1]
         if self.counts is not None and num_classes != len(self.counts):
+            hint = " Two classes need two scores, and labels 0 and 1." if num_classes == 1 else ""
             raise ValueError(
                 f"{self.name}: counts name {len(self.counts)} classes, but y_pred has "
-                f"{num_classes} (shape {tuple(scores.shape)})."
+                f"{num_classes} (shape {tuple(scores.shape)}).{hint}"
             )
         if sparse:
             inside = ops.clip(labels, 0, num_classes - 1)

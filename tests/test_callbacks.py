@@ -210,3 +210,27 @@ def test_the_switch_is_seen_by_validation_too(examples):
 def test_a_start_epoch_of_true_gets_a_sentence():
     with pytest.raises(ValueError, match="start_epoch must be a whole number"):
         keras_ldam.DRW(True)
+
+
+def test_pieces_of_training_that_all_begin_at_epoch_one_get_a_warning(examples):
+    model, drw = compiled(), keras_ldam.DRW(2, allow_unreached=True, verbose=0)
+    fit(model, examples, [drw], epochs=1)
+    with pytest.warns(UserWarning, match="fit begins again at epoch 1, .* pass initial_epoch"):
+        fit(model, examples, [drw], epochs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "fit begins again")
+        fit(compiled(), examples, [drw], epochs=1)  # Another model.
+        for epoch in range(1, 4):
+            fit(model, examples, [drw], initial_epoch=epoch, epochs=epoch + 1)
+    assert keras.ops.convert_to_numpy(model.loss.class_weights)[2] > 1
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_model_that_ends_in_probabilities_is_refused(nested, examples):
+    head = [keras.layers.Dense(3), keras.layers.Softmax()]
+    if nested:
+        head = [keras.Sequential([keras.Input((6,)), *head])]
+    model = keras.Sequential([keras.Input((6,)), *head])
+    model.compile("sgd", keras_ldam.CrossEntropy(COUNTS))
+    with pytest.raises(ValueError, match="ends in probabilities, and the losses of keras_ldam"):
+        fit(model, examples, [keras_ldam.DRW(2)])

@@ -1,5 +1,7 @@
 """Arithmetic on class counts."""
 
+import collections
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,36 @@ def test_long_tailed_counts_have_the_published_totals(num_classes, max_count, ra
 def test_long_tailed_counts_are_the_published_vectors():
     assert keras_ldam.long_tailed_counts(10, 5000, 100).tolist() == CIFAR10_LT100
     assert keras_ldam.long_tailed_counts(10, 5000, 10).tolist() == CIFAR10_LT10
+
+
+class Series:
+    """What pandas' `value_counts()` looks like from outside: sorted by frequency."""
+
+    def __init__(self, **counts):
+        self.counts = {int(name[1:]): count for name, count in counts.items()}
+
+    def items(self):
+        return self.counts.items()
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        collections.Counter([1] * 90 + [2] * 24 + [0] * 6),
+        {2: 24, 0: 6, 1: 90},
+        Series(_1=90, _2=24, _0=6),
+    ],
+)
+def test_counts_with_keys_are_put_into_class_order(counts):
+    assert keras_ldam.LDAM(counts).counts.tolist() == [6, 90, 24]
+    assert keras_ldam.advise(counts).counts.tolist() == [6, 90, 24]
+    assert keras_ldam.class_weights(counts, "inverse").argmax() == 0
+
+
+@pytest.mark.parametrize("counts", [{"cat": 90, "dog": 6}, {1: 90, 2: 6}, {}])
+def test_counts_with_other_keys_are_refused(counts):
+    with pytest.raises(ValueError, match=r"must have the classes 0 … .* as keys|shape \(0,\)"):
+        keras_ldam.LDAM(counts)
 
 
 def test_step_counts_are_the_published_vectors():

@@ -1,5 +1,6 @@
 """What is exported: the trained model's probabilities, from raw input, without this library."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -366,7 +367,7 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
         keras_ldam.export_saved_model(
             small_model(), tmp_path / "name", class_names=["a", "b"], scale=1.0
         )
-    assert not list((tmp_path / "name").iterdir())
+    assert not (tmp_path / "name").exists()
 
 
 @pytest.mark.parametrize(
@@ -409,12 +410,95 @@ def test_the_scale_is_that_of_the_loss_however_it_was_given(tmp_path):
         [keras.layers.Dense(2, activation="sigmoid")],
         [keras.layers.Dense(2), keras.layers.Softmax()],
         [keras.layers.Dense(2), keras.layers.Activation("softmax")],
+        [keras.Sequential([keras.Input((16,)), keras.layers.Dense(2), keras.layers.Softmax()])],
     ],
 )
 def test_a_model_of_probabilities_is_refused(last, tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), *last])
-    with pytest.raises(ValueError, match=r"its last layer, .*, gives probabilities"):
+    refused = pytest.raises(ValueError, match="this one ends in probabilities")
+    with refused:
         keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+    model = keras.Model(model.inputs, keras.ops.softmax(model.inputs[0][:, 0, :2, 0]))
+    with refused:
+        keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "refused"),
+    [
+        ("sparse_categorical_crossentropy", True),
+        (keras.losses.SparseCategoricalCrossentropy(), True),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), False),
+        ("mse", False),
+        (lambda y, z: z, False),
+    ],
+)
+def test_a_model_whose_loss_takes_probabilities_is_refused(loss, refused, tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
+    model = keras.Model(model.inputs, model.outputs[0][:, :2] + 0.0)  # A softmax of one's own, say.
+    model.compile(loss=loss)
+    with pytest.raises(ValueError, match="ends in probab") if refused else contextlib.nullcontext():
+        keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+
+
+def test_the_prior_that_is_taken_off_is_the_one_that_the_class_weights_left(tmp_path):
+    counts = [900, 100]
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    model.compile(loss=keras_ldam.CrossEntropy(counts))
+
+    def source_prior(**settings):
+        folder = keras_ldam.export_saved_model(
+            model, tmp_path / "name", class_names=["a", "b"], target_prior=[0.5, 0.5], **settings
+        )
+        return json.loads((folder / "export.json").read_text())["source_prior"]
+
+    assert source_prior() == pytest.approx([0.9, 0.1])
+    weights = keras_ldam.class_weights(counts, "inverse")
+    model.loss.class_weights.assign(weights)
+    assert source_prior() == source_prior(counts=counts) == pytest.approx([0.5, 0.5])
+    assert source_prior(source_prior=[3, 1]) == pytest.approx([0.75, 0.25])
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    assert source_prior() == pytest.approx([0.5, 0.5])
+    with pytest.raises(ValueError, match="target_prior must be 2 numbers in class order"):
+        keras_ldam.export_saved_model(
+            model, tmp_path / "name", class_names=["a", "b"], target_prior={"a": 0.5, "b": 0.5}
+        )
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_model_that_takes_strings_brings_its_tokenizer(shape, tmp_path):
+    vectorize = keras.layers.TextVectorization(output_sequence_length=4, vocabulary=["good", "bad"])
+    model = keras.Sequential(
+        [
+            keras.Input(shape, dtype="string"),
+            vectorize,
+            keras.layers.Embedding(4, 3),
+            keras.layers.GlobalAveragePooling1D(),
+            keras_ldam.CosineDense(2),
+        ]
+    )
+    model.compile(loss=keras_ldam.LDAM([9, 3]))
+    folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+    texts = ["good", "a bad one"]
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    inputs = tf.reshape(tf.constant(texts), (2, *shape))
+    expected = tf.nn.softmax(30.0 * model(inputs))
+    found = served(text=tf.constant(texts))["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert served(text=tf.constant([], tf.string))["probabilities"].shape == (0, 2)
+
+    inside = keras.Sequential(model.layers[1:])
+    inside.build((None, 4))
+    with pytest.raises(ValueError, match=r"pass the layer or tf\.Module that holds the table"):
+        keras_ldam.export_saved_model(
+            inside, tmp_path / "other", class_names=["a", "b"], scale=30.0,
+            tokenizer=lambda text: vectorize(text),
+        )  # fmt: skip
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_folder_that_is_not_one_of_versions_is_refused(tmp_path):
@@ -721,4 +805,4 @@ def test_a_full_disk_gets_a_sentence_and_leaves_nothing(tmp_path):
 
     with pytest.raises(ValueError, match=r"name/1 could not be written: .*No space left on device"):
         export.version_folders.write_whole(tmp_path / "name" / "1", write)
-    assert not list((tmp_path / "name").iterdir())
+    assert not (tmp_path / "name").exists()

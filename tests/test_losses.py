@@ -246,6 +246,8 @@ def test_a_fraction_is_no_class_inside_compiled_code_either(label):
 def test_counts_that_do_not_fit_the_output_get_a_sentence():
     with pytest.raises(ValueError, match="counts name 4 classes, but y_pred has 3"):
         keras_ldam.LDAM(COUNTS)([0], np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match="Two classes need two scores, and labels 0 and 1"):
+        keras_ldam.LDAM([9, 3])([0], np.zeros((1, 1), np.float32))
 
 
 def test_labels_of_a_wrong_shape_get_a_sentence():

@@ -272,6 +272,19 @@ def test_the_margins_on_the_first_page_of_the_documents_are_in_the_results(tmp_p
     assert np.all(reached["erm"][-5:] < needed[-5:])
 
 
+@pytest.mark.parametrize("name", ["index.html", "curves.png"])
+def test_what_no_report_has_written_is_left_alone(name, compared_runs, tmp_path):
+    folder = tmp_path / "o"
+    folder.mkdir()
+    (folder / name).write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"{name} is there and belongs to no report"):
+        report.write(compared_runs[:1], results_dir=tmp_path, output_dir=folder)
+    with pytest.raises(ValueError, match=f"{name} is there and belongs to no report"):
+        report.compare({}, None, None, folder)
+    assert (folder / name).read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
+
+
 def test_one_run_is_reported_on_alone(compared_runs, tmp_path):
     report.write(compared_runs[:1], results_dir=tmp_path, output_dir=tmp_path / "o")
     check_page((tmp_path / "o" / "index.html").read_text())
@@ -556,6 +569,10 @@ def test_a_nested_models_probabilities_are_scaled_too(own, scale):
         (lambda a: a.update(train=(a["train"][0], a["train"][1] * 2)), "class 1 has 0"),
         (lambda a: a.update(test=(a["test"][0], a["test"][1] - 1)), "must not be negative"),
         (lambda a: a.update(test=(a["test"][0], a["test"][1] + 0.5)), "must be whole numbers"),
+        (
+            lambda a: a.update(test=(a["test"][0], a["test"][1].astype(str))),
+            "must be whole numbers",
+        ),
         (lambda a: a.update(class_names=["a", "b"]), "names 2 classes, but there are labels up to"),
         (lambda a: a.update(class_names=list("abcd")), "class 3 has 0"),
         (lambda a: a.update(histories={"yours": {}}), "histories names 'yours'"),

@@ -1,7 +1,8 @@
 """A folder of images, one sub-folder for each class: what most people bring.
 
     DIR/CLASS/IMAGE                          a fifth of each class is held out for validation
-    DIR/train/CLASS/IMAGE, DIR/val/CLASS/IMAGE     the two parts as they are
+    DIR/train/CLASS/IMAGE, DIR/val/CLASS/IMAGE     the two parts as they are; for val/ also
+                                                   validation/ or valid/, or else test/
 
 Classes are in the order of their folders' names.
 """
@@ -54,6 +55,7 @@ def load(config: Config) -> Data:
 
     train = read(parts[0])
     if len(parts) == 1:
+        print(f"no {_VALIDATION[0]}/: a fifth of each class is held out for validation", flush=True)
         # The same images for every seed, so that runs can be compared.
         stay, held = _hold_out(train.labels, class_names, root)
         train, test = train.take(stay), train.take(held)
@@ -103,7 +105,8 @@ def _parts(root):
         )
     if not found:
         return (_TRAINING,)
-    # With both val/ and test/, the second is kept for the end.
+    if len(found) > 1:  # With both val/ and test/, the second is kept for the end.
+        print(f"evaluates on {found[0]}/; {found[1]}/ is not used", flush=True)
     return (_TRAINING, found[0])
 
 

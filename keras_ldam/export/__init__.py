@@ -40,7 +40,7 @@ from keras_ldam.calibration import (
 from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS, Config
 from keras_ldam.export import graphs, version_folders
 from keras_ldam.export.card import model_card
-from keras_ldam.layers import gives_cosines
+from keras_ldam.layers import gives_cosines, gives_probabilities
 from keras_ldam.results import RunFolder, versions
 
 EXPORT_FILE = "export.json"
@@ -88,8 +88,9 @@ def export_saved_model(
         output: `DIR/NAME` for the next version of that name (1, 2, …), or `DIR/NAME/VERSION`.
         class_names: Name of each class, in class order; K different ones.
         tokenizer: For text: turns strings `[batch]` into the model's input with TensorFlow ops, as
-            `keras_ldam.text.Tokenizer` does. A `tf.Module`, if it holds a table. Where it gives
-            ids `[batch, time]`, 0 pads, and a text of zeros only is refused.
+            `keras_ldam.text.Tokenizer` does. A layer or a `tf.Module`, if it holds a table. Where
+            it gives ids `[batch, time]`, 0 pads, and a text of zeros only is refused. A model that
+            takes strings needs none.
         image_shape: For images: height, width and channels; by default those of the model's input.
         resize: Whether `serving_bytes` takes images of any size and resizes them (bilinear,
             antialiased, both sides apart); otherwise another size is an error.
@@ -98,12 +99,14 @@ def export_saved_model(
         scale: s > 0. By default that of the loss the model was compiled with (`LDAM` has one), or
             1 where the loss has none.
         temperature: T > 0; see `keras_ldam.calibration`.
-        counts: Training examples per class; they go into the card, and give the source prior.
+        counts: Training examples per class n, by default those of the loss the model was compiled
+            with; they go into the card, and give the source prior.
         target_prior: How frequent the classes are where the model is used: K numbers > 0, which
             are normalised to sum to 1. None: the scores stay as trained.
-        source_prior: The class frequencies that the scores have learned; by default those of
-            `counts`. A model that was trained with class weights w has learned n_j w_j (1/K each,
-            if it was to full balance), and so with re-sampling.
+        source_prior: The class frequencies that the scores have learned; by default n_j w_j, with
+            the class weights w of the loss the model was compiled with, as `keras_ldam.DRW` leaves
+            them (1/K each, if to full balance). After re-sampling, or `class_weight` in `fit`, say
+            what these have made of the counts.
         details: What else `export.json` is to hold.
         card: Text of the model card; made from the above by default.
 
@@ -136,14 +139,22 @@ def export_saved_model(
     scale = _scale_of(model) if scale is None else _check_positive("scale", scale)
     temperature = _check_positive("temperature", temperature)
     num_classes = len(class_names)
+    loss = _weighted_loss_of(model)
+    if counts is None and loss is not None:
+        counts = loss.counts
     if counts is not None:
         counts = class_counts.check_counts(counts)
         _check_length("counts", counts, num_classes)
+    if target_prior is not None and source_prior is None and counts is not None:
+        source_prior = counts * (1.0 if loss is None else loss.class_weights.numpy())
     shift, target_prior, source_prior = prior_shift(
         num_classes, counts=counts, target_prior=target_prior, source_prior=source_prior
     )
     folder = version_folders.choose(Path(output))
     answer = graphs.Answer(model, scale / temperature, shift, class_names)
+    if tokenizer is None and model.inputs and model.inputs[0].dtype == "string":
+        rank = len(model.inputs[0].shape)  # The model has its own.
+        tokenizer = tf.identity if rank == 1 else (lambda text: tf.expand_dims(text, -1))
     if tokenizer is not None:
         served = graphs.ServedText(answer, tokenizer)
     else:
@@ -165,7 +176,13 @@ def export_saved_model(
 
     def write(aside):
         with graphs.portable(model):
-            tf.saved_model.save(served, str(aside), signatures=served.signatures())
+            try:
+                tf.saved_model.save(served, str(aside), signatures=served.signatures())
+            except AssertionError as error:  # Of a resource that nothing saved holds.
+                raise ValueError(
+                    "the tokenizer or the model uses a table that would not be saved with it; pass "
+                    "the layer or tf.Module that holds the table, not a function around it."
+                ) from error
         (aside / EXPORT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
         (aside / CARD_FILE).write_text(card if card is not None else model_card(facts))
 
@@ -211,7 +228,8 @@ def export(
     if calibrate and not config.validation_fraction:
         raise ValueError(
             f"--calibrate needs examples that neither training nor the results have seen, and "
-            f"{folder.path} set none aside; train a run with --validation_fraction, 0.1 say."
+            f"{folder.path} has none besides those; train a run with --validation_fraction, 0.1 "
+            "say."
         )
     model = training.load_model(folder)
     scale = config.scale if config.loss in COSINE_LOSSES else 1.0
@@ -385,18 +403,28 @@ def _check_names(model, class_names):
     shape = getattr(model, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 2 or isinstance(shape[0], tuple):
         raise ValueError(f"the model must give scores [batch, classes]; its output is {shape}.")
-    last = model.layers[-1]
-    name = getattr(getattr(last, "activation", None), "__name__", "")
-    if isinstance(last, keras.layers.Softmax) or name in ("softmax", "sigmoid"):
+    if gives_probabilities(model) or _takes_probabilities(getattr(model, "loss", None)):
         raise ValueError(
-            f"the model must give scores, and its last layer, {last.name}, gives probabilities, "
-            "which a second softmax would level; export it without that activation."
+            "the model must give scores, and this one ends in probabilities, which a second "
+            "softmax would level; export it without that activation."
         )
     _check_length("class_names", names, shape[-1])
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"class_names must differ; {twice!r} is there more than once.")
     return names
+
+
+def _takes_probabilities(loss):
+    """Whether it is a cross-entropy of Keras' that is not told that it gets scores."""
+    try:
+        loss = keras.losses.get(loss)
+    except (TypeError, ValueError):  # Several, or a function of one's own.
+        return False
+    if callable(loss) and not isinstance(loss, keras.losses.Loss):
+        names = ("sparse_categorical", "categorical", "binary")
+        return loss in [getattr(keras.losses, f"{name}_crossentropy") for name in names]
+    return getattr(loss, "from_logits", None) is False
 
 
 def _check_length(name, values, num_classes):
@@ -413,13 +441,24 @@ def _check_positive(name, value):
 
 
 def _check_prior(name, prior, num_classes):
-    values = np.asarray(prior, dtype=np.float64)
+    try:
+        values = np.asarray(prior, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be {num_classes} numbers in class order; received {prior!r}."
+        ) from None
     if values.shape != (num_classes,) or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(
             f"{name} must be {num_classes} finite numbers above 0, one for each class; received "
             f"{np.array2string(values, threshold=12)}."
         )
     return values / values.sum()
+
+
+def _weighted_loss_of(model):
+    """The loss with class weights that a model was compiled with, or None."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    return next((loss for loss in losses if getattr(loss, "counts", None) is not None), None)
 
 
 def _scale_of(model):
@@ -443,6 +482,7 @@ def _image_shape(model, image_shape):
     if len(shape) != 3 or not isinstance(shape[2], int):
         raise ValueError(
             f"images must be [height, width, channels]; the model's input is {shape}. For text "
-            "give a tokenizer."
+            "give a tokenizer; for anything else put keras.layers.Rescaling(scale) and Softmax() "
+            "after the scores, and use Keras' own model.export."
         )
     return shape

@@ -25,6 +25,8 @@ class Answer(tf.Module):
         self._model = _Untracked(model)
         # The graph is to hold the weights and nothing else of the Keras model.
         self._weights = [variable.value for variable in model.variables]
+        tables = (getattr(layer, "lookup_table", None) for layer in model._flatten_layers())
+        self._tables = [table for table in tables if table is not None]
         self._factor, self._shift, self._class_names = factor, shift, class_names
 
     def __call__(self, inputs):

@@ -56,6 +56,7 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         ValueError: if that failed, or another program was faster. Nothing is left then.
     """
     aside = folder.parent / f".{folder.name}-{os.getpid()}"
+    new = not folder.parent.exists()
     try:
         aside.mkdir(parents=True)
         write(aside)
@@ -66,6 +67,8 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
         raise ValueError(f"{folder} could not be written: {reason}.") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if new and folder.parent.exists() and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
 
 
 def _is_version(path):

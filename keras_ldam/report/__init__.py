@@ -10,7 +10,7 @@ import keras
 
 from keras_ldam.report import canvas, collection, comparison, tables
 from keras_ldam.report.collection import Run, gather
-from keras_ldam.report.page import SECTIONS, focus, page
+from keras_ldam.report.page import GENERATOR, SECTIONS, focus, page
 from keras_ldam.results import write_whole
 
 __all__ = ["check_figures", "compare", "gather", "to_diagnose", "write"]
@@ -42,12 +42,16 @@ def write(
         The table, in Markdown.
 
     Raises:
-        ValueError: for sources that cannot be read or do not belong together, or a figure that
-            is unknown or that the sources do not hold.
+        ValueError: for sources that cannot be read or do not belong together, a figure that is
+            unknown or that the sources do not hold, or a folder with files of the page's names that
+            no report has written.
     """
     check_figures(figures)
     runs = gather(sources)
     dataset = runs[0].dataset
+    folder = Path(output_dir) if output_dir else Path("reports") / dataset
+    if figures is None:
+        _check_ours(folder)
     results_file = Path(results_dir) / f"{dataset}.json"
     everything = runs
     if folders := [source for source in sources if Path(source).is_dir()]:
@@ -55,7 +59,6 @@ def write(
         everything = collection.in_order({run.key: run for run in (*runs, *merged)}.values())
     for sentence in collection.unlike(everything):
         print(sentence)
-    folder = Path(output_dir) if output_dir else Path("reports") / dataset
     if figures is None:
         _draw(runs, everything, folder)
     else:
@@ -90,7 +93,8 @@ def compare(
             dictionary of arrays for a model of several inputs; labels are of shape `[n]`, `[n, 1]`
             or one-hot `[n, K]`.
         test: Test examples and labels, likewise.
-        output_dir: Folder for `index.html` and the figures as PNG; made if it is not there.
+        output_dir: Folder for `index.html` and the figures as PNG; made if it is not there. An
+            earlier report in it is replaced; a file of these names that is none's is an error.
         class_names: Name of each class; numbers by default.
         histories: By the models' names, what `fit` returned; gives the training curves. The
             balanced error needs `keras_ldam.ClassErrors` among the metrics, and validation data.
@@ -113,6 +117,7 @@ def compare(
     report.compare({"ERM": erm, "LDAM-DRW": ldam}, (x, y), (x_test, y_test), "my-report")
     ```
     """
+    _check_ours(Path(output_dir))
     runs = comparison.runs_of(
         models,
         train,
@@ -134,6 +139,19 @@ def _draw(runs, everything, folder, title=None):
     file = folder / "index.html"
     write_whole(file, lambda aside: aside.write_text(page(runs, everything, title)))
     print(f"wrote {file} and its figures as PNG")
+
+
+def _check_ours(folder):
+    """Raises where a page and its figures would take the place of what is none."""
+    page_file = folder / "index.html"
+    if page_file.exists() and GENERATOR in page_file.read_text("utf-8", errors="replace"):
+        return
+    for file in (page_file, *(folder / f"{name}.png" for name in SECTIONS)):
+        if file.exists():
+            raise ValueError(
+                f"{file} is there and belongs to no report, which would take its place: choose "
+                "another folder."
+            )
 
 
 def _draw_some(names, runs, everything, folder):

@@ -132,8 +132,9 @@ def _checked(name, pair):
         raise ValueError(
             f"{name} has {len(labels)} labels for {', '.join(map(str, sorted(sizes)))} examples."
         )
-    if not np.issubdtype(labels.dtype, np.integer) and np.any(labels != np.floor(labels)):
-        raise ValueError(f"{name}: labels must be whole numbers.")
+    number = np.issubdtype(labels.dtype, np.number) or labels.dtype == bool
+    if not number or np.any(labels != np.floor(labels)):
+        raise ValueError(f"{name}: labels must be whole numbers, one for each class from 0.")
     labels = labels.astype(np.int64)
     if labels.min() < 0:
         raise ValueError(f"{name}: labels must not be negative; received {labels.min()}.")

@@ -99,6 +99,9 @@ _SECTIONS = (
 SECTIONS = {section.name: section for section in _SECTIONS}
 """The figures by name, in the order of the page."""
 
+GENERATOR = '<meta name="generator" content="keras_ldam">'
+"""Stands in every page: by it a report is told from what is none."""
+
 _FOCUS = ("erm", "ldam_drw", "ldam", "ce_drw", "rw")
 _AT_MOST = 4
 
@@ -149,7 +152,7 @@ def page(runs: Sequence[Run], everything: Sequence[Run], title: str | None = Non
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        '<link rel="icon" href="data:,">'
+        f'{GENERATOR}<link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
         + "\n".join(parts)
         + "\n</main></body></html>\n"
