@@ -28,6 +28,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Parts that lean on another part, each with its reason.
 SAME_FLOOR = {
     ("callbacks", "losses"),  # DRW sets a loss's variable.
+    ("callbacks", "layers"),  # DRW refuses a head that gives probabilities.
     ("diagnostics", "calibration"),  # Trust in the scores is a part of what it tells.
     ("diagnostics", "layers"),  # It recognises the head whose scores are cosines.
     ("results", "config"),  # A run folder belongs to a config.
