@@ -117,7 +117,7 @@ class DRW(keras.callbacks.Callback):
                 f"after {epochs} epochs. Choose a start_epoch below {epochs}, or, if you call fit "
                 "in pieces, pass allow_unreached=True, and initial_epoch to fit."
             )
-        if len(keras.tree.flatten(self.model.loss)) == 1 and gives_probabilities(self.model):
+        if len(getattr(self.model, "outputs", None) or ()) == 1 and gives_probabilities(self.model):
             raise ValueError(
                 "the model ends in probabilities, and the losses of keras_ldam take scores, of "
                 "which they compute the softmax themselves; train it without that activation."

@@ -119,9 +119,9 @@ def _is_normalised(output):
     operation = output._keras_history.operation
     if isinstance(operation, keras.Model):
         return gives_probabilities(operation)
-    activation = getattr(operation, "activation", None)
-    name = getattr(activation, "__name__", type(operation).__name__)
-    return name.lower() in ("softmax", "sigmoid")
+    last = getattr(operation, "activation", None) or operation
+    name = getattr(last, "__name__", type(last).__name__)
+    return isinstance(last, keras.layers.Softmax) or name.lower() in ("softmax", "sigmoid")
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")

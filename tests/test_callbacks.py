@@ -234,3 +234,12 @@ def test_a_model_that_ends_in_probabilities_is_refused(nested, examples):
     model.compile("sgd", keras_ldam.CrossEntropy(COUNTS))
     with pytest.raises(ValueError, match="ends in probabilities, and the losses of keras_ldam"):
         fit(model, examples, [keras_ldam.DRW(2)])
+
+
+def test_probabilities_beside_the_scores_are_no_fault(examples):
+    inputs = keras.Input((6,))
+    scores = keras.layers.Dense(3)(inputs)
+    model = keras.Model(inputs, {"scores": scores, "told": keras.layers.Softmax()(scores)})
+    model.compile("sgd", {"scores": keras_ldam.CrossEntropy(COUNTS)})
+    x, y = examples
+    model.fit(x, {"scores": y}, epochs=3, verbose=0, callbacks=[keras_ldam.DRW(2, verbose=0)])

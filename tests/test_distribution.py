@@ -134,9 +134,9 @@ def test_each_replica_draws_its_own_noise(mirrored):
     assert two == [one[0] + 1, one[1]] and one[0] > 4
 
 
-def dense_predictions():
+def dense_predictions(*, masked=True):
     inputs = keras.Input((5, 3))
-    x = keras.layers.Masking()(inputs)
+    x = keras.layers.Masking()(inputs) if masked else inputs
     head = keras_ldam.CosineDense(4, kernel_initializer=keras.initializers.GlorotUniform(2))
     return inputs, head(x)
 
@@ -190,15 +190,18 @@ def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
 
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
-@pytest.mark.parametrize("loss", ["SparseCategoricalCrossentropy", "MeanSquaredError"])
+@pytest.mark.parametrize("loss", ["SparseCategoricalCrossentropy", "MeanSquaredError", "CTC"])
 def test_a_loss_of_keras_takes_dense_predictions(loss, reduction, mirrored):
     x, y = masked_examples()
-    x[x == 0] = 1.0  # Without masks; and 5 examples, of which the last step has one only.
-    x, y = x[:5], y[:5] if loss.startswith("Sparse") else np.eye(4, dtype="float32")[y[:5]]
+    x, y = x[:5], y[:5]  # The last step has one example only.
+    if loss == "MeanSquaredError":
+        y = np.eye(4, dtype="float32")[y]
+    elif loss == "CTC":  # One value for an example, not for each step; 0 is no label.
+        y = np.maximum(y[:, :2], 1)
 
     def trained(strategy, model_class):
         with strategy.scope() if strategy else contextlib.nullcontext():
-            model = model_class(*dense_predictions())
+            model = model_class(*dense_predictions(masked=False))
             model.compile("sgd", getattr(keras.losses, loss)(reduction=reduction))
         history = model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False).history
         return history["loss"], model.get_weights()

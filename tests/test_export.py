@@ -409,6 +409,7 @@ def test_the_scale_is_that_of_the_loss_however_it_was_given(tmp_path):
         [keras.layers.Dense(2, activation="softmax")],
         [keras.layers.Dense(2, activation="sigmoid")],
         [keras.layers.Dense(2), keras.layers.Softmax()],
+        [keras.layers.Dense(2, activation=keras.layers.Softmax())],
         [keras.layers.Dense(2), keras.layers.Activation("softmax")],
         [keras.Sequential([keras.Input((16,)), keras.layers.Dense(2), keras.layers.Softmax()])],
     ],

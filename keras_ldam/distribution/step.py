@@ -87,7 +87,8 @@ class ReplicatedStep:
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As in Keras, which does not do it for a class with a `compile` of its own."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras; `callbacks`, one or a list of them, by keyword."""
@@ -174,18 +175,18 @@ class ReplicatedStep:
         """Evaluates this replica's share of a batch; returns the metrics so far."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = _size(x)
-        x_padded, *others = _at_least_one(x, y, sample_weight, size)
+        x_padded, y_padded, weight_padded = _at_least_one(x, y, sample_weight, size)
         y_pred = self(x_padded, training=False)
-        loss = self._local_loss(x_padded, y_pred, *others, training=False)
+        loss = self._local_loss(x_padded, y_padded, y_pred, weight_padded, training=False)
         y_pred = _first(size, y_pred, _mask_of(y_pred))
         self._record_loss(loss, y, y_pred, sample_weight, size)
         return self._over_workers(self.compute_metrics(x, y, y_pred, sample_weight))
 
-    def _forward_and_backward(self, x, y, sample_weight, real):
+    def _forward_and_backward(self, x, y, sample_weight):
         """Scores, their mask, and the mean loss of this replica's share with its gradients."""
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            loss = self._local_loss(x, y_pred, y, sample_weight, real, training=True)
+            loss = self._local_loss(x, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
@@ -196,16 +197,7 @@ class ReplicatedStep:
         ]
         return y_pred, _mask_of(y_pred), loss, gradients
 
-    def _local_loss(self, x, y_pred, y, sample_weight, real, training):
-        if sample_weight is None:
-            # One for each of the loss's values, which have the axes of the scores but the last.
-            sample_weight = keras.tree.map_structure(
-                lambda scores: (
-                    tf.ones(tf.shape(scores)[:-1])
-                    * tf.reshape(real, [-1] + [1] * (len(scores.shape) - 2))
-                ),
-                y_pred,
-            )
+    def _local_loss(self, x, y, y_pred, sample_weight, training):
         with losses.local_batches():
             loss = self._compute_loss(x, y, y_pred, sample_weight, training=training)
         # Keras has divided it by the number of replicas.
@@ -304,10 +296,9 @@ def _first(size, y_pred, mask):
 
 
 def _at_least_one(x, y, sample_weight, size):
-    """Puts an example of zeros that weighs nothing into an empty share.
+    """Puts an example of zeros into an empty share, which counts nothing.
 
-    Layers that average over the batch would give NaN, and keep it in their moving statistics. The
-    last of what is returned has a one for each example that is not such.
+    Layers that average over the batch would give NaN, and keep it in their moving statistics.
     """
     missing = tf.maximum(1 - size, 0)
 
@@ -316,7 +307,7 @@ def _at_least_one(x, y, sample_weight, size):
 
     return keras.tree.map_structure(
         lambda part: None if part is None else padded(part),
-        (x, y, sample_weight, tf.ones([size])),
+        (x, y, sample_weight),
     )
 
 

@@ -41,6 +41,7 @@ from keras_ldam.config import COSINE_LOSSES, IMAGE_DATASETS, Config
 from keras_ldam.export import graphs, version_folders
 from keras_ldam.export.card import model_card
 from keras_ldam.layers import gives_cosines, gives_probabilities
+from keras_ldam.losses import ClassWeightedLoss
 from keras_ldam.results import RunFolder, versions
 
 EXPORT_FILE = "export.json"
@@ -153,8 +154,9 @@ def export_saved_model(
     folder = version_folders.choose(Path(output))
     answer = graphs.Answer(model, scale / temperature, shift, class_names)
     if tokenizer is None and model.inputs and model.inputs[0].dtype == "string":
-        rank = len(model.inputs[0].shape)  # The model has its own.
-        tokenizer = tf.identity if rank == 1 else (lambda text: tf.expand_dims(text, -1))
+        shape = tuple(model.inputs[0].shape[1:])  # The model has its own tokenizer.
+        if shape in ((), (1,)):
+            tokenizer = tf.identity if not shape else (lambda text: tf.expand_dims(text, -1))
     if tokenizer is not None:
         served = graphs.ServedText(answer, tokenizer)
     else:
@@ -178,7 +180,9 @@ def export_saved_model(
         with graphs.portable(model):
             try:
                 tf.saved_model.save(served, str(aside), signatures=served.signatures())
-            except AssertionError as error:  # Of a resource that nothing saved holds.
+            except AssertionError as error:
+                if "untracked" not in str(error):
+                    raise
                 raise ValueError(
                     "the tokenizer or the model uses a table that would not be saved with it; pass "
                     "the layer or tf.Module that holds the table, not a function around it."
@@ -458,7 +462,14 @@ def _check_prior(name, prior, num_classes):
 def _weighted_loss_of(model):
     """The loss with class weights that a model was compiled with, or None."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
-    return next((loss for loss in losses if getattr(loss, "counts", None) is not None), None)
+    return next(
+        (
+            loss
+            for loss in losses
+            if isinstance(loss, ClassWeightedLoss) and loss.counts is not None
+        ),
+        None,
+    )
 
 
 def _scale_of(model):

@@ -43,8 +43,7 @@ def write(
 
     Raises:
         ValueError: for sources that cannot be read or do not belong together, a figure that is
-            unknown or that the sources do not hold, or a folder with files of the page's names that
-            no report has written.
+            unknown or that the sources do not hold, or a folder with another page.
     """
     check_figures(figures)
     runs = gather(sources)
@@ -94,7 +93,7 @@ def compare(
             or one-hot `[n, K]`.
         test: Test examples and labels, likewise.
         output_dir: Folder for `index.html` and the figures as PNG; made if it is not there. An
-            earlier report in it is replaced; a file of these names that is none's is an error.
+            earlier report in it is replaced, and so are figures of these names.
         class_names: Name of each class; numbers by default.
         histories: By the models' names, what `fit` returned; gives the training curves. The
             balanced error needs `keras_ldam.ClassErrors` among the metrics, and validation data.
@@ -106,8 +105,9 @@ def compare(
         The table of errors, in Markdown.
 
     Raises:
-        ValueError: for arrays that do not fit together, a class without a training example, or a
-            model that does not give K scores, or gives cosines of unknown scale.
+        ValueError: for arrays that do not fit together, a class without a training example, a
+            model that does not give K scores or gives cosines of unknown scale, or a folder with
+            another page.
 
     Example:
 
@@ -133,25 +133,20 @@ def compare(
 
 def _draw(runs, everything, folder, title=None):
     folder.mkdir(parents=True, exist_ok=True)
-    for section in SECTIONS.values():
-        if not _png(section, runs, everything, folder):
-            (folder / f"{section.name}.png").unlink(missing_ok=True)  # An earlier report's.
     file = folder / "index.html"
+    again = file.exists()
+    for section in SECTIONS.values():
+        if not _png(section, runs, everything, folder) and again:
+            (folder / f"{section.name}.png").unlink(missing_ok=True)  # An earlier report's.
     write_whole(file, lambda aside: aside.write_text(page(runs, everything, title)))
     print(f"wrote {file} and its figures as PNG")
 
 
 def _check_ours(folder):
-    """Raises where a page and its figures would take the place of what is none."""
-    page_file = folder / "index.html"
-    if page_file.exists() and GENERATOR in page_file.read_text("utf-8", errors="replace"):
-        return
-    for file in (page_file, *(folder / f"{name}.png" for name in SECTIONS)):
-        if file.exists():
-            raise ValueError(
-                f"{file} is there and belongs to no report, which would take its place: choose "
-                "another folder."
-            )
+    """Raises where a page would take the place of one that is no report."""
+    file = folder / "index.html"
+    if file.exists() and GENERATOR not in file.read_text("utf-8", errors="replace"):
+        raise ValueError(f"{file} is there and is no report of keras_ldam: choose another folder.")
 
 
 def _draw_some(names, runs, everything, folder):
