@@ -250,6 +250,12 @@ def test_counts_that_do_not_fit_the_output_get_a_sentence():
         keras_ldam.LDAM([9, 3])([0], np.zeros((1, 1), np.float32))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")
+def test_labels_that_are_strings_get_a_sentence():
+    with pytest.raises(ValueError, match="received strings"):
+        keras_ldam.LDAM(COUNTS)(np.array(["a", "b"]), np.zeros((2, 4), np.float32))
+
+
 def test_labels_of_a_wrong_shape_get_a_sentence():
     with pytest.raises(ValueError, match="y_true must hold integer labels of shape"):
         keras_ldam.LDAM(COUNTS)(np.zeros((2, 3)), np.zeros((2, 4), np.float32))

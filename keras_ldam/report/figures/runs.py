@@ -57,7 +57,7 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     axes = panels[0]
     left, right = axes.get_xlim()  # One axis for all panels …
     right = max(1.0, right)
-    if left < right / 2:  # … from zero, unless that left half of it empty.
+    if left < right / 2:  # … from zero, unless half of it would be empty.
         left = -0.02 * right
     axes.set_xlim(left, right)
     several = len({run.seed for run in runs}) > 1
