@@ -20,7 +20,7 @@ def main(verb: str | None = None) -> None:
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        from keras_ldam import cli
+        from keras_ldam.experiments import cli
 
         if not has_gpu and "tensorflow" in sys.modules:
             sys.modules["tensorflow"].config.list_physical_devices()

@@ -56,7 +56,7 @@ def compare(folder: Path, given: argparse.Namespace) -> dict:
     """All measurements, one after the other."""
     sys.path.insert(0, str(ROOT))
     from keras_ldam import hardware
-    from keras_ldam.results import versions
+    from keras_ldam.experiments.run_folder import versions
 
     pictures = folder / "pictures"
     bytes_each = make_files(pictures, given.files)
@@ -161,10 +161,10 @@ def memory_mb() -> int:
 
 def _keras_ldam(folder):
     sys.path.insert(0, str(ROOT))
-    from keras_ldam.config import Config
-    from keras_ldam.datasets import folder as folder_dataset
-    from keras_ldam.datasets import images
-    from keras_ldam.datasets.sampling import Batches
+    from keras_ldam.experiments.config import Config
+    from keras_ldam.experiments.datasets import folder as folder_dataset
+    from keras_ldam.experiments.datasets import images
+    from keras_ldam.experiments.datasets.sampling import Batches
 
     config = Config(dataset="folder", data_dir=str(folder), imbalance="none").resolve()
     names, _ = folder_dataset._index(folder, folder_dataset._classes(folder), config)
@@ -260,8 +260,8 @@ def _load(root):
     sys.path.insert(0, str(ROOT))
     import resource
 
-    from keras_ldam.config import Config
-    from keras_ldam.datasets import inaturalist2018
+    from keras_ldam.experiments.config import Config
+    from keras_ldam.experiments.datasets import inaturalist2018
 
     config = Config(dataset="inaturalist2018", data_dir=str(root), imbalance="none").resolve()
     before, begun = memory_mb(), time.perf_counter()
@@ -284,11 +284,11 @@ def _step(folder):
     import keras
     import numpy as np
 
-    from keras_ldam.config import load_recipe
+    from keras_ldam.experiments.config import load_recipe
+    from keras_ldam.experiments.models.resnet50 import resnet50
+    from keras_ldam.experiments.training import build_loss
     from keras_ldam.layers import CosineDense
-    from keras_ldam.models.resnet50 import resnet50
     from keras_ldam.optimizers import MomentumSGD
-    from keras_ldam.training import build_loss
 
     config = load_recipe("inaturalist2018", "ldam_drw").resolve()
     batch = 32

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     from keras_ldam import hardware
-    from keras_ldam.results import versions
+    from keras_ldam.experiments.run_folder import versions
 
     results = {
         "hardware": hardware.describe(),
@@ -77,9 +77,9 @@ def texts(folder: Path, number: int) -> Task:
     import keras
 
     import keras_ldam
-    from keras_ldam import text
-    from keras_ldam.config import load_recipe
-    from keras_ldam.models.bilstm import bilstm
+    from keras_ldam.experiments import text
+    from keras_ldam.experiments.config import load_recipe
+    from keras_ldam.experiments.models.bilstm import bilstm
 
     config = load_recipe("imdb", "erm").resolve()
     rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def images(folder: Path, number: int) -> Task:
     import tensorflow as tf
 
     import keras_ldam
-    from keras_ldam.models.resnet32 import resnet32
+    from keras_ldam.experiments.models.resnet32 import resnet32
 
     # Small weights, or an untrained network would be sure of one class whatever it sees.
     small = keras.initializers.RandomNormal(stddev=1e-3, seed=0)

@@ -102,7 +102,7 @@ def main() -> None:
 def measure(given: argparse.Namespace) -> dict:
     """All measurements."""
     from keras_ldam import hardware
-    from keras_ldam.results import versions
+    from keras_ldam.experiments.run_folder import versions
 
     pythons = dict.fromkeys(("ours", "keras"), sys.executable)
     if given.torch_python:
@@ -194,7 +194,7 @@ def instructions() -> list[str]:
 
 
 def recipe():
-    from keras_ldam.config import load_recipe
+    from keras_ldam.experiments.config import load_recipe
 
     return load_recipe("imdb", "ldam_drw").resolve()
 
@@ -203,7 +203,7 @@ def prepare(file: str, made: bool) -> dict:
     """Writes reviews and batches for all processes; returns what is to be told about them."""
     import numpy as np
 
-    from keras_ldam import datasets
+    from keras_ldam.experiments import datasets
 
     config, name = recipe(), "IMDB's training reviews"
     try:
@@ -245,7 +245,7 @@ def made_reviews(config):
     """As many reviews as the recipe keeps, of random words, with lengths as real ones have."""
     import numpy as np
 
-    from keras_ldam.datasets.data import Ragged, Split
+    from keras_ldam.experiments.datasets.data import Ragged, Split
 
     generator = np.random.default_rng(0)
     number = sum(COUNTS)
@@ -262,7 +262,7 @@ def window_of(train, config):
     """The pipeline over some of the reviews, random ones."""
     import numpy as np
 
-    from keras_ldam.datasets.sampling import Batches
+    from keras_ldam.experiments.datasets.sampling import Batches
 
     order = np.random.default_rng(1).permutation(len(train))[: BATCHES * config.batch_size]
     return Batches(train.take(order), config.batch_size, seed=0, num_classes=len(COUNTS))
@@ -293,9 +293,10 @@ def in_memory(batches):
 def ours(file):
     import numpy as np
 
-    from keras_ldam import hardware, training
-    from keras_ldam.datasets.data import Data, Ragged, Split
-    from keras_ldam.datasets.sampling import EpochClock
+    from keras_ldam import hardware
+    from keras_ldam.experiments import training
+    from keras_ldam.experiments.datasets.data import Data, Ragged, Split
+    from keras_ldam.experiments.datasets.sampling import EpochClock
 
     config = recipe()
     hardware.divide_cores()  # As bin/train does.

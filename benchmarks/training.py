@@ -99,7 +99,7 @@ def main() -> None:
 def measure(given: argparse.Namespace) -> dict:
     """All measurements."""
     from keras_ldam import hardware
-    from keras_ldam.results import versions
+    from keras_ldam.experiments.run_folder import versions
 
     pythons = dict.fromkeys(("ours", "cores", "keras", "losses"), sys.executable)
     if given.torch_python:
@@ -189,7 +189,7 @@ def our_model(model_class=None, *, precision="float32", loss="LDAM", jit=False):
     import keras
 
     import keras_ldam
-    from keras_ldam.models.resnet32 import resnet32
+    from keras_ldam.experiments.models.resnet32 import resnet32
     from keras_ldam.optimizers import MomentumSGD
 
     head = (
@@ -212,9 +212,9 @@ def our_model(model_class=None, *, precision="float32", loss="LDAM", jit=False):
 def ours():
     import numpy as np
 
-    from keras_ldam import training
-    from keras_ldam.datasets.data import Split
-    from keras_ldam.datasets.sampling import Batches, EpochClock
+    from keras_ldam.experiments import training
+    from keras_ldam.experiments.datasets.data import Split
+    from keras_ldam.experiments.datasets.sampling import Batches, EpochClock
 
     batch = cached_batch(*made_images(BATCH), STEPS)
     images, labels = made_images(50_000)

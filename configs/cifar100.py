@@ -6,7 +6,7 @@
 has what full runs gave.
 """
 
-from keras_ldam.config import Config
+from keras_ldam.experiments.config import Config
 
 
 def config(method: str) -> Config:

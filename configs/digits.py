@@ -9,7 +9,7 @@ Trains in seconds on a CPU, and shows what the method is for: the rare digits.
 makes of them.
 """
 
-from keras_ldam.config import Config
+from keras_ldam.experiments.config import Config
 
 
 def config(method: str) -> Config:

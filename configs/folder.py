@@ -14,7 +14,7 @@ batches of 64, and the deferred re-weighting after two thirds of the epochs, whe
 With few images start from trained weights, and shorten the run.
 """
 
-from keras_ldam.config import Config
+from keras_ldam.experiments.config import Config
 
 
 def config(method: str) -> Config:

@@ -20,7 +20,7 @@ to 0.3, dropout of 0.5, smaller margins. All else was chosen before, for LDAM-DR
 smaller validation part.
 """
 
-from keras_ldam.config import Config
+from keras_ldam.experiments.config import Config
 
 SHORTEST = {"epochs": 2, "drop_at": (0.5,)}
 SHORT = {"epochs": 3, "drop_at": (1 / 3,)}

@@ -27,7 +27,7 @@ benchmarks/jpeg_pipeline.json, which were measured on 2 shared CPU cores: 47 day
 with --precision mixed_bfloat16; reading the images of all 90 epochs alone takes them 27 hours.
 """
 
-from keras_ldam.config import Config
+from keras_ldam.experiments.config import Config
 
 
 def config(method: str) -> Config:

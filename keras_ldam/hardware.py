@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import sys
+from importlib import metadata
 from pathlib import Path
 
 
@@ -62,6 +63,23 @@ def _processor():
     name = models[0] if models else name
     best = next((f for f in ("amx_bf16", "avx512f", "avx2") if f in flags.split()), "")
     return f"{name} ({best})" if best else name
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes a result."""
+    import keras_ldam
+
+    # Its own: metadata has nothing of a checkout that is not installed.
+    found = {"python": platform.python_version(), "keras_ldam": keras_ldam.__version__}
+    for package in ("keras", "tensorflow", "jax", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    import keras
+
+    found["backend"] = keras.backend.backend()
+    return found
 
 
 def divide_cores(chains: int = 2) -> None:

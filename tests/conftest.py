@@ -59,7 +59,7 @@ def _without_start_up_notes():
 
 def small_config(**changes):
     """A resolved `Config` of a run of seconds."""
-    from keras_ldam.config import Config
+    from keras_ldam.experiments.config import Config
 
     return Config(**{**SMALL, **changes}).resolve()
 
@@ -67,7 +67,7 @@ def small_config(**changes):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """The folder of a finished run of LDAM-DRW on digits; not to be changed."""
-    from keras_ldam import training
+    from keras_ldam.experiments import training
 
     folder = tmp_path_factory.mktemp("runs") / "digits-ldam_drw-0"
     training.train(small_config(method="ldam_drw"), folder)
@@ -87,7 +87,7 @@ def text_model():
     """An untrained model of texts of three words, and its tokenizer."""
     import keras
 
-    from keras_ldam import text
+    from keras_ldam.experiments import text
 
     inputs = keras.Input((None,), dtype="int32")
     # Masked, so that the answer to a text does not depend on how long the others are.
@@ -113,7 +113,7 @@ def text_export(text_model, tmp_path_factory):
 @pytest.fixture(scope="session")
 def compared_runs(finished_run, tmp_path_factory):
     """Two finished and evaluated runs: ERM and LDAM-DRW on digits; not to be changed."""
-    from keras_ldam import training
+    from keras_ldam.experiments import training
 
     folder = tmp_path_factory.mktemp("compared")
     training.train(small_config(method="erm"), folder / "erm")
@@ -129,7 +129,7 @@ def reported(compared_runs, tmp_path_factory):
 
     Not to be changed.
     """
-    from keras_ldam import cli
+    from keras_ldam.experiments import cli
 
     folder = tmp_path_factory.mktemp("reported")
     arguments = [*map(str, compared_runs), f"--results_dir={folder}", f"--output_dir={folder}"]

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_ldam"
 FLOORS = [
     {"counts", "hardware", "labels"},
     {
-        "advice", "augmentation", "calibration", "callbacks", "config", "diagnostics", "layers",
+        "advice", "augmentation", "calibration", "callbacks", "config", "evaluation", "layers",
         "losses", "metrics", "normalization", "optimizers", "results", "schedules", "text",
         "word_vectors",
     },
@@ -29,8 +29,8 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SAME_FLOOR = {
     ("callbacks", "losses"),  # DRW sets a loss's variable.
     ("callbacks", "layers"),  # DRW refuses a head that gives probabilities.
-    ("diagnostics", "calibration"),  # Trust in the scores is a part of what it tells.
-    ("diagnostics", "layers"),  # It recognises the head whose scores are cosines.
+    ("evaluation", "calibration"),  # Trust in the scores is a part of what it tells.
+    ("evaluation", "layers"),  # It recognises the head whose scores are cosines.
     ("results", "config"),  # A run folder belongs to a config.
     ("models", "datasets"),  # A network is built for a Data record.
 }
@@ -139,7 +139,7 @@ def test_a_process_that_only_loads_a_model_knows_the_layers_of_every_network(fre
 @pytest.mark.parametrize(
     "room",
     [
-        "advice", "augmentation", "calibration", "counts", "diagnostics", "layers", "losses",
+        "advice", "augmentation", "calibration", "counts", "evaluation", "layers", "losses",
         "metrics", "normalization", "optimizers", "report.theory", "schedules",
     ],
 )  # fmt: skip

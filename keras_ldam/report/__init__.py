@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 
-from keras_ldam.report import canvas, collection, comparison, tables
-from keras_ldam.report.collection import Run, gather
+from keras_ldam.experiments.tables import collection
+from keras_ldam.experiments.tables.collection import Run, gather
+from keras_ldam.files import write_whole
+from keras_ldam.report import canvas, comparison, tables
 from keras_ldam.report.page import GENERATOR, SECTIONS, focus, page
-from keras_ldam.results import write_whole
 
 __all__ = ["check_figures", "compare", "gather", "to_diagnose", "write"]
 

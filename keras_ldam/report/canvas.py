@@ -17,8 +17,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report import tables
-from keras_ldam.report.collection import Run
 
 INK = "#1b1b1f"
 _PAGE_INK = "#010203"

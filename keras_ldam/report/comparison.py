@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam import diagnostics
+from keras_ldam import evaluation
 from keras_ldam.counts import check_counts
+from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.layers import gives_cosines
-from keras_ldam.report.collection import Run
 
 _BATCH = 256
 
@@ -54,15 +54,15 @@ def _run(name, model, splits, counts, class_names, history, scale, title):
     loss = getattr(model, "loss", None)
     diagnosed = {}
     for split, (examples, labels) in splits.items():
-        scored = diagnostics.score(
+        scored = evaluation.score(
             model, _batches(examples, labels), len(counts), scale=_scale(name, model, loss, scale)
         )
-        diagnosed[split] = diagnostics.diagnose(scored, counts)
+        diagnosed[split] = evaluation.diagnose(scored, counts)
     results = {
         "method": name,
         "seed": None,
         "split": "test",
-        "last": diagnostics.errors_of_ranks(scored.ranks, scored.labels, counts),
+        "last": evaluation.errors_of_ranks(scored.ranks, scored.labels, counts),
         "best": None,
         "counts": counts.tolist(),
         "parameters": int(model.count_params()),

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from keras_ldam.report import figures, published, tables
+from keras_ldam.experiments.tables import published
+from keras_ldam.experiments.tables.collection import Run
+from keras_ldam.report import figures, tables
 from keras_ldam.report.canvas import by_label, svg
-from keras_ldam.report.collection import Run
 
 _WIDE, _NARROW = 8.8, 3.7
 

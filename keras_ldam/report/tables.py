@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keras_ldam.config import METHODS
-from keras_ldam.report import published
-from keras_ldam.report.collection import Run
+from keras_ldam.experiments.config import METHODS
+from keras_ldam.experiments.tables import published
+from keras_ldam.experiments.tables.collection import Run
 
 METHOD_TITLES = {
     "erm": "ERM",

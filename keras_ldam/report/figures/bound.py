@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report import theory
 from keras_ldam.report.canvas import BLUE, GREY, ORANGE, RED, Canvas
-from keras_ldam.report.collection import Run
 
 
 def trade_off(runs: Sequence[Run], canvas: Canvas) -> Figure:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from keras_ldam import counts as class_counts
+from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report.canvas import Canvas, by_label, legend_above, looks
-from keras_ldam.report.collection import Run
 from keras_ldam.report.figures.common import FEW_CLASSES, SPLIT_TITLES, number, short
 
 

@@ -9,8 +9,8 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report.canvas import Canvas, by_label, looks
-from keras_ldam.report.collection import Run
 from keras_ldam.report.figures.common import FEW_CLASSES, short
 
 

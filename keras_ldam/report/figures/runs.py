@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from keras_ldam.report import published, tables
+from keras_ldam.experiments.tables import published
+from keras_ldam.experiments.tables.collection import Run
+from keras_ldam.report import tables
 from keras_ldam.report.canvas import Canvas, assigned, by_label, legend_above, looks
-from keras_ldam.report.collection import Run
 from keras_ldam.report.figures.common import SPLIT_TITLES, number
 
 

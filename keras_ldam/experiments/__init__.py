@@ -1,0 +1,1 @@
+"""The experiments: datasets, networks, training runs, and the tables of the paper."""

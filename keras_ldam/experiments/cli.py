@@ -1,0 +1,533 @@
+"""The programs: flags in, files out, the answer on standard output.
+
+    keras-ldam train --dataset imdb --method ldam_drw
+    keras-ldam evaluate --run_dir runs/imdb-ldam_drw-0
+
+Each verb is also a file in `bin/`. Logs and progress go to standard error, so that programs can be
+piped. Wrong input ends with one sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from keras_ldam import hardware
+from keras_ldam.experiments import config as configuration
+from keras_ldam.experiments.config import Config
+
+# A deferred rule starts at the second epoch, so that a smoke run sees it come on.
+_SMOKE = {"epochs": 2, "steps_per_epoch": 5, "evaluate_every": 2, "start_epoch": 1}
+_SMOKE |= {"units": 8, "embedding_dim": 8, "max_tokens": 32}
+
+
+class Verb(NamedTuple):
+    """A program: what it does, the flags it has, and how it is typed."""
+
+    run: Callable[[flags.FlagValues], object]
+    define: Callable[[flags.FlagValues], None]
+    summary: str
+    examples: tuple[str, ...]
+
+
+def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
+    """Runs a program.
+
+    Args:
+        verb: Which one; None to take it from the first argument.
+        argv: Arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0; 2 for wrong input, or a file that cannot be read or written; 1 if another
+        machine of the run is gone.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if verb is None:
+        if not arguments or arguments[0] not in VERBS:
+            wanted = bool(arguments) and arguments[0] in ("help", "--help", "-h")
+            print(_overview(), file=sys.stdout if wanted else sys.stderr)
+            return 0 if wanted else 2
+        verb = arguments.pop(0)
+    if any(argument in ("--help", "-h", "--helpfull") for argument in arguments):
+        print(_help(verb))
+        return 0
+    values = flags.FlagValues()
+    VERBS[verb].define(values)
+    try:
+        rest = values([verb, *arguments])[1:]
+        if rest and "inputs" not in values:
+            raise ValueError(f"does not take the argument {rest[0]!r}; see --help.")
+        if "inputs" in values:
+            values.inputs = rest
+        output = sys.stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = VERBS[verb].run(values)
+            # Some programs answer as they go.
+            for part in answer if isinstance(answer, Iterator) else [answer]:
+                if part is not None:
+                    text = part if isinstance(part, str) else json.dumps(part)
+                    print(text, file=output, flush=True)
+    except (ValueError, flags.Error) as error:
+        if os.environ.get("KERAS_LDAM_TRACEBACK"):
+            raise
+        print(f"{verb}: {_one_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resumes = "; the same command resumes" if verb == "train" else ""
+        print(f"{verb}: interrupted{resumes}.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the answers has stopped; what is still buffered must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ConnectionError as error:  # A machine that trains along is gone.
+        print(f"{verb}: {_one_sentence(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if os.environ.get("KERAS_LDAM_TRACEBACK"):
+            raise
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        print(f"{verb}: {place}{error.strerror or _one_sentence(error)}.", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_sentence(error):
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"unknown flag --{error.flagname}; --help lists the flags."
+    return " ".join(str(error).split())
+
+
+# ----------------------------------------------------------------------------- flags and help
+
+
+def _define_train(values):
+    for field in dataclasses.fields(Config):
+        _define_field(values, field)
+    flags.DEFINE_string(
+        "run_dir", "", "run folder; empty: runs/DATASET-METHOD-SEED", flag_values=values
+    )
+    flags.DEFINE_boolean("progress", True, "show the progress of each epoch", flag_values=values)
+    flags.DEFINE_boolean(
+        "tensorboard",
+        False,
+        "log each epoch for TensorBoard, in RUN_DIR/tensorboard",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "smoke", False, "a run of seconds: two epochs of few batches", flag_values=values
+    )
+
+
+def _define_field(values, field):
+    kind, help = configuration.field_type(field), field.metadata["help"]
+    if kind is tuple:
+        flags.DEFINE_list(field.name, None, help, flag_values=values)
+    elif kind is int:
+        flags.DEFINE_integer(field.name, None, help, flag_values=values)
+    elif kind is float:
+        flags.DEFINE_float(field.name, None, help, flag_values=values)
+    elif kind is bool:
+        flags.DEFINE_boolean(field.name, None, help, flag_values=values)
+    else:
+        flags.DEFINE_string(field.name, None, help, flag_values=values)
+
+
+def _define_run_dir(values):
+    flags.DEFINE_string("run_dir", None, "run folder that bin/train has made", flag_values=values)
+
+
+def _define_export(values):
+    _define_run_dir(values)
+    flags.DEFINE_string(
+        "output",
+        None,
+        "where to write: DIR/NAME for the next version of that name, or DIR/NAME/VERSION",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "target_prior",
+        None,
+        "how frequent the classes are where the model is used: a number for each, in the order of "
+        "class_names in the run's data.json, with commas between; left out: the model answers as "
+        "trained",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "source_prior",
+        None,
+        "how frequent the classes are to the model as trained; left out: what the run's "
+        "re-weighting or re-sampling has made of the training examples",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "resize", False, "for images: take files of any size, and resize them", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "calibrate",
+        False,
+        "fit the temperature of the probabilities on the examples that the run's "
+        "--validation_fraction held out, for classes as frequent as the target prior says, or "
+        "without one as the model has learned",
+        flag_values=values,
+    )
+
+
+def _define_predict(values):
+    flags.DEFINE_string(
+        "model", None, "folder that bin/export has made, of a name or a version", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 64, "how many to answer together", flag_values=values)
+    flags.DEFINE_boolean(
+        "probabilities", True, "whether to print every class's probability", flag_values=values
+    )
+    flags.DEFINE_list("inputs", [], "", flag_values=values)
+    values.set_gnu_getopt(True)
+
+
+def _define_serve(values):
+    flags.DEFINE_string(
+        "model", None, "folder that bin/export has made, of a name or a version", flag_values=values
+    )
+    flags.DEFINE_string(
+        "name", None, "name in the address; left out: that of the folder", flag_values=values
+    )
+    flags.DEFINE_string(
+        "host",
+        "127.0.0.1",
+        "address to listen at; 0.0.0.0 lets other machines in, and asks no one who they are",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("port", 8501, "HTTP port; 0: any that is free", flag_values=values)
+
+
+def _define_report(values):
+    flags.DEFINE_string(
+        "results_dir",
+        "results",
+        "where DATASET.json is, into which run folders are written",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output_dir", "", "where page and figures go; empty: reports/DATASET", flag_values=values
+    )
+    flags.DEFINE_list(
+        "figures",
+        None,
+        "draw these figures only, as PNG and without the page; left out: page and all figures",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "only_ours",
+        False,
+        "leave out of the printed table methods and columns without a run, and other people's runs",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "diagnose",
+        True,
+        "evaluate one seed of each method, where that has not been done, for the figures of "
+        "margins, confusions and reliability",
+        flag_values=values,
+    )
+    flags.DEFINE_list("inputs", [], "", flag_values=values)
+    values.set_gnu_getopt(True)
+
+
+def _define_advise(values):
+    flags.DEFINE_string(
+        "counts",
+        None,
+        "file with a line for each class, COUNT or NAME,COUNT; or JSON: a list of counts, an "
+        "object of names and counts, or a run's data.json",
+        flag_values=values,
+    )
+    for name in ("dataset", "data_dir", "imbalance", "imbalance_ratio", "epochs"):
+        field = next(field for field in dataclasses.fields(Config) if field.name == name)
+        _define_field(values, field)
+    flags.DEFINE_boolean("json", False, "print JSON instead of text", flag_values=values)
+
+
+def config_from(values: flags.FlagValues) -> Config:
+    """Flag over recipe over default; resolved."""
+    defaults = Config()
+    dataset = values.dataset if values.dataset is not None else defaults.dataset
+    method = values.method if values.method is not None else defaults.method
+    config = configuration.load_recipe(dataset, method)
+    if values.smoke:
+        config = dataclasses.replace(config, **_SMOKE, warmup_epochs=0)
+    given = {}
+    for field in dataclasses.fields(Config):
+        value = values[field.name].value
+        if value is not None:
+            given[field.name] = _numbers(field.name, value) if isinstance(value, list) else value
+    return dataclasses.replace(config, **given).resolve()
+
+
+def _numbers(name, texts):
+    try:
+        return tuple(float(text) for text in texts)
+    except ValueError:
+        raise ValueError(f"{name} must be numbers with commas between; got {texts!r}.") from None
+
+
+def _overview():
+    lines = ["usage: keras-ldam VERB [--flags]   (or bin/VERB; --help after a verb)", ""]
+    lines += [f"  {name:10}{verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(lines)
+
+
+def _help(name):
+    verb = VERBS[name]
+    values = flags.FlagValues()
+    verb.define(values)
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    lines = [verb.summary[0].upper() + verb.summary[1:] + ".", "", "Examples:"]
+    lines += [f"  {example}" for example in verb.examples]
+    lines += ["", "Flags:"]
+    for flag in sorted(values, key=lambda flag: list(fields).index(flag) if flag in fields else -1):
+        if flag == "inputs":
+            continue
+        lines.append(f"  --{flag}  {values[flag].help}")
+        if flag not in fields or name != "train":
+            if values[flag].default not in (None, "", []):
+                lines.append(f"      default: {values[flag].default!r}")
+        else:
+            meta = fields[flag].metadata
+            if meta["choices"]:
+                lines.append(f"      one of: {', '.join(c for c in meta['choices'] if c)}")
+            default = fields[flag].default
+            lines.append(f"      default: {default!r}, unless the dataset's recipe sets it")
+    return "\n".join(lines)
+
+
+# ----------------------------------------------------------------------------- the verbs
+
+
+def _train(values):
+    from keras_ldam.experiments import training
+
+    config = config_from(values)
+    _divide_cores(config)
+    run_dir = values.run_dir or f"runs/{config.dataset}-{config.method}-{config.seed}"
+    results = training.train(
+        config, run_dir, progress=values.progress, tensorboard=values.tensorboard
+    )
+    return {
+        "run_dir": str(run_dir),
+        **{key: results[key] for key in ("dataset", "method", "seed", "split", "last", "best")},
+        "seconds": results["seconds"],
+    }
+
+
+def _evaluate(values):
+    from keras_ldam.experiments import training
+    from keras_ldam.experiments.run_folder import RunFolder
+
+    run_dir = _run_dir(values)
+    _divide_cores(RunFolder(run_dir).read_config())
+    return training.evaluate(run_dir)
+
+
+def _divide_cores(config):
+    if config.dataset == "imdb":
+        hardware.divide_cores()
+
+
+def _export(values):
+    run_dir = _run_dir(values)
+    if not values.output:
+        raise ValueError("--output is needed: DIR/NAME or DIR/NAME/VERSION.")
+    priors = {
+        name: None if values[name].value is None else _numbers(name, values[name].value)
+        for name in ("target_prior", "source_prior")
+    }
+    from keras_ldam import export
+
+    return export.export(
+        run_dir, values.output, resize=values.resize, calibrate=values.calibrate, **priors
+    )
+
+
+def _predict(values):
+    if not values.model:
+        raise ValueError("--model is needed: the folder that bin/export has made.")
+    from keras_ldam.serving import predictor as prediction
+
+    if values.inputs:
+        lines = (os.fsencode(text) for text in values.inputs)
+    else:
+        lines = prediction.lines_of(sys.stdin.buffer)
+    return prediction.Predictor(values.model).predict(
+        lines, batch_size=values.batch_size, probabilities=values.probabilities
+    )
+
+
+def _serve(values):
+    if not values.model:
+        raise ValueError("--model is needed: the folder that bin/export has made.")
+    try:
+        from keras_ldam.serving import server as serving
+    except ModuleNotFoundError as error:
+        if error.name != "kserve":
+            raise
+        raise ValueError(
+            "needs the package kserve, in an environment of its own; `make serving` makes one, "
+            "and docs/serving.md tells more."
+        ) from None
+    return serving.serve(values.model, name=values.name, host=values.host, port=values.port)
+
+
+def _report(values):
+    from keras_ldam import report
+
+    report.check_figures(values.figures)
+    report.gather(values.inputs)  # Wrong input is told before any work is done.
+    for run_dir in report.to_diagnose(values.inputs) if values.diagnose else ():
+        from keras_ldam.experiments import training
+
+        print(f"evaluates {run_dir}", flush=True)
+        try:
+            training.evaluate(run_dir)
+        except ValueError as error:  # Its data may be elsewhere; the rest is reported all the same.
+            print(f"{run_dir} cannot be evaluated here: {error}", flush=True)
+    return report.write(
+        values.inputs,
+        results_dir=values.results_dir,
+        output_dir=values.output_dir or None,
+        figures=values.figures,
+        only_ours=values.only_ours,
+    )
+
+
+def _advise(values):
+    from keras_ldam import advice
+
+    if (values.counts is None) == (values.dataset is None):
+        raise ValueError("give either --counts FILE or --dataset NAME.")
+    if values.counts is not None:
+        for name in ("data_dir", "imbalance", "imbalance_ratio"):
+            if values[name].value is not None:
+                raise ValueError(f"--{name} goes with --dataset: a file's counts are as they are.")
+        epochs = 200 if values.epochs is None else values.epochs
+        found = advice.advise(advice.read_counts(values.counts), epochs=epochs)
+    else:
+        from keras_ldam.experiments import datasets
+
+        given = {
+            name: values[name].value
+            for name in ("data_dir", "imbalance", "imbalance_ratio", "epochs")
+            if values[name].value is not None
+        }
+        recipe = configuration.load_recipe(values.dataset, "ldam_drw")
+        config = dataclasses.replace(recipe, **given).resolve()
+        data = datasets.load(config)
+        counts = dict(zip(data.class_names, data.counts.tolist(), strict=True))
+        found = advice.advise(counts, epochs=config.epochs)
+    return found.to_json() if values.json else str(found)
+
+
+def _run_dir(values):
+    if not values.run_dir:
+        raise ValueError("--run_dir is needed: the run folder that bin/train has made.")
+    return Path(values.run_dir)
+
+
+def _define_samples(values):
+    for name in ("dataset", "data_dir", "seed"):
+        field = next(f for f in dataclasses.fields(Config) if f.name == name)
+        _define_field(values, field)
+    flags.DEFINE_string("output_dir", "samples", "folder for the images", flag_values=values)
+    flags.DEFINE_integer("number", 5, "how many examples", lower_bound=1, flag_values=values)
+
+
+def _samples(values):
+    config = configuration.load_recipe(values.dataset or Config().dataset, "erm")
+    given = {name: values[name].value for name in ("data_dir", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    from keras_ldam.experiments import datasets
+
+    config = dataclasses.replace(config, **given).resolve()
+    return "\n".join(datasets.write_samples(config, values.output_dir, values.number))
+
+
+VERBS = {
+    "train": Verb(
+        _train,
+        _define_train,
+        "train one method on one dataset; resumes a run that was cut off",
+        (
+            "bin/train",
+            "bin/train --dataset imdb --method ldam_drw --seed 1",
+            "bin/train --dataset cifar10 --method erm --imbalance step --imbalance_ratio 10",
+        ),
+    ),
+    "samples": Verb(
+        _samples,
+        _define_samples,
+        "write some test images as files, to try a model on, and list them",
+        ("bin/samples --dataset digits --output_dir samples --number 3",),
+    ),
+    "evaluate": Verb(
+        _evaluate,
+        _define_run_dir,
+        "evaluate the model of a finished run, class by class",
+        ("bin/evaluate --run_dir runs/digits-ldam_drw-0",),
+    ),
+    "export": Verb(
+        _export,
+        _define_export,
+        "export the model of a finished run as a SavedModel for servers",
+        (
+            "bin/export --run_dir runs/digits-ldam_drw-0 --output exports/digits",
+            "bin/export --run_dir runs/imdb-erm-0 --output exports/imdb --target_prior 0.3,0.7",
+        ),
+    ),
+    "predict": Verb(
+        _predict,
+        _define_predict,
+        "answer lines of text, or image files, with an exported model",
+        (
+            "bin/predict --model exports/imdb 'A waste of two hours.'",
+            "bin/predict --model exports/imdb < reviews.txt > answers.jsonl",
+            "ls images/*.png | bin/predict --model exports/digits",
+        ),
+    ),
+    "serve": Verb(
+        _serve,
+        _define_serve,
+        "answer over HTTP with an exported model, by KServe's server",
+        (
+            "bin/serve --model exports/imdb",
+            'curl -d \'{"instances": ["A waste of two hours."]}\' '
+            "localhost:8501/v1/models/imdb:predict",
+        ),
+    ),
+    "report": Verb(
+        _report,
+        _define_report,
+        "compare runs: a table beside the paper's, figures, and one page",
+        (
+            "bin/report runs/digits-erm-0 runs/digits-ldam_drw-0",
+            "bin/report results/imdb.json",
+            "bin/report results/digits.json --figures margins --output_dir docs/digits",
+        ),
+    ),
+    "advise": Verb(
+        _advise,
+        _define_advise,
+        "propose margins, weights and settings from class counts",
+        (
+            "bin/advise --dataset digits",
+            "bin/advise --counts counts.csv --epochs 90",
+        ),
+    ),
+}
+"""The programs by name."""

@@ -1,0 +1,459 @@
+"""Images that are read from disk as they are needed: decoding, cropping, checking, streaming.
+
+What stays in memory is the index, names and labels. An image is read, decoded, scaled and cropped
+inside tf.data, in parallel, in an order and with random crops that depend on seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_ldam.experiments.datasets.data import Split
+from keras_ldam.experiments.datasets.sampling import Batches
+from keras_ldam.hardware import cores
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+"""Endings, in lower case, of the names of files that are taken for images."""
+
+_MARGIN = 256 / 224
+"""Shorter side of the scaled image over the side of the square that is cut out of it."""
+
+# A file that begins and ends like this is not looked at more closely before training.
+_ENDS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
+_TAIL = 64
+_KEPT_BATCHES = 64
+_PREFETCHED = 4
+
+
+# ----------------------------------------------------------------------------- one image
+
+
+def scaled_side(image_size: int) -> int:
+    """Shorter side that an image is scaled to before `image_size` is cut out: 256 for 224."""
+    return round(image_size * _MARGIN)
+
+
+def centre_image(contents: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decodes an image for evaluation: shorter side to 8/7 of `image_size`, centre cut out.
+
+    Args:
+        contents: An encoded image, a string scalar: JPEG, PNG, GIF (its first frame), BMP or
+            WebP. Grey, CMYK, palette and 16-bit images come out as RGB of 8 bits; transparency
+            is dropped. A rotation that is only noted in EXIF is not applied.
+        image_size: Side of the square, in pixels.
+
+    Returns:
+        uint8 tensor `[image_size, image_size, 3]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
+    """
+    return _scaled_square(contents, image_size, None)
+
+
+def random_image(contents: tf.Tensor, image_size: int, drawn: tf.Tensor) -> tf.Tensor:
+    """Decodes an image for training: scaled as in `centre_image`, a random square, flipped or not.
+
+    Args:
+        contents: An encoded image, as in `centre_image`.
+        image_size: Side of the square, in pixels.
+        drawn: Three random numbers in [0, 1), float32 `[3]`: the square's row and column, and
+            the flip.
+
+    Returns:
+        uint8 tensor `[image_size, image_size, 3]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
+    """
+    square = _scaled_square(contents, image_size, drawn[:2])
+    return tf.cond(drawn[2] < 0.5, lambda: square, lambda: tf.reverse(square, [1]))
+
+
+def _scaled_square(contents, image_size, drawn):
+    """The square at `drawn`, two shares of the room that there is, or in the centre."""
+    image, scale, offset = tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: _jpeg(contents, image_size, drawn),
+        lambda: _other_format(contents, image_size, drawn),
+    )
+    image.set_shape([None, None, 3])
+    square = tf.cond(
+        (scale >= 0.8) & (scale <= 1.0),
+        lambda: _sampled(image, scale, offset, image_size),
+        lambda: _averaged(image, scale, offset, image_size),
+    )
+    # Means of pixels do not leave 0 … 255.
+    square = tf.cast(square + 0.5, tf.uint8)
+    square.set_shape([image_size, image_size, 3])
+    return square
+
+
+def _averaged(image, scale, offset, image_size):
+    # Scaling and cutting in one operation: only the pixels of the square are computed. The
+    # triangle widens as the image shrinks (as Pillow's BILINEAR does), so that nothing aliases.
+    return tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[image_size, image_size],
+        scale=tf.stack([scale, scale]),
+        translation=-offset,
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+
+
+def _sampled(image, scale, offset, image_size):
+    # The same with a triangle that does not widen, at half the cost: for images that shrink by a
+    # fifth at most, as most do that were decoded at a fraction of their size.
+    furthest = tf.cast(tf.shape(image)[:2] - 1, tf.float32)
+    first = (offset + 0.5) / scale - 0.5
+    last = (offset + image_size - 0.5) / scale - 0.5
+    # Beyond the last pixel, by rounding, there would be black.
+    box = tf.clip_by_value(tf.concat([first / furthest, last / furthest], 0), 0.0, 1.0)
+    return tf.image.crop_and_resize(image[None], box[None], [0], [image_size, image_size])[0]
+
+
+def _place(shape, image_size, drawn):
+    """By which factor an image `[height, width]` is scaled, and where the square begins then."""
+    side = scaled_side(image_size)
+    shorter = tf.minimum(shape[0], shape[1])
+    scaled = tf.cast(tf.cast(shape, tf.int64) * side // tf.cast(shorter, tf.int64), tf.int32)
+    room = scaled - image_size
+    if drawn is None:
+        offset = room // 2
+    else:
+        # The product can round up to the end of its range.
+        offset = tf.minimum(tf.cast(drawn * tf.cast(room + 1, tf.float32), tf.int32), room)
+    return tf.cast(side, tf.float32) / tf.cast(shorter, tf.float32), tf.cast(offset, tf.float32)
+
+
+def _jpeg(contents, image_size, drawn):
+    shape = tf.io.extract_jpeg_shape(contents)[:2]
+    scale, offset = _place(shape, image_size, drawn)
+    # JPEG can be decoded at 1/2, 1/4, 1/8 of its size from fewer frequencies, which costs less
+    # and is as good as averaging; never to below the size that is wanted.
+    shorter, side = tf.minimum(shape[0], shape[1]), scaled_side(image_size)
+    halvings = sum(tf.cast(shorter >= ratio * side, tf.int32) for ratio in (2, 4, 8))
+
+    def decoder(ratio):
+        return lambda: tf.io.decode_jpeg(
+            contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        )
+
+    image = tf.switch_case(halvings, [decoder(ratio) for ratio in (1, 2, 4, 8)])
+    return image, scale * tf.cast(tf.bitwise.left_shift(1, halvings), tf.float32), offset
+
+
+def _other_format(contents, image_size, drawn):
+    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    scale, offset = _place(tf.shape(image)[:2], image_size, drawn)
+    return image, scale, offset
+
+
+def _decodes(contents):
+    """Decodes a whole image, in the cheapest way; an error, or true."""
+    image = tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: tf.io.decode_jpeg(contents, channels=3, ratio=8),
+        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+    )
+    return tf.size(image) > 0
+
+
+# ----------------------------------------------------------------------------- where images lie
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Images that are files below a folder; an example is a file name, relative to it.
+
+    Args:
+        root: The folder.
+    """
+
+    root: Path
+    _prefix: bytes = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "_prefix", os.fsencode(self.root) + b"/")
+
+    def read(self, example: tf.Tensor) -> tf.Tensor:
+        """The file's contents."""
+        return tf.io.read_file(tf.strings.join([self._prefix, example]))
+
+    def describe(self, example: bytes) -> str:
+        """The file's path, for messages."""
+        return str(self.root / os.fsdecode(example))
+
+    def looks_whole(self, example: bytes) -> bool:
+        """Whether the file begins and ends like a whole JPEG or PNG."""
+        try:
+            with open(self.root / os.fsdecode(example), "rb") as file:
+                head = file.read(8)
+                file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                tail = file.read(_TAIL)
+        except OSError:
+            return False
+        return any(head.startswith(begin) and end in tail for begin, end in _ENDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Images inside TFRecord files; an example is int64 `[file, first byte, bytes]`.
+
+    Args:
+        paths: The TFRecord files.
+        feature: Which feature of a record holds the encoded image.
+    """
+
+    paths: tuple[str, ...]
+    feature: str = "image"
+
+    def read(self, example: tf.Tensor) -> tf.Tensor:
+        """The encoded image of a record."""
+        record = tf.numpy_function(self._record, [example], tf.string, stateful=False)
+        record = tf.ensure_shape(record, [])
+        wanted = {self.feature: tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_single_example(record, wanted)[self.feature]
+
+    def _record(self, example):
+        file, start, length = (int(number) for number in example)
+        with open(self.paths[file], "rb", buffering=0) as records:
+            return os.pread(records.fileno(), length, start)
+
+    def describe(self, example: np.ndarray) -> str:
+        """Where the record stands, for messages."""
+        return f"{self.paths[int(example[0])]}, record at byte {int(example[1])}"
+
+    def looks_whole(self, example: np.ndarray) -> bool:
+        """TFRecord files were checked when they were indexed."""
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Maps an example of a split to its image: what `Split.load` is for images on disk.
+
+    Args:
+        source: Where the images lie.
+        image_size: Side of the image that the network sees, in pixels.
+    """
+
+    source: Files | Records
+    image_size: int
+
+    def __call__(self, example: tf.Tensor, drawn: tf.Tensor | None = None) -> tf.Tensor:
+        """uint8 image `[image_size, image_size, 3]`: the centre or, with numbers, a random crop."""
+        contents = self.source.read(example)
+        if drawn is None:
+            return centre_image(contents, self.image_size)
+        return random_image(contents, self.image_size, drawn)
+
+
+# ----------------------------------------------------------------------------- streaming
+
+
+def stream(batches: Batches) -> tf.data.Dataset:
+    """The batches of an epoch, read from disk: uint8 images and int32 labels.
+
+    Order, re-sampling and random crops depend on the run's seed and the epoch alone.
+
+    Args:
+        batches: Its split has a `load`. Each pass over the result is one over the epoch
+            that `batches.epoch` names when it begins.
+
+    Returns:
+        A dataset of `([batch, side, side, 3], [batch])` with as many elements as there are
+        batches.
+    """
+    split = batches.split
+    # For `naming_unreadable`: what has been asked for last.
+    batches.recent = recent = collections.deque(maxlen=_KEPT_BATCHES)
+
+    def generate():
+        recent.clear()
+        epoch = batches.epoch
+        generator = np.random.default_rng([batches.seed, epoch, 2])
+        # For all examples of the epoch, so that each gets its own whatever the shares.
+        drawn = generator.random((len(split), 3), dtype=np.float32)
+        for indices, places in zip(batches.plan(epoch), places_of_shares, strict=True):
+            recent.append(indices)
+            yield split.examples[indices], split.labels[indices], drawn[places]
+
+    order = np.arange(len(split))
+    size = batches.batch_size
+    places = [order[i : i + size] for i in range(0, len(order), size)]
+    places_of_shares = batches.shares(places[: batches.steps])
+    filled = sum(len(places) > 0 for places in places_of_shares)
+    names = tf.TensorSpec((None, *split.examples.shape[1:]), _type_of(split.examples))
+    signature = (
+        names,
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None, 3), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    dataset = dataset.unbatch().map(
+        lambda example, label, drawn: (split.load(example, drawn), label),
+        num_parallel_calls=_in_work(),
+        deterministic=True,
+    )
+    # Only the last batch of an epoch can leave shares empty; they are left out.
+    dataset = dataset.batch(batches.share_size)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(filled))
+    return _untuned(dataset.prefetch(_PREFETCHED))
+
+
+def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All examples of a split once: indices, and uint8 images `[batch, side, side, 3]`.
+
+    Raises:
+        ValueError: for an image that cannot be read, naming it.
+    """
+    dataset = tf.data.Dataset.from_tensor_slices(split.examples).map(
+        split.load, num_parallel_calls=_in_work(), deterministic=True
+    )
+    stream = iter(_untuned(dataset.batch(batch_size).prefetch(_PREFETCHED)))
+    for start in range(0, len(split), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(split)))
+        try:
+            images = next(stream).numpy()
+        except tf.errors.OpError as error:
+            raise unreadable(split, [indices]) or error from None
+        yield indices, images
+
+
+def _in_work():
+    """How many images are in work at a time: more than cores, some of them wait for the disk."""
+    return 4 * cores()
+
+
+def _untuned(dataset):
+    """Without autotuning, which is slower here.
+
+    It also ends an epoch only when its own thread next wakes, after 10 ms · 2^k up to a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = _in_work() // 2
+    return dataset.with_options(options)
+
+
+@contextlib.contextmanager
+def naming_unreadable(batches: Batches) -> Iterator[None]:
+    """Turns TensorFlow's error for an image of `stream(batches)` into one that names the file."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise unreadable(batches.split, reversed(batches.recent)) or error from None
+
+
+def unreadable(split: Split, batches: Iterable[np.ndarray]) -> ValueError | None:
+    """The error for the first image in batches of indices that cannot be read; None if all can.
+
+    For when a pipeline has failed: TensorFlow does not say which image it was.
+    """
+    for indices in batches:
+        for index in indices:
+            reason = _fault(split.load, split.examples[index])
+            if reason:
+                return _error([split.load.source.describe(split.examples[index])], reason)
+    return None
+
+
+# ----------------------------------------------------------------------------- checking
+
+
+def check(split: Split, *, skip_corrupt: bool, what: str) -> tuple[Split, list[str]]:
+    """Looks for images that cannot be read, before training.
+
+    Without `skip_corrupt` the first and last bytes of each file are looked at, and only where
+    they are not those of a whole JPEG or PNG is it decoded: damage in the middle of a file comes
+    up when it is read in the first epoch. With `skip_corrupt` every image is decoded once, since
+    only then can the classes be counted.
+
+    Args:
+        split: Its `load` is a `Loader`.
+        skip_corrupt: Whether to leave out what cannot be read.
+        what: What the split is, for messages; empty where it is all there is.
+
+    Returns:
+        The split without the images that cannot be read, and descriptions of these.
+
+    Raises:
+        ValueError: without `skip_corrupt`, naming the first image that cannot be read.
+    """
+    load, examples = split.load, split.examples
+    images = f"{what} images" if what else "images"
+    if skip_corrupt:
+        print(f"decodes all {len(split)} {images} once, to find the unreadable", flush=True)
+        good = _decodable(load, examples)
+        if good.all():
+            return split, []
+        bad = [load.source.describe(examples[i]) for i in np.flatnonzero(~good)]
+        print(f"skips {len(bad)} unreadable {images}: {_some(bad)}", flush=True)
+        return split.take(np.flatnonzero(good)), bad
+    bad, reason = [], ""
+    # Threads wait for the disk, not for Python.
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // 1000))
+        suspects = pool.map(
+            lambda part: [i for i in part if not load.source.looks_whole(examples[i])], parts
+        )
+        suspects = [i for part in suspects for i in part]
+    for i in suspects:
+        fault = _fault(load, examples[i])
+        if fault:
+            reason = reason or fault
+            bad.append(load.source.describe(examples[i]))
+    if bad:
+        raise _error(bad, reason)
+    return split, []
+
+
+def _decodable(load, examples):
+    """Which examples can be loaded, bool `[n]`."""
+    good = np.zeros(len(examples), dtype=bool)
+    dataset = tf.data.Dataset.from_tensor_slices((np.arange(len(examples)), examples)).map(
+        lambda index, example: (index, _decodes(load.source.read(example))),
+        num_parallel_calls=_in_work(),
+    )
+    for indices, _ in _untuned(dataset.ignore_errors().batch(1000)):
+        good[indices.numpy()] = True
+    return good
+
+
+def _fault(load, example):
+    """Why an example cannot be loaded, or an empty string."""
+    try:
+        _decodes(load.source.read(tf.constant(example)))
+    except tf.errors.NotFoundError:
+        return "it is not there"
+    except tf.errors.OpError as error:
+        text = error.message.split("}} ")[-1].split(" [Op:")[0]
+        return text.splitlines()[0][:200].rstrip(".") if text else "it cannot be decoded"
+    return ""
+
+
+def _error(bad, reason):
+    others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return ValueError(
+        f"{bad[0]}{others} cannot be read: {reason}. Repair or remove it, or go on without with "
+        "--skip_corrupt."
+    )
+
+
+def _some(names, most=5):
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def _type_of(examples):
+    return tf.string if examples.dtype.kind == "S" else tf.as_dtype(examples.dtype)

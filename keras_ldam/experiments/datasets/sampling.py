@@ -1,0 +1,172 @@
+"""The order of examples in an epoch: shuffled, re-sampled by class, bucketed by length.
+
+Everything here is a pure function of seed and epoch. So a resumed run sees the examples that it
+would have seen, and the class frequencies that a rule promises can be counted.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_ldam import counts as class_counts
+from keras_ldam.experiments.datasets.data import Ragged, Split
+
+
+def epoch_order(
+    labels: np.ndarray, *, seed: int, epoch: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Indices of one epoch's examples, as many as there are labels.
+
+    Args:
+        labels: Class of each example, `[n]`.
+        seed: Seed of the run.
+        epoch: Epoch, from zero.
+        weights: None: every example once, shuffled. Else weights per class w_j, and n draws with
+            replacement, where P(example) ∝ w of its class (re-sampling).
+
+    Returns:
+        int64 array `[n]`.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    if weights is None:
+        return generator.permutation(len(labels))
+    chances = np.asarray(weights, dtype=np.float64)[labels]
+    return generator.choice(len(labels), size=len(labels), p=chances / chances.sum())
+
+
+def batches_by_length(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int, window=32
+) -> list[np.ndarray]:
+    """Cuts an order into batches of similar length, so that little is padded.
+
+    Within each `window` batches of the order, examples are sorted by length; then the batches are
+    shuffled. The examples of the epoch stay the same.
+    """
+    generator = np.random.default_rng([seed, epoch, 1])
+    batches = []
+    for start in range(0, len(order), window * batch_size):
+        part = order[start : start + window * batch_size]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of a training split, in an order that depends on the epoch alone.
+
+    A `keras.utils.PyDataset`: pass it to `fit` on any backend. The epoch is told by its callback,
+    `EpochClock`, which has to be among `fit`'s callbacks.
+
+    Args:
+        split: Examples and labels.
+        batch_size: Examples in a batch; the last one of an epoch can be smaller.
+        seed: Seed of the order.
+        num_classes: K.
+        resample: None, or `"inverse"` or `"effective"`: examples are drawn with P ∝ 1/n_class or
+            1/effective number.
+        beta: β of the effective number.
+        start_epoch: First epoch, from zero, with re-sampling on (0: always; later: DRS).
+        replicas: Into how many shares each batch is cut, one after the other: of a small
+            batch, such as the last one of an epoch, the last shares can be smaller, or empty.
+        own: Which of the shares this process yields, in their order; all by default.
+        steps: Batches of an epoch, the first of its order; 0 for all.
+
+    Raises:
+        ValueError: if `batch_size` is not a multiple of `replicas`.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int,
+        num_classes: int,
+        resample: str | None = None,
+        beta: float = 0.9999,
+        start_epoch: int = 0,
+        replicas: int = 1,
+        own: range | None = None,
+        steps: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.start_epoch = start_epoch
+        if batch_size % replicas:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of replicas, {replicas}; received "
+                f"{batch_size}."
+            )
+        self.share_size = batch_size // replicas
+        self.own = range(replicas) if own is None else own
+        self.steps = -(-len(split) // batch_size)
+        if steps:
+            self.steps = min(self.steps, steps)
+        self._weights = None
+        if resample is not None:
+            counts = np.bincount(split.labels, minlength=num_classes)
+            self._weights = class_counts.class_weights(counts, resample, beta)
+        self.epoch = 0
+        self._planned = None
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of the epoch's examples."""
+        weights = self._weights if epoch >= self.start_epoch else None
+        return epoch_order(self.split.labels, seed=self.seed, epoch=epoch, weights=weights)
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """Indices of each batch of the epoch, or of this process's shares of them."""
+        order = self.order(epoch)
+        if isinstance(self.split.examples, Ragged):
+            batches = batches_by_length(
+                order, self.split.examples.lengths, self.batch_size, seed=self.seed, epoch=epoch
+            )
+        else:
+            batches = [
+                order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)
+            ]
+        return self.shares(batches[: self.steps])
+
+    def shares(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        """This process's shares of batches, in their order; a small batch leaves some empty."""
+        size = self.share_size
+        return [batch[share * size : (share + 1) * size] for batch in batches for share in self.own]
+
+    def __len__(self):
+        return self.steps * len(self.own)
+
+    def __getitem__(self, index):
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = self.epoch, self.plan(self.epoch)
+        indices = self._planned[1][index]
+        return self.split.examples[indices], self.split.labels[indices]
+
+
+class EpochClock(keras.callbacks.Callback):
+    """Tells `Batches`, and every layer that draws random numbers, which epoch begins.
+
+    Dropout and augmentation start each epoch from a state that depends on seed and epoch alone.
+    Keras saves no random state with a model's weights, so without this a resumed run would draw
+    other masks than an uninterrupted one.
+    """
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.epoch = epoch
+        for place, state in enumerate(_random_states(self.model)):
+            entropy = np.random.SeedSequence([self.batches.seed, epoch, 2, place])
+            # 31 bits: what the integers of every backend can hold.
+            state.assign((entropy.generate_state(2) >> 1).astype(state.dtype))
+
+
+def _random_states(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _random_states(layer)
+        elif getattr(layer, "seed_generator", None) is not None:
+            yield layer.seed_generator.state

@@ -1,0 +1,1 @@
+"""Tables of runs, beside the published ones."""

@@ -1,0 +1,129 @@
+"""Layers: the cosine head that a margin is measured on."""
+
+from __future__ import annotations
+
+import numbers
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class CosineDense(keras.layers.Layer):
+    """The cosine between the features and each class's vector; no bias.
+
+    z_j = ⟨x, w_j⟩ / (‖x‖ ‖w_j‖) ∈ [-1, 1]. Put it last before `LDAM`: on an unbounded score a
+    margin is no constraint, since the network can buy it by growing its weights.
+
+    It works in float32 under every global precision policy, and refuses a `dtype` that is less: in
+    bfloat16 cosines have steps of 1/256, and the softmax multiplies them by s = 30.
+
+    Args:
+        units: Number of classes K, at least 1.
+        epsilon: Vectors shorter than this count as zero: cosine 0, gradient 0 (not infinite, as
+            that of 1/‖x‖ would be where every feature is off).
+        kernel_initializer: Initialiser of the class vectors, shape `[features, units]`. By default
+            uniform directions of length 1, as in the official code.
+        kernel_regularizer: Optional regulariser of the class vectors.
+        **kwargs: `name`, `dtype` and so on, as for every Keras layer.
+
+    Call arguments:
+        inputs: Features, shape `[…, features]`.
+
+    Returns:
+        float32 tensor of shape `[…, units]`; a mask of the inputs goes with it.
+
+    Raises:
+        ValueError: if `units` is not a whole number of at least 1, `dtype` computes in less than
+            float32, or the features' size is not known.
+
+    Example:
+
+    >>> import numpy as np
+    >>> CosineDense(3)(np.ones((2, 8))).shape
+    TensorShape([2, 3])
+
+    References:
+        Cao et al., 2019, appendix B; Wang et al., 2018, "Additive Margin Softmax for Face
+        Verification".
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        epsilon: float = 1e-6,
+        kernel_initializer="keras_ldam>UnitColumns",
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        if not isinstance(units, numbers.Real) or units != int(units) or units < 1:
+            raise ValueError(f"units must be a whole number of at least 1; received {units!r}.")
+        self.units, self.epsilon = int(units), epsilon
+        if self.compute_dtype in ("float16", "bfloat16"):
+            raise ValueError(
+                f"CosineDense computes in float32, as cosines in {self.compute_dtype} have too few "
+                "steps; leave its dtype out, under a mixed precision policy too."
+            )
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+
+    def build(self, input_shape):
+        if input_shape[-1] is None:
+            raise ValueError(
+                f"CosineDense needs to know the number of features; received shape {input_shape}."
+            )
+        self.kernel = self.add_weight(
+            shape=(input_shape[-1], self.units),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            name="kernel",
+        )
+
+    def call(self, inputs):
+        return ops.matmul(self._unit(inputs, -1), self._unit(self.kernel, 0))
+
+    def _unit(self, vectors, axis):
+        squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+        floor = self.epsilon**2
+        unit = vectors * ops.rsqrt(ops.maximum(squares, floor))
+        return ops.where(squares > floor, unit, 0.0)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "epsilon": self.epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class UnitColumns(keras.initializers.Initializer):
+    """Columns of length 1, drawn from uniform(-1, 1) in each coordinate and then normalised.
+
+    The length does not change a cosine, but it sets how far a gradient step or weight decay turns
+    the vector, so it is kept as in the official code.
+
+    Args:
+        seed: Optional whole number for the same columns each time.
+    """
+
+    def __init__(self, seed: int | None = None):
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        seed = keras.random.SeedGenerator(self.seed) if self.seed is None else self.seed
+        columns = keras.random.uniform(shape, -1.0, 1.0, dtype=dtype or "float32", seed=seed)
+        norm = ops.sqrt(ops.sum(ops.square(columns), axis=0, keepdims=True))
+        return columns / ops.maximum(norm, 1e-12)
+
+    def get_config(self):
+        return {"seed": self.seed}

@@ -1,0 +1,26 @@
+"""What kind of scores a model ends in."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_ldam.layers.cosine_dense import CosineDense
+
+
+def gives_cosines(model: keras.Model) -> bool:
+    """Whether a model has a `CosineDense`, in the models that it is made of too."""
+    return any(isinstance(layer, CosineDense) for layer in model._flatten_layers())
+
+
+def gives_probabilities(model: keras.Model) -> bool:
+    """Whether an output of a functional model comes out of a softmax or a sigmoid."""
+    return any(map(_is_normalised, getattr(model, "outputs", None) or ()))
+
+
+def _is_normalised(output):
+    operation = output._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return gives_probabilities(operation)
+    last = getattr(operation, "activation", None) or operation
+    name = getattr(last, "__name__", type(last).__name__)
+    return isinstance(last, keras.layers.Softmax) or name.lower() in ("softmax", "sigmoid")

@@ -1,0 +1,86 @@
+"""Losses for long-tailed classes: cross-entropy, focal, LDAM and its hinge form.
+
+Each loss has two faces. The function gives one value for each example; the class adds counts, class
+weights and the weighted mean, and is what `model.compile(loss=…)` takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_ldam.losses.base import ClassWeightedLoss, MarginLoss, local_batches
+from keras_ldam.losses.cross_entropy import CrossEntropy, cross_entropy
+from keras_ldam.losses.focal import Focal, focal
+from keras_ldam.losses.ldam import LDAM, ldam
+from keras_ldam.losses.ldam_hinge import LDAMHinge, ldam_hinge
+
+__all__ = [
+    "LDAM",
+    "LOSSES",
+    "ClassWeightedLoss",
+    "CrossEntropy",
+    "Focal",
+    "LDAMHinge",
+    "MarginLoss",
+    "NamedLoss",
+    "cross_entropy",
+    "focal",
+    "ldam",
+    "ldam_hinge",
+    "local_batches",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedLoss:
+    """What there is to know of a loss that configs and reports call by a name.
+
+    Args:
+        loss: Its class.
+        arguments: Which settings of a run it takes, by the name of its argument.
+        fixed: Arguments that belong to the name.
+    """
+
+    loss: type[ClassWeightedLoss]
+    arguments: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def wants_cosines(self) -> bool:
+        """Whether it measures a margin, so that the model must end in `CosineDense`."""
+        return issubclass(self.loss, MarginLoss)
+
+    def make(
+        self, counts: Sequence[int] | np.ndarray, settings: Mapping[str, Any]
+    ) -> ClassWeightedLoss:
+        """Makes the loss.
+
+        Args:
+            counts: Training examples per class, shape `(num_classes,)`.
+            settings: Values of `arguments`; other keys are ignored.
+        """
+        given = {name: settings[name] for name in self.arguments}
+        return self.loss(counts, **given, **self.fixed)
+
+
+_MARGIN = ("max_margin", "scale")
+_UNIFORM = {"exponent": 0.0}
+
+LOSSES = {
+    "cross_entropy": NamedLoss(CrossEntropy),
+    "focal": NamedLoss(Focal, ("gamma",)),
+    # Summed over weights of mean 1 and divided by the batch's size, as in Cui et al., 2019, whose
+    # numbers its row in the paper is; all others divide by the sum of the weights.
+    "sigmoid_focal": NamedLoss(
+        Focal, ("gamma",), {"form": "sigmoid", "reduction": "sum_over_batch_size"}
+    ),
+    "ldam": NamedLoss(LDAM, _MARGIN),
+    "uniform_margin": NamedLoss(LDAM, _MARGIN, _UNIFORM),
+    "ldam_hinge": NamedLoss(LDAMHinge, _MARGIN),
+    "hinge": NamedLoss(LDAMHinge, _MARGIN, _UNIFORM),
+}
+"""Every loss by the name that configs and reports give it: its class and its arguments."""

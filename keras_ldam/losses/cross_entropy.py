@@ -1,0 +1,60 @@
+"""Softmax cross-entropy."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_ldam.labels import prepare
+from keras_ldam.losses.base import ClassWeightedLoss, softmax_cross_entropy
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+def cross_entropy(y_true, y_pred):
+    """Softmax cross-entropy, ℓ = -z_y + log Σ_j exp(z_j), for each example.
+
+    Args:
+        y_true: Labels: integers of shape `[…]` or `[…, 1]`, or one-hot or soft `[…, K]`.
+        y_pred: Scores z (logits), shape `[…, K]`.
+
+    Returns:
+        float32 tensor of shape `[…]`.
+
+    Example:
+
+    >>> float(cross_entropy([0], [[0.0, 0.0]])[0])  # log 2
+    0.6931471...
+    """
+    labels, sparse, scores = prepare(y_true, y_pred)
+    return softmax_cross_entropy(labels, sparse, scores)
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class CrossEntropy(ClassWeightedLoss):
+    """Softmax cross-entropy with class weights: the rows ERM, RW, CB RW and CE-DRW.
+
+    Args:
+        counts: Training examples per class, shape `[num_classes]`; None for no class weights.
+        class_weights: First class weights; ones by default.
+        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        name: Name of the loss.
+
+    Call arguments:
+        y_true: Integers `[…]` or `[…, 1]`, one-hot or soft labels `[…, K]`.
+        y_pred: Scores (logits) `[…, K]`.
+        sample_weight: Optional weights per example, `[…]`.
+
+    Returns:
+        Scalar, or one value for each example with `reduction=None`.
+
+    Raises:
+        ValueError: for counts that are not whole numbers ≥ 1, or do not fit `y_pred`.
+
+    Example:
+
+    >>> loss = CrossEntropy([90, 10])
+    >>> float(loss([0, 1], [[0.0, 0.0], [0.0, 0.0]]))
+    0.6931471...
+    """
+
+    def call(self, y_true, y_pred):
+        return cross_entropy(y_true, y_pred)

@@ -1,0 +1,112 @@
+"""LDAM: rare classes get wider margins, Δ_j = C / n_j^(1/4)."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from keras_ldam.labels import prepare
+from keras_ldam.losses.base import MarginLoss, one_for_each_class, softmax_cross_entropy
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+def ldam(y_true, y_pred, margins, scale=30.0):
+    """LDAM: cross-entropy after the label's score has been lowered by its margin.
+
+    ℓ = -log [ exp(s(z_y - Δ_y)) / (exp(s(z_y - Δ_y)) + Σ_{j≠y} exp(s z_j)) ]
+
+    Args:
+        y_true: Labels: integers of shape `[…]` or `[…, 1]`, or one-hot or soft `[…, K]`. With
+            soft labels each score is lowered by its label's share of the margin, y_j Δ_j.
+        y_pred: Cosines z in [-1, 1], shape `[…, K]`, as from `CosineDense`.
+        margins: Δ, shape `[K]`, as from `keras_ldam.margins`.
+        scale: s, the inverse temperature of the softmax.
+
+    Returns:
+        float32 tensor of shape `[…]`.
+
+    Raises:
+        ValueError: if shapes do not fit.
+
+    Example:
+
+    >>> float(ldam([0], [[0.42, 0.18]], margins=[0.5, 0.281])[0])  # scores -2.4 and 5.4
+    7.80040...
+
+    References:
+        Cao et al., 2019, equations 12 and 13. The scale is not in the equations; it stands in the
+        official code.
+    """
+    labels, sparse, scores = prepare(y_true, y_pred)
+    return softmax_cross_entropy(labels, sparse, scale * _lower(labels, sparse, scores, margins))
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class LDAM(MarginLoss):
+    """Label-distribution-aware margin loss: rare classes get wider margins.
+
+    ℓ = -log [ exp(s(z_y - Δ_y)) / (exp(s(z_y - Δ_y)) + Σ_{j≠y} exp(s z_j)) ],  Δ_j = C / n_j^(1/4)
+
+    where z are cosines between features and class vectors (put `CosineDense` last), n_j counts the
+    training examples of class j, and C makes the largest margin equal to `max_margin`.
+
+    Args:
+        counts: Training examples per class n_j, shape `[num_classes]`.
+        max_margin: Margin of the rarest class, in cosine units, 0 to 2. Too large under-fits, too
+            small changes nothing: 0.5 for small data (CIFAR), 0.3 for iNaturalist 2018.
+        scale: s > 0. Cosines span only [-1, 1], so without a scale a softmax over them can never
+            be sure; 10 to 30 work about the same, 1 under-fits. The margin in the softmax's own
+            units is s · Δ. Multiply by s to serve: probabilities = softmax(s · z).
+        exponent: 1/4, as the theorem has it. 0 gives every class the margin `max_margin` (rows M).
+        test_prior: Class frequencies expected at test time, if not uniform (see `margins`).
+        class_weights: First class weights; ones by default. `DRW` changes them.
+        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        name: Name of the loss.
+
+    Call arguments:
+        y_true: Integers `[batch]` or `[batch, 1]`, one-hot or soft labels `[batch, K]`; dense
+            predictions have axes between batch and classes in both.
+        y_pred: Cosines `[batch, K]`.
+        sample_weight: Optional weights per example, `[batch]`.
+
+    Returns:
+        Scalar, or one value for each example with `reduction=None`.
+
+    Raises:
+        ValueError: for counts that are not whole numbers ≥ 1 or do not fit `y_pred`, and for
+            `max_margin`, `scale` or `exponent` out of range.
+
+    Example:
+
+    >>> loss = LDAM([12500, 1250])
+    >>> loss.margins.round(3).tolist()
+    [0.28099..., 0.5]
+    >>> float(loss([1], [[0.18, 0.42]]))
+    7.8...
+
+    References:
+        Cao et al., 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+        Loss", equations 12 and 13. As in the official code, only the label's own score is
+        lowered, and s multiplies after the margin has been taken off.
+    """
+
+    def call(self, y_true, y_pred):
+        return ldam(y_true, y_pred, self.margins, self.scale)
+
+
+def _lower(labels, sparse, scores, margins):
+    margins = one_for_each_class(margins, scores)
+    if not sparse:
+        return scores - labels * margins
+    if keras.backend.backend() == "tensorflow":
+        # One copy of the scores, in which the rest of the loss works in place. The comparison
+        # below makes three, and for thousands of classes they cost as much as the cross-entropy.
+        import tensorflow as tf
+
+        flat = tf.reshape(labels, [-1])
+        places = tf.stack([tf.range(tf.size(flat)), flat], axis=-1)
+        rows = tf.reshape(scores, [-1, scores.shape[-1]])
+        lowered = tf.tensor_scatter_nd_sub(rows, places, tf.gather(margins, flat))
+        return tf.reshape(lowered, tf.shape(scores))
+    is_label = ops.expand_dims(labels, -1) == ops.arange(scores.shape[-1], dtype="int32")
+    return scores - ops.where(is_label, margins, 0.0)

@@ -1,0 +1,1 @@
+"""An exported model, asked line by line or over HTTP."""

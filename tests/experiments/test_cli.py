@@ -1,0 +1,174 @@
+"""The programs as a user types them: what they print, and what wrong input gets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_ldam.experiments import cli
+from keras_ldam.experiments.config import DATASETS
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_answer_is_on_standard_output_and_the_rest_is_not(tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["--smoke", "--method=erm", "--seed=3", f"--run_dir={run}"]
+    assert cli.main("train", arguments) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert (answer["method"], answer["seed"], answer["run_dir"]) == ("erm", 3, str(run))
+    assert "digits: 417 training examples in 10 classes" in printed.err
+    assert cli.main("evaluate", [f"--run_dir={run}"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["per_class_error"] == answer["last"]["per_class_error"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "message"),
+    [
+        ("train", ["--dataset=mnist"], "unknown dataset 'mnist'; known: digits"),
+        ("train", ["--method=magic"], "unknown method 'magic'; known: erm"),
+        ("train", ["--loss=magic"], "unknown loss 'magic'; known: cross_entropy"),
+        ("train", ["--rule=magic"], "unknown rule 'magic'; known: none"),
+        ("train", ["--epoch=3"], "unknown flag --epoch"),
+        ("train", ["--epochs=many"], "epochs"),
+        ("train", ["--epochs=0"], "epochs must be from 1"),
+        ("train", ["--drop_at=soon"], "drop_at must be numbers"),
+        ("train", ["--start_epoch=90", "--epochs=20"], "start_epoch=90"),
+        ("train", ["digits"], "does not take the argument 'digits'"),
+        ("train", ["--imbalance_ratio=0.5"], "imbalance_ratio must be from 1"),
+        ("advise", [], "give either --counts FILE or --dataset NAME"),
+        ("advise", ["--counts=nowhere.csv"], "nowhere.csv cannot be read: No such file"),
+        ("advise", ["--counts=c", "--imbalance_ratio=9"], "--imbalance_ratio goes with --dataset"),
+        ("advise", ["--dataset=mnist"], "unknown dataset 'mnist'; known: digits"),
+        ("evaluate", [], "--run_dir is needed"),
+        ("evaluate", ["--run_dir=nowhere"], "no such folder"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence_and_code_2(
+    verb, arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(verb, arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.startswith(f"{verb}: ")
+    assert len(printed.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["train", "samples"])
+def test_a_place_that_cannot_be_written_gets_a_sentence(verb, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    place = "run_dir" if verb == "train" else "output_dir"
+    smoke = ["--smoke"] if verb == "train" else []
+    assert cli.main(verb, [f"--{place}={tmp_path / 'file' / 'x'}", *smoke]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"{verb}: {tmp_path / 'file' / 'x'}: Not a directory.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"), [("train", "; the same command resumes"), ("export", "")]
+)
+def test_an_interruption_says_what_to_do_where_there_is_something_to_do(
+    verb, said, monkeypatch, capsys
+):
+    def interrupt(values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, verb, cli.VERBS[verb]._replace(run=interrupt))
+    assert cli.main(verb, []) == 130
+    assert capsys.readouterr().err == f"{verb}: interrupted{said}.\n"
+
+
+def test_a_folder_of_another_config_is_refused_by_the_first_field_that_differs(
+    finished_run, capsys
+):
+    before = {file.name: file.read_bytes() for file in finished_run.glob("*.*")}
+    assert cli.main("train", ["--method=erm", f"--run_dir={finished_run}"]) == 2
+    assert "with method='ldam_drw', not 'erm'" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in finished_run.glob("*.*")} == before
+
+
+def test_advice_is_text_or_json_and_the_same_for_a_dataset_and_for_its_counts(tmp_path, capsys):
+    assert cli.main("advise", ["--dataset=digits"]) == 0
+    text = capsys.readouterr().out
+    assert "ratio 20.67, imbalance strong" in text and "max_margin = 0.5" in text
+    assert cli.main("advise", ["--dataset=digits", "--imbalance_ratio=5", "--json"]) == 0
+    of_dataset = json.loads(capsys.readouterr().out)
+    file = tmp_path / "counts.txt"
+    file.write_text(" ".join(map(str, of_dataset["counts"])))
+    assert cli.main("advise", [f"--counts={file}", "--epochs=40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == of_dataset
+    assert of_dataset["counts"][0] / of_dataset["counts"][-1] < 6
+
+
+def test_flags_stand_over_the_recipe_and_the_recipe_over_defaults():
+    import absl.flags
+
+    values = absl.flags.FlagValues()
+    cli.VERBS["train"].define(values)
+    values(["train", "--dataset=digits", "--epochs=7", "--drop_at=0.2,0.6"])
+    config = cli.config_from(values)
+    assert (config.epochs, config.drop_at) == (7, (0.2, 0.6))
+    assert config.optimizer == "adam"  # The recipe's.
+    assert config.beta == 0.9999  # The default.
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_smoke_run_reaches_the_deferred_rule_on_every_dataset(dataset):
+    import absl.flags
+
+    values = absl.flags.FlagValues()
+    cli.VERBS["train"].define(values)
+    values(["train", f"--dataset={dataset}", "--method=ldam_drw", "--smoke"])
+    config = cli.config_from(values)
+    assert (config.start_epoch, config.epochs) == (1, 2)
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_help_explains_every_flag_with_examples(verb, capsys):
+    assert cli.main(verb, ["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"bin/{verb}" in printed
+    if verb == "train":
+        assert "--method" in printed
+        assert "one of: erm, rs" in printed
+
+
+def test_every_verb_has_its_file_and_the_console_command_knows_them_all(capsys):
+    names = {file.name for file in (ROOT / "bin").iterdir() if file.is_file()}
+    assert set(cli.VERBS) <= names
+    assert cli.main(None, []) == 2
+    assert cli.main(None, ["help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in cli.VERBS)
+
+
+def test_a_program_runs_from_any_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "bin" / "train", "--epochs=0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "train: epochs must be from 1 to 100000; received 0.\n"
+
+
+def test_a_run_without_a_gpu_begins_with_our_line_and_none_of_tensorflow(tmp_path):
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        pytest.skip("TensorFlow's notes about a GPU are left where there is one")
+    done = subprocess.run(
+        [sys.executable, ROOT / "bin" / "train", "--smoke", f"--run_dir={tmp_path}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("digits: 417 training examples")

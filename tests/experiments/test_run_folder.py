@@ -1,0 +1,112 @@
+"""The run folder: whole files, one config a folder, and sentences for what is broken."""
+
+import json
+
+import pytest
+
+from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.run_folder import RunFolder, write_json, write_whole
+
+
+@pytest.fixture
+def config():
+    return Config().resolve()
+
+
+def test_a_folder_belongs_to_one_config(tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    folder.create(config)
+    with pytest.raises(ValueError, match="with seed=0, not 1; choose another --run_dir"):
+        folder.create(Config(seed=1).resolve())
+    assert folder.read_config() == config
+
+
+def test_where_the_data_lie_may_change(tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    folder.create(Config(data_dir="/elsewhere").resolve())
+    assert folder.read_config().data_dir == "/elsewhere"
+
+
+def test_a_run_stays_with_its_data(tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    data = {"name": "folder", "class_names": ["cat", "dog"], "counts": [24, 8]}
+    folder.check_data(data)
+    folder.create(config)
+    write_json(folder.data_file, data)
+    folder.check_data({**data, "new_in_this_version": 1})
+    with pytest.raises(ValueError, match="a run on other data: its class_names are not those"):
+        folder.check_data({**data, "class_names": ["ant", "bee"]})
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path, config):
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(ValueError, match="not a run folder"):
+        RunFolder(tmp_path).create(config)
+    assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+
+    def break_off(aside):
+        aside.write_text('{"a": ')
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, break_off)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_history_rows_may_have_different_columns(tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    rows = [{"epoch": 0.0, "loss": 2.5}, {"epoch": 1.0, "loss": 2.0, "reweighted": 1.0}]
+    folder.write_history(rows)
+    assert folder.read_history() == rows
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_what_is_not_a_finished_run_gets_a_sentence(tmp_path, config, present):
+    folder = RunFolder(tmp_path / "run")
+    if present:
+        folder.create(config)
+    match = "the run has not ended" if present else "no such folder"
+    with pytest.raises(ValueError, match=match):
+        folder.read_results()
+
+
+def test_damaged_files_get_a_sentence(tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    folder.config_file.write_text('{"seed": ')
+    with pytest.raises(ValueError, match="not valid JSON"):
+        folder.read_config()
+    folder.config_file.write_text('{"sed": 1}')
+    with pytest.raises(ValueError, match="unknown config field 'sed'"):
+        folder.read_config()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "mirrored"},
+        {"strategy": "mirrored", "replicas": 2},
+        {"worker_timeout": 99},
+        {"jit": "off"},
+        {"steps_per_execution": 4},
+    ],
+)
+def test_where_and_how_it_is_computed_may_change(changes, tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    folder.check(Config(**changes).resolve())
+
+
+def test_a_number_that_is_none_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "results.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())

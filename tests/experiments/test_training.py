@@ -1,0 +1,470 @@
+"""A run from beginning to end, and what happens when it is cut off."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_config
+
+import keras_ldam
+from keras_ldam import evaluation
+from keras_ldam.experiments import cli, datasets, training
+from keras_ldam.experiments.datasets.data import Ragged, Split
+from keras_ldam.experiments.datasets.sampling import Batches, epoch_order
+from keras_ldam.experiments.run_folder import RunFolder
+
+ROOT = Path(__file__).parent.parent
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_after(epoch):
+    """A callback that ends the process, as far as training can tell, once an epoch is complete."""
+    return keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: _raise_if(e > epoch))
+
+
+def _raise_if(condition):
+    if condition:
+        raise KilledError
+
+
+def test_a_finished_run_has_its_files_and_its_errors_in_percent(finished_run):
+    names = {file.name for file in finished_run.iterdir()}
+    expected = {"config.json", "data.json", "history.csv", "model.keras", "results.json"}
+    assert expected <= names
+    results = json.loads((finished_run / "results.json").read_text())
+    assert results["method"] == "ldam_drw"
+    assert results["split"] == "test"
+    assert len(results["last"]["per_class_error"]) == 10
+    assert results["last"]["mean_error"] == pytest.approx(
+        np.mean(results["last"]["per_class_error"]), abs=1e-3
+    )
+    assert 0 < results["last"]["mean_error"] < 60  # Percent; guessing would be 90.
+    assert results["best"]["mean_error"] <= results["last"]["mean_error"]
+    assert results["last"]["epoch"] == 3
+    assert results["seconds"] > 0
+    assert results["versions"]["keras"] == keras.__version__
+    assert results["versions"]["keras_ldam"] == keras_ldam.__version__
+    assert "cores" in results["hardware"]
+
+
+def test_the_history_shows_when_the_rule_came_on(finished_run):
+    rows = RunFolder(finished_run).read_history()
+    assert [row["reweighted"] for row in rows] == [0, 0, 1, 1]
+    assert rows[2]["learning_rate"] == pytest.approx(0.1 * rows[1]["learning_rate"])
+
+
+def test_epochs_between_evaluations_have_no_errors_and_the_last_always_has(tmp_path):
+    config = small_config(method="erm", epochs=3, evaluate_every=2)
+    results = training.train(config, tmp_path / "run", progress=False)
+    rows = RunFolder(tmp_path / "run").read_history()
+    assert ["test_mean_error" in row for row in rows] == [False, True, True]
+    assert all("loss" in row for row in rows)
+    assert results["last"]["epoch"] == 2
+    assert results["best"]["epoch"] in (1, 2)
+
+
+def test_evaluating_the_saved_model_gives_the_results_of_the_last_epoch(finished_run):
+    results = RunFolder(finished_run).read_results()
+    again = training.evaluate(finished_run)
+    for key, value in results["last"].items():
+        if key != "epoch":
+            assert again[key] == pytest.approx(value, abs=1e-3), key
+    wrong = np.array(again["per_class_error"]) > 0
+    margins = again["margins"]
+    assert list(margins) == ["train", "test"]
+    assert margins["test"]["unit"] == "cosine"
+    for name in ("min", "q05", "q50"):
+        assert len(margins["train"][name]) == 10
+    # A class has an error exactly where its smallest margin is not positive.
+    np.testing.assert_array_equal(np.array(margins["test"]["min"]) <= 0, wrong)
+
+
+def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda config: pytest.fail("it trains again"))
+    results = training.train(small_config(method="ldam_drw"), finished_run)
+    assert results == RunFolder(finished_run).read_results()
+
+
+@pytest.mark.parametrize(
+    ("method", "seconds", "left"),
+    [("ldam_drw", 0.0, 2), ("ldam_drs", 0.0, 2), ("ldam_drw", 1e9, 0)],
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    method, seconds, left, finished_run, tmp_path, monkeypatch
+):
+    config = small_config(method=method)
+    whole = RunFolder(finished_run)
+    if whole.read_config() != config:
+        whole = RunFolder(tmp_path / "whole")
+        training.train(config, whole.path)
+
+    schedule = training._schedule
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(
+        training, "_schedule", lambda *args: [*schedule(*args), kill_after(epoch=2)]
+    )
+    with pytest.raises(KilledError):
+        training.train(config, tmp_path / "cut")
+    monkeypatch.undo()
+    files = {file.name for file in (tmp_path / "cut" / "checkpoints").iterdir()}
+    assert files == {f"epoch-0000{left}.json", f"epoch-0000{left}.weights.h5"}
+    training.train(config, tmp_path / "cut")
+
+    cut = RunFolder(tmp_path / "cut")
+    for ours, theirs in zip(cut.read_history(), whole.read_history(), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    first, second = (training.load_model(folder).get_weights() for folder in (whole, cut))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_tensorboard_shows_one_curve_for_a_run_that_was_cut_off_and_resumed(tmp_path, monkeypatch):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="the package tensorboard is not installed",
+    )
+
+    import tensorflow as tf
+
+    def curve(name):
+        found = events.EventAccumulator(str(tmp_path / "run" / "tensorboard" / "train"))
+        found.Reload()
+        return [
+            (event.step, float(tf.make_ndarray(event.tensor_proto)))
+            for event in found.Tensors(name)
+        ]
+
+    config = small_config(method="erm")
+    schedule, seen = training._schedule, []
+    # Epoch 1 is computed twice: its first logs are there, but its checkpoint is not.
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+
+    def die(epoch, logs):
+        if epoch == 2:
+            seen.extend(curve("epoch_loss"))
+            raise KilledError
+
+    monkeypatch.setattr(
+        training,
+        "_schedule",
+        lambda *args: [keras.callbacks.LambdaCallback(on_epoch_begin=die), *schedule(*args)],
+    )
+    with pytest.raises(KilledError):
+        training.train(config, tmp_path / "run", tensorboard=True)
+    assert [step for step, _ in seen] == [0, 1]  # On disk at once: a killed process closes no file.
+    monkeypatch.undo()
+    training.train(config, tmp_path / "run", tensorboard=True)
+    rows = RunFolder(tmp_path / "run").read_history()
+    for name in ("loss", "test_mean_error", "learning_rate"):
+        steps, values = zip(*curve(f"epoch_{name}"), strict=True)
+        assert steps == (0, 1, 2, 3)
+        assert values == pytest.approx([row[name] for row in rows], rel=1e-5)
+
+
+def test_tensorboard_is_off_by_default_and_named_where_it_is_missing(
+    finished_run, tmp_path, monkeypatch
+):
+    assert not (finished_run / "tensorboard").exists()
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="is not installed: pip install tensorboard"):
+        training.train(small_config(), tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_survives_kill_9(tmp_path, capsys):
+    arguments = ["--method=ldam_drw", "--epochs=6", f"--run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "bin/train", *arguments]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(checkpoints.glob("epoch-*.weights.h5")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "run" / "results.json").exists()
+    done = int(next(iter(checkpoints.glob("epoch-*.weights.h5"))).name[6:11])
+
+    # The same program, without starting TensorFlow once more.
+    assert cli.main("train", arguments) == 0
+    resumed = capsys.readouterr()
+    assert f"after epoch {done + 1}" in resumed.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["last"]["epoch"] == 5
+    assert len(RunFolder(tmp_path / "run").read_history()) == 6
+    assert json.loads(resumed.out)["last"] == results["last"]
+
+
+def test_a_corrupt_checkpoint_gets_a_sentence_and_is_left_alone(tmp_path):
+    config = small_config(method="erm")
+    RunFolder(tmp_path).create(config)
+    (tmp_path / "checkpoints" / "epoch-00001.json").write_text(
+        '{"epoch": 1, "last": null, "best": null, "seconds": 0}'
+    )
+    broken = tmp_path / "checkpoints" / "epoch-00001.weights.h5"
+    broken.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"epoch-00001.weights.h5 cannot be read .*remove it"):
+        training.train(config, tmp_path)
+    assert broken.read_bytes() == b"not a checkpoint"
+
+
+def test_data_that_are_not_to_be_had_leave_no_run_folder_behind(tmp_path):
+    config = small_config(dataset="folder", method="erm", data_dir=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_model_gets_a_sentence(finished_run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    (copy / "model.keras").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"model.keras cannot be read"):
+        training.evaluate(copy)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [("erm", "CrossEntropy"), ("cb_focal", "Focal"), ("m_drw", "LDAM"), ("hg_drs", "LDAMHinge")],
+)
+def test_a_method_names_its_loss(method, loss):
+    built = training.build_loss(small_config(method=method), np.array([50, 5]))
+    assert type(built).__name__ == loss
+    if method in ("m_drw", "hg_drs"):  # One margin for all; the counts differ.
+        assert built.margins.tolist() == [0.5, 0.5]
+
+
+def test_errors_of_ranks_are_those_of_scikit_learn(rng):
+    from sklearn.metrics import recall_score, top_k_accuracy_score
+
+    y, z = rng.integers(0, 8, size=300), rng.normal(size=(300, 8))
+    ranks = (z > np.take_along_axis(z, y[:, None], 1)).sum(1)
+    errors = evaluation.errors_of_ranks(ranks, y, np.full(8, 50))
+    recalls = 100 * recall_score(y, z.argmax(1), average=None)
+    np.testing.assert_allclose(errors["per_class_error"], 100 - recalls, atol=1e-4)
+    assert errors["top5_error"] == pytest.approx(
+        100 - 100 * top_k_accuracy_score(y, z, k=5), abs=1e-3
+    )
+    assert errors["medium_error"] == pytest.approx(errors["mean_error"], abs=1e-3)
+
+
+def test_scores_that_are_not_numbers_or_all_equal_count_as_wrong():
+    class Broken:
+        def __init__(self, value):
+            self.value = value
+
+        def predict_on_batch(self, examples):
+            return np.full((len(examples), 4), self.value, dtype=np.float32)
+
+    split = Split(np.zeros((8, 1)), np.arange(8) % 4)
+    for value in (np.nan, 0.0):
+        errors = training.evaluate_split(Broken(value), split, np.full(4, 5))
+        assert errors["error"] == 100
+
+
+def test_batches_scored_side_by_side_give_the_same_errors(rng, monkeypatch):
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 10)
+    split = Split(rng.normal(size=(50, 4)).astype("float32"), rng.integers(0, 4, size=50))
+    alone, both = iter([True]), threading.Barrier(2, timeout=30)
+
+    class Identity:
+        def predict_on_batch(self, examples):
+            if not next(alone, False):
+                both.wait()  # For another batch's, or for ever.
+            return examples
+
+    found = training.evaluate_split(Identity(), split, np.full(4, 5), at_once=2)
+    expected = keras.Sequential([keras.Input((4,)), keras.layers.Identity()])
+    assert found == training.evaluate_split(expected, split, np.full(4, 5))
+
+
+def test_every_example_is_evaluated_once_whatever_its_length(rng):
+    lengths = rng.integers(1, 20, size=37)
+    split = Split(Ragged.from_sequences([np.ones(n, int) for n in lengths]), np.zeros(37, int))
+    seen = np.concatenate([indices for indices, _ in training.in_order(split, 10)])
+    assert sorted(seen.tolist()) == list(range(37))
+
+
+def test_every_epoch_of_a_run_is_planned_as_its_own(tmp_path, monkeypatch):
+    planned, plan = [], Batches.plan
+    monkeypatch.setattr(
+        Batches, "plan", lambda self, epoch: planned.append(epoch) or plan(self, epoch)
+    )
+    config = small_config(method="erm", epochs=3, steps_per_epoch=2, evaluate_every=3)
+    training.train(config, tmp_path / "run", progress=False)
+    assert planned == [0, 1, 2]
+
+
+def test_the_precision_is_that_of_the_config_and_checkpoints_are_removed(tmp_path):
+    config = small_config(method="erm", epochs=1, steps_per_epoch=1, precision="mixed_bfloat16")
+    training.train(config, tmp_path / "run", progress=False)
+    model = training.load_model(RunFolder(tmp_path / "run"))
+    assert "bfloat16" in {layer.compute_dtype for layer in model.layers}
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_model_that_could_not_be_saved_whole_is_not_there(tmp_path, monkeypatch):
+    def break_off(self, path):
+        Path(path).write_bytes(b"half a mod")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(keras.Model, "save", break_off)
+    config = small_config(method="erm", epochs=1, steps_per_epoch=1)
+    with pytest.raises(OSError, match="disk full"):
+        training.train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "model.keras").exists()
+    assert not RunFolder(tmp_path / "run").complete
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_model_is_compiled_as_the_config_says(optimizer):
+    data = datasets.load(small_config())
+    config = small_config(
+        optimizer=optimizer, learning_rate=0.25, momentum=0.75, weight_decay=0.01, clipnorm=2.0,
+        steps_per_execution=3, jit="off",
+    )  # fmt: skip
+    model = training.compiled_model(config, data)
+    assert float(model.optimizer.learning_rate) == 0.25
+    assert model.optimizer.global_clipnorm == 2.0
+    if optimizer == "sgd":
+        assert (model.optimizer.momentum, model.optimizer.coupled_weight_decay) == (0.75, 0.01)
+    assert (model.steps_per_execution, model.jit_compile) == (3, False)
+    other = training.compiled_model(small_config(optimizer=optimizer, jit="on"), data)
+    assert (other.optimizer.global_clipnorm, other.jit_compile) == (None, True)
+
+
+def test_a_loss_has_the_constants_of_the_config():
+    constants = {"gamma": 0.5, "scale": 20.0, "max_margin": 0.25}
+    counts = np.array([50, 5])
+
+    def built(loss):
+        return training.build_loss(small_config(loss=loss, **constants), counts)
+
+    for loss in ("ldam", "uniform_margin", "ldam_hinge", "hinge"):
+        assert (built(loss).scale, built(loss).max_margin) == (20.0, 0.25)
+    assert (built("focal").gamma, built("sigmoid_focal").gamma) == (0.5, 0.5)
+    # Divided by the size of the batch, as in Cui et al.; all others by the sum of the weights.
+    assert built("sigmoid_focal").reduction == "sum_over_batch_size"
+    assert built("focal").reduction == "mean_with_sample_weight"
+
+
+def test_rule_and_rate_have_the_constants_of_the_config():
+    data = datasets.load(small_config())
+    constants = {"beta": 0.9, "epochs": 10, "learning_rate": 1.0, "warmup_epochs": 2}
+    config = small_config(method="ldam_drw", start_epoch=6, **constants)
+    rate, rule = training._schedule(config)
+    expected = [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert [rate.schedule(epoch) for epoch in range(10)] == pytest.approx(expected)
+    assert (rule.start_epoch, rule.weights, rule.beta) == (6, "effective", 0.9)
+    config = small_config(method="cb_rs", steps_per_epoch=3, **constants)
+    batches = training.training_batches(config, data)
+    weights = keras_ldam.class_weights(data.counts, "effective", 0.9)
+    expected = epoch_order(data.train.labels, seed=0, epoch=0, weights=weights)
+    np.testing.assert_array_equal(batches.order(0), expected)
+    assert len(batches) == 3
+
+
+def test_two_drops_at_one_epoch_both_count():
+    config = small_config(epochs=5, drop_at=(0.8, 0.9), drop_factor=0.1, learning_rate=1.0)
+    assert config.drop_epochs == (4, 4)
+    rate = training._schedule(config)[0].schedule
+    assert [rate(epoch) for epoch in (3, 4)] == pytest.approx([1.0, 0.01])
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.0}, {"drop_factor": 0.0}])
+def test_a_schedule_that_is_refused_leaves_no_run_folder_behind(tmp_path, change):
+    with pytest.raises(ValueError, match="must be above 0"):
+        training.train(small_config(**change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    pytest.importorskip("fcntl")
+    config = small_config(method="erm")
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config)
+    with (
+        folder.locked(),
+        pytest.raises(ValueError, match=r"another process is training in .*run; wait"),
+    ):
+        training.train(dataclasses.replace(config, jit="off"), tmp_path / "run")
+    assert folder.read_config() == config  # Whoever is refused changes nothing.
+    training.train(config, tmp_path / "run")
+    assert folder.complete
+
+
+def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(tmp_path, monkeypatch):
+    config = small_config(method="ldam_drw")
+    training.train(config, tmp_path / "whole")
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Progress, "results", die)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "cut")
+    training.train(config, tmp_path / "cut")
+    one, two = (training.load_model(RunFolder(tmp_path / name)) for name in ("whole", "cut"))
+    np.testing.assert_array_equal(one.loss.class_weights, two.loss.class_weights)
+    assert np.ptp(np.asarray(one.loss.class_weights)) > 0
+
+
+def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    config = small_config(method="erm")
+    data, folder = datasets.load(config), RunFolder(tmp_path)
+    folder.create(config)
+    model = training.compiled_model(config, data)
+    model.optimizer.build(model.trainable_variables)
+    record = training._Progress(folder, config, data, training._Place())
+    record.set_model(model)
+    for epoch in range(2):
+        record.rows.append({"epoch": float(epoch), "loss": 2.0 - epoch})
+        record.last, record.best = {"epoch": epoch}, {"epoch": 0}
+        record.seconds = 10.0 * (epoch + 1)
+        record._save(epoch)
+    left = sorted(file.name for file in folder.checkpoints.iterdir())
+    assert left == ["epoch-00001.json", "epoch-00001.weights.h5"]
+
+    # Killed before the old checkpoint was removed …
+    for suffix in (".json", ".weights.h5"):
+        new = folder.checkpoints / f"epoch-00001{suffix}"
+        shutil.copy(new, folder.checkpoints / f"epoch-00000{suffix}")
+    (folder.checkpoints / "epoch-00000.json").write_text(
+        '{"epoch": 0, "last": null, "best": null, "seconds": 0}'
+    )
+    # … or after the next epoch's row was written and before its weights were.
+    folder.write_history([*record.rows, {"epoch": 2.0, "loss": 0.5}])
+    again = training._Progress(folder, config, data, training._Place())
+    assert again.resume(training.compiled_model(config, data)) == 2
+    assert again.rows == record.rows
+    assert (again.last, again.best, again.seconds) == ({"epoch": 1}, {"epoch": 0}, 20.0)
+
+
+def test_the_diagnosis_trusts_the_probabilities_that_are_served(finished_run):
+    training.evaluate(finished_run)
+    test = datasets.load(small_config(method="ldam_drw")).test
+    model = training.load_model(RunFolder(finished_run))
+    scores = 30.0 * model.predict(test.examples, verbose=0).astype(np.float64)
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    told = RunFolder(finished_run).read_diagnosis()["splits"]["test"]["reliability"]
+    total = sum(
+        n * confidence for n, confidence in zip(told["count"], told["confidence"], strict=True) if n
+    )
+    assert total / 500 == pytest.approx((1 / powers.sum(axis=1)).mean(), abs=1e-4)

@@ -1,0 +1,53 @@
+"""Word vectors from counting."""
+
+import numpy as np
+import pytest
+
+from keras_ldam.experiments import word_vectors
+
+# Ids: 2 good, 3 great, 4 bad, 5 awful, 6 film, 7 movie.
+GOOD, GREAT, BAD, AWFUL, FILM, MOVIE = range(2, 8)
+
+
+@pytest.fixture
+def reviews(rng):
+    texts, labels = [], []
+    for label in (0, 1):
+        for _ in range(60):
+            praise = rng.choice([GOOD, GREAT] if label else [BAD, AWFUL], size=2)
+            thing = rng.choice([FILM, MOVIE])
+            texts.append([praise[0], thing, 1, praise[1], thing])
+            labels.append(label)
+    return np.concatenate(texts), np.full(len(texts), 5), np.array(labels)
+
+
+def test_words_of_a_class_have_the_log_ratio_of_their_shares():
+    values, lengths = np.array([2, 2, 3, 2, 4]), np.array([3, 1, 1])
+    ratio = word_vectors.log_count_ratio(values, lengths, np.array([1, 0, 0]), 5)
+    # Word 2 is in 1 of 1 reviews of class 1 and in 1 of 2 of class 0; each smoothed.
+    np.testing.assert_allclose(ratio[2], np.log((2 / 3) / (2 / 4)), rtol=1e-6)
+    np.testing.assert_allclose(ratio[4], np.log((1 / 3) / (2 / 4)), rtol=1e-6)
+    assert ratio[:2].tolist() == [0, 0]
+
+
+def test_words_that_keep_the_same_company_have_like_vectors(reviews):
+    values, lengths, _ = reviews
+    vectors = word_vectors.company_vectors(values, lengths, 8, size=3)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-9)
+    likeness = unit @ unit.T
+    assert likeness[GOOD, GREAT] > likeness[GOOD, BAD]
+    assert likeness[BAD, AWFUL] > likeness[BAD, GREAT]
+
+
+def test_padding_and_unknown_words_have_no_vector(reviews):
+    vectors = word_vectors.prepared(*reviews, 9, size=4)
+    assert vectors.shape == (9, 4)
+    assert vectors.dtype == np.float32
+    assert not vectors[:2].any()
+    assert not vectors[8].any()  # A word that no review has.
+    assert vectors[GOOD, -1] > 0 > vectors[BAD, -1]
+
+
+def test_no_pair_of_neighbours_spans_two_reviews():
+    vectors = word_vectors.company_vectors(np.array([2, 3]), np.array([1, 1]), 4, size=2)
+    assert not vectors.any()

@@ -1,0 +1,100 @@
+"""Reliability and its error, by hand and against scikit-learn's bins."""
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+
+from keras_ldam import adjustment
+
+
+def test_bins_hold_their_right_end_and_their_means_are_those_of_hand():
+    found = adjustment.reliability(
+        np.array([0.5, 0.4, 0.6, 1.0, 0.0]), np.array([True, False, True, True, False]), bins=2
+    )
+    assert found["count"].tolist() == [3, 2]
+    np.testing.assert_allclose(found["confidence"], [0.3, 0.8])
+    np.testing.assert_allclose(found["accuracy"], [1 / 3, 1.0])
+    np.testing.assert_allclose(found["ece"], (abs(0.9 - 1) + abs(1.6 - 2)) / 5)
+
+
+def test_bins_are_those_of_scikit_learn_and_empty_ones_are_not_numbers(rng):
+    confidences = rng.uniform(0.3, 1.0, 400)
+    right = rng.uniform(size=400) < confidences**2
+    found = adjustment.reliability(confidences, right, bins=10)
+    accuracy, confidence = calibration_curve(right, confidences, n_bins=10)
+    filled = found["count"] > 0
+    assert not filled[:3].any() and np.isnan(found["accuracy"][~filled]).all()
+    np.testing.assert_allclose(found["accuracy"][filled], accuracy)
+    np.testing.assert_allclose(found["confidence"][filled], confidence)
+
+
+def test_a_whole_weight_is_an_example_repeated(rng):
+    probabilities = rng.dirichlet(np.ones(3), 50)
+    labels = rng.integers(0, 3, 50)
+    weights = rng.integers(1, 4, 50)
+    np.testing.assert_allclose(
+        adjustment.expected_calibration_error(probabilities, labels, weights=weights),
+        adjustment.expected_calibration_error(
+            np.repeat(probabilities, weights, axis=0), np.repeat(labels, weights)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("confidences", "right", "bins", "message"),
+    [
+        ([], [], 15, "at least one guess"),
+        ([0.5, 0.5], [True], 15, "vectors of one length"),
+        ([0.5], [True], 0, "bins must be at least 1; received 0"),
+    ],
+)
+def test_what_cannot_be_binned_gets_a_sentence(confidences, right, bins, message):
+    with pytest.raises(ValueError, match=message):
+        adjustment.reliability(np.array(confidences), np.array(right), bins=bins)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("shift", [0.0, np.array([3.0, 0.0, -2.0])])
+def test_the_temperature_that_has_made_the_labels_is_found(temperature, shift, rng):
+    logits = rng.normal(scale=4.0, size=(20_000, 3))
+    chances = adjustment.softmax(logits / temperature + shift)
+    labels = (rng.uniform(size=(len(logits), 1)) > chances.cumsum(axis=1)).sum(axis=1)
+    found = adjustment.fit_temperature(logits, labels, shift=shift)
+    assert found == pytest.approx(temperature, rel=0.05)
+
+
+def test_a_whole_weight_is_an_example_repeated_for_the_temperature_too(rng):
+    logits, weights = rng.normal(scale=2.0, size=(60, 3)), rng.integers(1, 4, 60)
+    labels = (logits + rng.gumbel(scale=2.0, size=(60, 3))).argmax(axis=1)
+    again = np.repeat(logits, weights, axis=0), np.repeat(labels, weights)
+    for function in (calibration.fit_temperature, calibration.negative_log_likelihood):
+        assert function(logits, labels, weights=weights) == pytest.approx(
+            function(*again), rel=1e-4
+        )
+        assert function(logits, labels) != pytest.approx(function(*again), rel=1e-3)
+
+
+def test_large_logits_do_not_overflow():
+    logits = np.array([[1000.0, 0.0]])
+    assert adjustment.negative_log_likelihood(logits, [0]) == 0
+    assert adjustment.negative_log_likelihood(logits, [1]) == 1000
+    np.testing.assert_allclose(adjustment.softmax(logits), [[1, 0]])
+
+
+def test_weights_of_a_prior_give_each_class_its_share_of_the_population():
+    weights = adjustment.prior_weights(np.array([0, 0, 0, 1]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(weights, [2 / 3, 2 / 3, 2 / 3, 2])
+
+
+def test_a_confidence_that_is_not_a_number_counts_as_zero():
+    found = adjustment.reliability(np.array([np.nan, 0.9]), np.array([False, True]), bins=2)
+    assert found["count"].tolist() == [1, 1]
+    np.testing.assert_allclose(found["confidence"], [0.0, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"), [(np.ones((2, 2)), [0]), (np.ones(2), [0, 1]), (np.ones((0, 2)), [])]
+)
+def test_scores_and_labels_that_do_not_fit_get_a_sentence(scores, labels):
+    with pytest.raises(ValueError, match=r"scores must be \[n, classes\]"):
+        adjustment.expected_calibration_error(scores, np.array(labels, int))

@@ -1,0 +1,98 @@
+"""Tests of RandomCropFlip: what it may return, how often, and when."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ldam.layers import RandomCropFlip
+
+
+def numbered_images(batch, height=6, width=5, channels=3):
+    """Images in which every value is different and none is zero."""
+    values = np.arange(1, height * width * channels + 1, dtype="uint8")
+    return np.broadcast_to(values.reshape(1, height, width, channels), (batch, height, width, 3))
+
+
+def all_outcomes(image, padding):
+    """Maps every possible result to its (top, left, mirrored)."""
+    height, width, _ = image.shape
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    outcomes = {}
+    for top in range(2 * padding + 1):
+        for left in range(2 * padding + 1):
+            crop = padded[top : top + height, left : left + width]
+            outcomes[crop.tobytes()] = (top, left, False)
+            outcomes[np.ascontiguousarray(crop[:, ::-1]).tobytes()] = (top, left, True)
+    return outcomes
+
+
+def test_every_result_is_a_crop_of_the_zero_padded_image_and_all_are_equally_likely():
+    images, padding = numbered_images(9000), 1
+    results = np.array(RandomCropFlip(padding=padding, seed=0)(images, training=True))
+    outcomes = all_outcomes(images[0], padding)
+    drawn = [outcomes[result.tobytes()] for result in results]
+    assert len(outcomes) == 18
+    _, frequency = np.unique(drawn, axis=0, return_counts=True)
+    # 500 of each are expected, with a standard deviation of 22.
+    assert len(frequency) == 18 and abs(frequency - 500).max() < 5 * 22
+
+
+def test_images_of_one_batch_are_changed_independently_and_batches_differ():
+    images, layer = numbered_images(64), RandomCropFlip(padding=2, seed=0)
+    first, second = (np.array(layer(images, training=True)) for _ in range(2))
+    assert len({result.tobytes() for result in first}) > 20
+    assert not np.array_equal(first, second)
+
+
+def test_outside_training_the_images_pass_unchanged():
+    images, layer = numbered_images(4), RandomCropFlip(seed=0)
+    for training in (None, False):
+        np.testing.assert_array_equal(layer(images, training=training), images)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_the_type_of_the_images_is_kept(dtype):
+    images = numbered_images(4).astype(dtype)
+    result = RandomCropFlip(seed=0)(images, training=True)
+    assert keras.backend.standardize_dtype(result.dtype) == dtype
+
+
+def test_equal_seeds_give_equal_draws():
+    images = numbered_images(16)
+    first, second = (np.array(RandomCropFlip(seed=3)(images, training=True)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_saved_model_continues_with_the_draws_it_would_have_made(tmp_path):
+    images = numbered_images(16)
+    model = keras.Sequential([keras.Input((6, 5, 3), dtype="uint8"), RandomCropFlip(seed=0)])
+    first = np.array(model(images, training=True))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    expected = np.array(model(images, training=True))
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    fresh = keras.Sequential([keras.Input((6, 5, 3), dtype="uint8"), RandomCropFlip(seed=9)])
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    assert not np.array_equal(first, expected)
+    for resumed in (loaded, fresh):
+        np.testing.assert_array_equal(resumed(images, training=True), expected)
+
+
+def test_batches_of_any_size_are_augmented():
+    images = keras.Input((6, 5, 3), dtype="uint8")
+    model = keras.Model(images, RandomCropFlip(seed=0)(images))
+    assert model.output_shape == (None, 6, 5, 3)
+    assert model(numbered_images(3), training=True).shape == (3, 6, 5, 3)
+    assert model(numbered_images(1), training=True).shape == (1, 6, 5, 3)
+
+
+def test_a_negative_padding_is_refused():
+    with pytest.raises(ValueError, match="`padding`"):
+        RandomCropFlip(padding=-1)
+
+
+def test_padding_is_four_by_default_and_comes_back_from_the_config_with_the_seed():
+    assert RandomCropFlip().padding == 4
+    layer = RandomCropFlip(padding=2, seed=3)
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert (again.padding, again.seed) == (2, 3)

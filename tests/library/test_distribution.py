@@ -1,0 +1,660 @@
+"""Several devices and machines give what one gives, and what is wrong gets a sentence."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import replicas
+import tensorflow as tf
+from conftest import small_config
+
+import keras_ldam
+from keras_ldam import distribution, hardware
+from keras_ldam.experiments import cli, training
+from keras_ldam.experiments.datasets.data import Ragged, Split
+from keras_ldam.experiments.datasets.sampling import Batches, EpochClock
+from keras_ldam.experiments.run_folder import RunFolder
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    return distribution.make_strategy("mirrored", replicas=2)
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return replicas.train(None, keras.Model)
+
+
+def assert_same(found, expected):
+    np.testing.assert_allclose(found[0]["loss"], expected[0]["loss"], rtol=1e-5)
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_two_replicas_train_as_one_device_and_are_traced_once(jit, mirrored, on_one_device):
+    found = replicas.train(mirrored, distribution.ReplicatedModel, jit_compile=jit)
+    assert_same(found, on_one_device)
+    metrics = {name: values for name, values in found[0].items() if name != "loss"}
+    for name, values in metrics.items():
+        assert values == pytest.approx(on_one_device[0][name], abs=1e-6), name
+    # In both phases together: once for each replica. The switch of DRW causes no other.
+    assert found[2] == 2
+
+
+def test_the_loss_is_exact_in_the_plain_fit_of_keras_too(mirrored, on_one_device):
+    found = replicas.train(mirrored, keras.Model)
+    for ours, theirs in zip(found[1], on_one_device[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_gradients_are_clipped_after_they_have_been_summed(mirrored):
+    def optimizer():
+        return keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.5)
+
+    expected = replicas.train(None, keras.Model, optimizer=optimizer)
+    found = replicas.train(mirrored, distribution.ReplicatedModel, optimizer=optimizer)
+    assert_same(found, expected)
+
+
+def test_a_loss_of_keras_counts_by_examples(mirrored):
+    def loss(counts):
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def trained(strategy, model_class):
+        with strategy.scope() if strategy else tf.name_scope("one"):
+            model = model_class(inputs := keras.Input((6,)), keras.layers.Dense(
+                5, kernel_initializer=keras.initializers.GlorotUniform(1))(inputs))  # fmt: skip
+            model.compile(keras.optimizers.SGD(0.1), loss=loss(None), jit_compile=False)
+        history = model.fit(replicas.batches(), epochs=2, verbose=0, shuffle=False)
+        return history.history, model.get_weights()
+
+    assert_same(trained(mirrored, distribution.ReplicatedModel), trained(None, keras.Model))
+
+
+def test_several_steps_may_run_without_a_return_to_python(mirrored, on_one_device):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        found = replicas.train(mirrored, distribution.ReplicatedModel, steps_per_execution=4)
+    assert_same(found, on_one_device)
+
+
+def test_replicas_end_an_epoch_with_the_same_statistics_and_none_that_is_not_a_number(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((6,))
+        x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
+        model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(x))
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS))
+    model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
+    for variable in model.non_trainable_variables:
+        first, second = (
+            part.numpy() for part in mirrored.experimental_local_results(variable.value)
+        )
+        assert np.isfinite(first).all()
+        np.testing.assert_array_equal(first, second)
+
+
+def test_each_replica_draws_its_own_noise(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((64,))
+        dropout = keras.layers.Dropout(0.5, seed=3)
+        model = distribution.ReplicatedModel(inputs, keras.layers.Dense(2)(dropout(inputs)))
+        model.compile("sgd", keras_ldam.CrossEntropy([8, 8]))
+    examples = np.ones((16, 64), "float32"), np.zeros(16, "int32")
+
+    def fitted(*callbacks):
+        model.fit(*examples, batch_size=8, verbose=0, callbacks=list(callbacks))
+        return [list(state.numpy()) for state in mirrored.experimental_local_results(
+            dropout.seed_generator.state.value)]  # fmt: skip
+
+    one, two = fitted()
+    assert two == [one[0] + 1, one[1]] and one == [3, 2]
+    drawn = mirrored.run(lambda: dropout(tf.ones((4, 64)), training=True))
+    one, two = mirrored.experimental_local_results(drawn)
+    assert np.any(one.numpy() != two.numpy())
+    # However often it is fitted; and what is saved is the first one's.
+    assert fitted() == [[3, 5], [4, 5]]
+    # Nor where an epoch begins with a state of its own, the same on all.
+    one, two = fitted(EpochClock(SimpleNamespace(seed=0, epoch=0)))
+    assert two == [one[0] + 1, one[1]] and one[0] > 4
+
+
+def dense_predictions(*, masked=True):
+    inputs = keras.Input((5, 3))
+    x = keras.layers.Masking()(inputs) if masked else inputs
+    head = keras_ldam.CosineDense(4, kernel_initializer=keras.initializers.GlorotUniform(2))
+    return inputs, head(x)
+
+
+def masked_examples():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(6, 5, 3)).astype("float32")
+    for row, length in enumerate((5, 4, 3, 2, 1, 1)):
+        x[row, length:] = 0.0
+    return x, rng.integers(0, 4, size=(6, 5))
+
+
+@pytest.mark.parametrize("model_class", [distribution.ReplicatedModel, keras.Model])
+def test_masks_and_margins_count_on_two_replicas_as_on_one(model_class, mirrored):
+    x, y = masked_examples()
+
+    def evaluated(strategy, model_class):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = model_class(*dense_predictions())
+            metrics = [keras_ldam.ClassErrors([9, 8, 7, 6]), keras_ldam.ClassMargins(4)]
+            model.compile("sgd", keras_ldam.LDAM([9, 8, 7, 6]), weighted_metrics=metrics)
+        found = model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
+        if model_class is distribution.ReplicatedModel:
+            model.fit(x, y, batch_size=6, verbose=0, shuffle=False)
+        return found, model.get_weights()
+
+    one, two = evaluated(None, keras.Model), evaluated(mirrored, model_class)
+    for name, value in one[0].items():
+        assert two[0][name] == pytest.approx(value, rel=1e-5), name
+    if model_class is distribution.ReplicatedModel:
+        alone = evaluated(None, distribution.ReplicatedModel)
+        np.testing.assert_allclose(two[1][0], alone[1][0], atol=1e-5)
+
+
+def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
+    x, y = masked_examples()
+
+    def evaluated(strategy, model_class):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            inputs, scores = dense_predictions()
+            model = model_class(inputs, {"a": scores, "b": -scores})
+            model.compile(
+                "sgd",
+                {"a": keras_ldam.LDAM([9, 8, 7, 6]), "b": keras_ldam.LDAM([9, 8, 7, 6])},
+                metrics={"a": keras_ldam.ClassErrors([9, 8, 7, 6])},
+            )
+        return model.evaluate(x, {"a": y, "b": y}, batch_size=6, verbose=0, return_dict=True)
+
+    expected = evaluated(None, keras.Model)["error"]
+    assert evaluated(mirrored, distribution.ReplicatedModel)["error"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+@pytest.mark.parametrize("loss", ["SparseCategoricalCrossentropy", "MeanSquaredError", "CTC"])
+def test_a_loss_of_keras_takes_dense_predictions(loss, reduction, mirrored):
+    x, y = masked_examples()
+    x, y = x[:5], y[:5]  # The last step has one example only.
+    if loss == "MeanSquaredError":
+        y = np.eye(4, dtype="float32")[y]
+    elif loss == "CTC":  # One value for an example, not for each step; 0 is no label.
+        y = np.maximum(y[:, :2], 1)
+
+    def trained(strategy, model_class):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = model_class(*dense_predictions(masked=False))
+            model.compile("sgd", getattr(keras.losses, loss)(reduction=reduction))
+        history = model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False).history
+        return history["loss"], model.get_weights()
+
+    found, expected = trained(mirrored, distribution.ReplicatedModel), trained(None, keras.Model)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+def test_validation_is_by_the_statistics_that_the_epoch_ends_with(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((6,))
+        x = keras.layers.BatchNormalization(momentum=0.1)(inputs)
+        model = distribution.ReplicatedModel(inputs, keras.layers.Dense(5)(x))
+        model.compile("sgd", keras_ldam.CrossEntropy(replicas.COUNTS))
+    x, y = replicas.examples()
+    x[np.arange(len(x)) % 8 < 4] *= 30.0  # The replicas see different things.
+    history = model.fit(x, y, batch_size=8, validation_data=(x, y), verbose=0, shuffle=False)
+    again = model.evaluate(x, y, batch_size=8, verbose=0)
+    assert history.history["val_loss"][-1] == pytest.approx(again, rel=1e-5)
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_saved_model_comes_back_with_its_step(within, mirrored, tmp_path):
+    with mirrored.scope():
+        inputs = keras.Input((6,))
+        model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(inputs))
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, keras_ldam.LDAM(replicas.COUNTS), jit_compile=True)
+    model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    with mirrored.scope() if within else contextlib.nullcontext():
+        again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again) is distribution.ReplicatedModel and again.pass_is_compiled
+    for each in (model, again):  # Its optimizer too goes on where it was.
+        each.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
+    np.testing.assert_allclose(again.get_weights(), model.get_weights(), atol=1e-5)
+
+
+def test_a_model_that_is_not_compiled_is_saved_too(tmp_path):
+    model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
+    model.save(tmp_path / "model.keras")
+    assert not keras.models.load_model(tmp_path / "model.keras").compiled
+
+
+def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
+    class Own(distribution.ReplicatedStep, keras.Model):
+        def __init__(self):
+            super().__init__()
+            initializer = keras.initializers.GlorotUniform(1)
+            self.head = keras_ldam.CosineDense(5, kernel_initializer=initializer)
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    losses = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        with strategy.scope():
+            model = Own()
+            model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS), metrics=["accuracy"])
+        losses.append(model.evaluate(replicas.batches(), verbose=0))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_an_epoch_over_two_devices_ends_as_soon_as_its_data_do(mirrored):
+    from tensorflow.python.data.ops import multi_device_iterator_ops
+
+    made = []
+    with distribution.step._without_autotuning(), pytest.MonkeyPatch.context() as patch:
+        make = multi_device_iterator_ops._create_device_dataset
+        patch.setattr(
+            multi_device_iterator_ops,
+            "_create_device_dataset",
+            lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1],
+        )
+        next(iter(mirrored.experimental_distribute_dataset(replicas.batches())))
+    assert len(made) == 2
+    assert not any(dataset.options().autotune.enabled for dataset in made)
+
+
+def test_loss_scaling_over_several_replicas_is_refused(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((6,))
+        model = distribution.ReplicatedModel(inputs, keras.layers.Dense(5)(inputs))
+    with pytest.raises(ValueError, match="choose mixed_bfloat16"):
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), loss="mse")
+
+
+def test_a_sum_over_the_batch_is_refused(mirrored):
+    model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
+    with pytest.raises(ValueError, match=r"reduced to a mean .* received reduction='sum'"):
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction="sum"))
+    model = distribution.ReplicatedModel(inputs, {"a": model.output, "b": model.output})
+    with pytest.raises(ValueError, match="received reduction='sum'"):
+        model.compile("sgd", {"a": "mse", "b": keras_ldam.LDAM(replicas.COUNTS, reduction="sum")})
+
+
+def test_one_callback_needs_no_list():
+    model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
+    model.compile("sgd", loss=keras_ldam.CrossEntropy(replicas.COUNTS))
+    x, y = np.ones((4, 6), np.float32), np.arange(4)
+    history = model.fit(x, y, callbacks=keras_ldam.DRW(0, verbose=0), verbose=0).history
+    assert history["reweighted"] == [1.0]
+
+
+# ----------------------------------------------------------------------------- shares
+
+
+def test_shares_put_together_are_the_batches():
+    split = Split(np.arange(21), np.zeros(21, "int32"))
+    whole = Batches(split, 8, seed=0, num_classes=1).plan(3)
+    parts = [Batches(split, 8, seed=0, num_classes=1, replicas=4, own=own) for own in
+             (range(2), range(2, 4))]  # fmt: skip
+    assert [len(part) for part in parts] == [6, 6]
+    for step, batch in enumerate(whole):
+        shares = [share for part in parts for share in part.plan(3)[2 * step : 2 * step + 2]]
+        np.testing.assert_array_equal(np.concatenate(shares), batch)
+    assert len(parts[1].plan(3)[-1]) == 0  # 5 examples in shares of 2.
+
+
+def test_shares_of_sequences_stay_with_their_batch_where_a_small_one_is_not_the_last():
+    lengths = np.arange(1, 22)
+    split = Split(Ragged(np.ones(lengths.sum(), "int32"), lengths), np.zeros(21, "int32"))
+    whole = Batches(split, 8, seed=1, num_classes=1)
+    cut = Batches(split, 8, seed=1, num_classes=1, replicas=2)
+    for epoch in range(4):
+        for batch, (first, second) in zip(
+            whole.plan(epoch), zip(*[iter(cut.plan(epoch))] * 2, strict=True), strict=True
+        ):
+            np.testing.assert_array_equal(np.concatenate([first, second]), batch)
+
+
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused():
+    split = Split(np.arange(21), np.zeros(21, "int32"))
+    with pytest.raises(ValueError, match="multiple of the number of replicas, 2; received 9"):
+        Batches(split, 9, seed=0, num_classes=1, replicas=2)
+
+
+# ----------------------------------------------------------------------------- a whole run
+
+
+def test_a_run_goes_on_over_two_devices_and_its_model_is_as_good_as_it_was(tmp_path):
+    config = small_config(method="ldam_drw", epochs=2, strategy="mirrored", jit="on")
+    found = training.train(config, tmp_path / "run", progress=False)
+    again = training.evaluate(tmp_path / "run")
+    assert again["per_class_error"] == found["last"]["per_class_error"]
+    model = training.load_model(RunFolder(tmp_path / "run"))
+    assert type(model).__module__.startswith("keras.")
+    assert found["config"]["strategy"] == "mirrored"
+
+
+def test_a_run_goes_on_over_other_devices_and_says_so(tmp_path, mirrored, monkeypatch):
+    class CutOffError(Exception):
+        pass
+
+    def cut(self, epoch):
+        save(self, epoch)
+        raise CutOffError
+
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 40)  # So that there are several.
+    with monkeypatch.context() as patched:
+        save = training._Progress._save
+        patched.setattr(training._Progress, "_save", cut)
+        with pytest.raises(CutOffError):
+            training.train(small_config(method="ldam_drw"), tmp_path / "run")
+    found = training.train(small_config(method="ldam_drw", strategy="cores"), tmp_path / "run")
+    assert found["replicas"] == [1, 2]
+    again = training.evaluate(tmp_path / "run")  # One batch after the other.
+    assert again["per_class_error"] == found["last"]["per_class_error"]
+
+
+def test_cores_are_given_batches_to_evaluate_side_by_side(mirrored, monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    assert training._Place.of(small_config(strategy="cores")).at_once == 2
+    assert training._Place.of(small_config(strategy="mirrored")).at_once == 1
+
+
+def test_a_run_that_was_begun_on_one_device_may_go_on_elsewhere(tmp_path):
+    config = small_config(method="erm")
+    RunFolder(tmp_path).create(config)
+    RunFolder(tmp_path).check(small_config(method="erm", strategy="mirrored", jit="on"))
+    with pytest.raises(ValueError, match="precision"):
+        RunFolder(tmp_path).check(small_config(method="erm", precision="mixed_bfloat16"))
+
+
+# ----------------------------------------------------------------------------- wrong settings
+
+CLUSTER = {"worker": ["localhost:1", "localhost:2"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "it is not set"),
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        (json.dumps({"cluster": CLUSTER}), "KeyError: 'task'"),
+        (json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}), "no worker 2"),
+        (json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": "0"}}), "TypeError"),
+        (json.dumps({"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}), "'chief'"),
+        (json.dumps({"cluster": {"ps": []}, "task": {"type": "ps", "index": 0}}), "job 'ps'"),
+        (
+            json.dumps({"cluster": {"worker": ["here"]}, "task": {"type": "worker", "index": 0}}),
+            "'here' is not host:port",
+        ),
+    ],
+)
+def test_a_malformed_cluster_gets_a_sentence(text, reason, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TF_CONFIG", text)
+    arguments = ["--strategy=multiworker", f"--run_dir={tmp_path / 'run'}"]
+    assert cli.main("train", arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("train: strategy multiworker needs TF_CONFIG of the form")
+    assert reason in told
+    assert len(told.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_chief_stands_before_the_workers(monkeypatch):
+    jobs = {"worker": ["a:1", "b:2"], "chief": ["c:3"]}
+    for kind, index, place in (("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)):
+        task = {"type": kind, "index": index}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": jobs, "task": task}))
+        cluster = distribution.Cluster.from_environment()
+        assert (cluster.index, cluster.address) == (place, ("c:3", "a:1", "b:2")[place])
+        assert cluster.is_chief == (kind == "chief")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategy=mirrored", "--replicas=5"], "this machine has 2 .CPU., and replicas=5"),
+        (["--strategy=mirrored", "--replicas=1"], "needs from 2 devices.* cores divides a CPU"),
+        (["--strategy=cores", "--replicas=1"], "from 2 replicas to as many as there are cores"),
+        (["--strategy=cores", "--replicas=5000"], "cores, here [0-9]+; replicas=5000 was"),
+        (["--strategy=mirrored", "--batch_size=33"], "multiple of the number of replicas, 2"),
+        (["--strategy=cloud"], "unknown strategy 'cloud'; known: none, cores, mirrored"),
+        (["--jit=perhaps"], "unknown jit 'perhaps'; known: auto, on, off"),
+        (["--precision=mixed_float16"], "needs an accelerator"),
+        (["--steps_per_execution=0"], "steps_per_execution must be from 1"),
+    ],
+)
+def test_wrong_settings_get_a_sentence(arguments, message, tmp_path, capsys):
+    assert cli.main("train", ["--smoke", f"--run_dir={tmp_path / 'run'}", *arguments]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("train: ")
+    assert re.search(message, told), told
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_machine_that_does_not_come_is_not_waited_for_for_ever(index):
+    addresses = tuple(f"localhost:{port}" for port in free_ports(2))
+    cluster = distribution.Cluster(addresses, index)
+    begun = time.monotonic()
+    with pytest.raises(distribution.WorkerLostError, match=addresses[1 - index]):
+        distribution.strategies._meet(cluster, 1)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("said", [b"7", b"0", b"hello", b""])
+def test_a_caller_that_is_no_worker_does_not_stand_in_for_one(said):
+    addresses = tuple(f"localhost:{port}" for port in free_ports(2))
+    host, port = addresses[0].split(":")
+    failed = []
+
+    def chief():
+        try:
+            distribution.strategies._meet(distribution.Cluster(addresses, 0), 3)
+        except distribution.WorkerLostError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=chief)
+    thread.start()
+    time.sleep(0.3)
+    with socket.create_connection((host, int(port))) as stranger:
+        stranger.sendall(said)
+        thread.join()
+    assert failed and addresses[1] in failed[0]
+
+
+def test_an_address_that_is_taken_gets_a_sentence():
+    with socket.create_server(("", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"cannot listen at {address}"):
+            distribution.strategies._meet(distribution.Cluster((address, "localhost:1"), 0), 1)
+
+
+# ----------------------------------------------------------------------------- two machines
+
+
+def free_ports(count):
+    servers = [socket.create_server(("", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports
+
+
+def start_cluster(commands, outputs):
+    """Starts each command as one machine of a cluster on loopback."""
+    addresses = [f"localhost:{port}" for port in free_ports(len(commands))]
+    processes = []
+    for index, command in enumerate(commands):
+        task = {"type": "worker", "index": index}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
+        }
+        with open(outputs / f"{index}.txt", "w") as output:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return processes
+
+
+def end(processes):
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_two_machines_train_as_one_device(tmp_path, on_one_device):
+    commands = [["tests/replicas.py", "multiworker", str(tmp_path / f"{i}.npz")] for i in range(2)]
+    processes = start_cluster(commands, tmp_path)
+    try:
+        codes = [process.wait(timeout=120) for process in processes]
+    finally:
+        end(processes)
+    assert codes == [0, 0], (tmp_path / "0.txt").read_text()[-2000:]
+    for index in range(2):
+        with np.load(tmp_path / f"{index}.npz") as found:
+            weights = [found[f"arr_{i}"] for i in range(len(on_one_device[1]))]
+            assert_same(({"loss": found["loss"]}, weights), on_one_device)
+
+
+@pytest.mark.skipif(hardware.cores() < 2, reason="needs two cores")
+def test_replicas_on_parts_of_the_cores_train_as_one_device(tmp_path, on_one_device):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TF_NUM_")}
+    done = subprocess.run(
+        [sys.executable, "tests/replicas.py", "cores", str(tmp_path / "cores.npz")],
+        cwd=ROOT,
+        env={**kept, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(tmp_path / "cores.npz") as found:
+        assert len(set(found["devices"])) == 2
+        assert list(found["threads"]) == [2, hardware.cores() // 2]
+        weights = [found[f"arr_{i}"] for i in range(len(on_one_device[1]))]
+        assert_same(({"loss": found["loss"]}, weights), on_one_device)
+
+
+def test_cores_can_only_be_divided_once(mirrored, monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: 4)
+    assert distribution.make_strategy("cores") is mirrored  # This process has two already.
+    with pytest.raises(ValueError, match="before TensorFlow computes anything"):
+        distribution.make_strategy("cores", replicas=3)
+    with pytest.raises(ValueError, match="cores, here 4; replicas=5 was asked for"):
+        distribution.make_strategy("cores", replicas=5)
+
+
+def test_cores_are_not_divided_beside_an_accelerator(monkeypatch):
+    monkeypatch.setattr(hardware, "accelerators", lambda: ["Card A"])
+    with pytest.raises(ValueError, match="this one has Card A: choose none or mirrored"):
+        distribution.make_strategy("cores")
+
+
+def test_a_killed_machine_ends_the_run_and_the_same_command_resumes_it(tmp_path):
+    run, outputs = tmp_path / "run", tmp_path / "outputs"
+    outputs.mkdir()
+    command = ["bin/train", "--dataset=digits", "--method=erm", "--epochs=8", "--noprogress"]
+    command += ["--strategy=multiworker", "--worker_timeout=60", f"--run_dir={run}"]
+    processes = start_cluster([command, command], outputs)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(run.glob("checkpoints/epoch-*.h5")):
+            assert time.monotonic() < deadline
+            assert processes[0].poll() is None, (outputs / "0.txt").read_text()[-2000:]
+            time.sleep(0.02)
+        os.kill(processes[1].pid, signal.SIGKILL)
+        assert processes[0].wait(timeout=60) == 1
+    finally:
+        end(processes)
+    told = (outputs / "0.txt").read_text().splitlines()[-1]
+    assert told.startswith("train: another worker is gone or has stopped")
+    assert not (run / "results.json").exists()
+
+    processes = start_cluster([command, command], outputs)
+    try:
+        codes = [process.wait(timeout=120) for process in processes]
+    finally:
+        end(processes)
+    assert codes == [0, 0], (outputs / "0.txt").read_text()[-2000:]
+    texts = [(outputs / f"{index}.txt").read_text() for index in range(2)]
+    assert all("resumes" in text for text in texts)
+    answers = [json.loads(text.splitlines()[-1]) for text in texts]
+    assert answers[0]["last"] == answers[1]["last"]
+    assert len(RunFolder(run).read_history()) == 8
+    assert not list((run / "checkpoints").iterdir())
+    assert not list(run.glob(".*"))  # The chief alone has written.
+
+
+@pytest.mark.parametrize("reduction", [None, "none"])
+def test_a_loss_that_is_not_reduced_is_refused(reduction, mirrored):
+    model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
+    with pytest.raises(ValueError, match="reduced to a mean"):
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction=reduction))
+
+
+def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(hardware, "accelerators", lambda: ["GPU"])
+    for supports, compiled in ((True, True), (False, False)):
+        layer = keras.layers.Dense(5)
+        layer.supports_jit = supports
+        model = distribution.ReplicatedModel(inputs := keras.Input((6,)), layer(inputs))
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS))
+        assert model.pass_is_compiled is compiled
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: keras_ldam.CrossEntropy(replicas.COUNTS),
+        lambda: keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        ),
+    ],
+)
+def test_weights_of_examples_count_on_two_replicas_as_on_one(loss, mirrored):
+    x, y = replicas.examples()
+    weights = np.random.default_rng(3).uniform(0.0, 5.0, len(y)).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(replicas.BATCH)
+
+    def trained(strategy, model_class):
+        with strategy.scope() if strategy else tf.name_scope("one"):
+            model = model_class(inputs := keras.Input((6,)), keras.layers.Dense(
+                5, kernel_initializer=keras.initializers.GlorotUniform(1))(inputs))  # fmt: skip
+            model.compile(keras.optimizers.SGD(0.1), loss=loss(), jit_compile=False)
+        model.fit(batches, epochs=1, verbose=0, shuffle=False)
+        return model.get_weights()
+
+    found, expected = trained(mirrored, distribution.ReplicatedModel), trained(None, keras.Model)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
