@@ -1,4 +1,4 @@
-"""What this machine computes with, and how a program divides it."""
+"""The processors of this machine, and how a program divides them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Returns how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def accelerators() -> list[str]:
-    """What the devices of this process that are not CPUs are called by Keras' backend."""
+    """Returns the names of this process's devices that are not CPUs, from Keras' backend."""
     import keras
 
     backend = keras.backend.backend()
@@ -44,7 +44,7 @@ def accelerators() -> list[str]:
 
 
 def describe() -> str:
-    """The accelerators, the processor, and how many of its cores this process may use."""
+    """Returns one line: accelerators, processor, usable cores and operating system."""
     parts = [
         name if number == 1 else f"{number} × {name}"
         for name, number in collections.Counter(accelerators()).items()
@@ -52,7 +52,7 @@ def describe() -> str:
     return ", ".join([*parts, _processor(), f"{cores()} cores", sys.platform])
 
 
-def _processor():
+def _processor() -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
@@ -66,10 +66,10 @@ def _processor():
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes a result."""
+    """Returns the versions of the packages that compute a result, and Keras' backend."""
     import keras_ldam
 
-    # Its own: metadata has nothing of a checkout that is not installed.
+    # Its own from the package itself: a checkout that is not installed has no metadata.
     found = {"python": platform.python_version(), "keras_ldam": keras_ldam.__version__}
     for package in ("keras", "tensorflow", "jax", "numpy"):
         try:
@@ -83,19 +83,19 @@ def versions() -> dict[str, str]:
 
 
 def divide_cores(chains: int = 2) -> None:
-    """Makes TensorFlow run chains of operations side by side, each on its part of the cores.
+    """Lets TensorFlow run chains of operations side by side, each on its part of the cores.
 
-    Before TensorFlow computes anything: later it changes nothing. By default TensorFlow spreads
-    each operation over all cores, and threads that are done wait for the others. That suits one
-    chain of large operations, as in a network for images on one device. An LSTM consists of
-    thousands of small operations, but its two directions are independent and need not wait for
-    each other; nor need replicas. Measured on two cores only.
+    Call it before TensorFlow computes anything; later it has no effect. By default TensorFlow
+    spreads each operation over all cores, and threads that are done wait for the others. That suits
+    one chain of large operations, such as a network for images on one device. An LSTM consists of
+    thousands of small operations, but its two directions are independent and need not wait for each
+    other; nor need replicas. It was measured on two cores only.
 
-    It changes nothing either with an accelerator, on another backend than TensorFlow, with fewer
-    cores than chains, or where `TF_NUM_INTRAOP_THREADS` or `TF_NUM_INTEROP_THREADS` has decided.
+    It also has no effect with an accelerator, on a backend other than TensorFlow, with fewer cores
+    than chains, or if `TF_NUM_INTRAOP_THREADS` or `TF_NUM_INTEROP_THREADS` is set.
 
     Args:
-        chains: How many. Defaults to 2, the directions of an LSTM.
+        chains: Number of chains. Defaults to 2, the directions of an LSTM.
     """
     decided = {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & os.environ.keys()
     if decided or cores() < chains:
@@ -106,7 +106,7 @@ def divide_cores(chains: int = 2) -> None:
         return
     import tensorflow as tf
 
-    # TensorFlow refuses once it has computed something.
+    # TensorFlow refuses after it has computed something.
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_inter_op_parallelism_threads(chains)
         tf.config.threading.set_intra_op_parallelism_threads(cores() // chains)

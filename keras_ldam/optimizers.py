@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ldam import keras_internals
+
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class MomentumSGD(keras.optimizers.Optimizer):
@@ -95,8 +97,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
         """Moves one variable by one step."""
         gradient = ops.cast(gradient, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
-        velocity = self._velocities[self._get_variable_index(variable)]
-        if self.coupled_weight_decay and self._use_weight_decay(variable):
+        velocity = self._velocities[keras_internals.variable_index(self, variable)]
+        if self.coupled_weight_decay and keras_internals.decays(self, variable):
             gradient = ops.add(gradient, ops.multiply(variable, self.coupled_weight_decay))
         if keras.backend.backend() == "tensorflow":
             _apply_momentum(variable, velocity, gradient, learning_rate, self.momentum)

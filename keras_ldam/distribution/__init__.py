@@ -1,4 +1,4 @@
-"""Training on several devices or machines: a strategy by name, and a step that XLA can compile.
+"""Training on several devices or machines: strategies by name, and a step that XLA can compile.
 
     strategy = make_strategy("mirrored")
     with strategy.scope():
@@ -6,7 +6,7 @@
         model.compile(optimizer, loss=keras_ldam.LDAM(counts), jit_compile=True)
     model.fit(dataset)  # Batches of the global size.
 
-Needs TensorFlow as Keras' backend.
+It needs Keras' TensorFlow backend, and raises `MissingExtraError` without TensorFlow.
 """
 
 from keras_ldam.distribution.step import ReplicatedModel, ReplicatedStep

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import keras
 
+from keras_ldam import keras_internals
 from keras_ldam.layers.cosine_dense import CosineDense
 
 
 def gives_cosines(model: keras.Model) -> bool:
     """Whether a model has a `CosineDense`, in the models that it is made of too."""
-    return any(isinstance(layer, CosineDense) for layer in model._flatten_layers())
+    return any(isinstance(layer, CosineDense) for layer in keras_internals.layers_of(model))
 
 
 def gives_probabilities(model: keras.Model) -> bool:
@@ -18,7 +19,7 @@ def gives_probabilities(model: keras.Model) -> bool:
 
 
 def _is_normalised(output):
-    operation = output._keras_history.operation
+    operation = keras_internals.operation_of(output)
     if isinstance(operation, keras.Model):
         return gives_probabilities(operation)
     last = getattr(operation, "activation", None) or operation
