@@ -6,58 +6,144 @@ NumPy only. `counts` is always the number of training examples per class, in cla
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 
 WEIGHTINGS = ("effective", "inverse")
+_LARGEST = 2.0**53
+"""Up to here a float64 is exact."""
 
 
-def check_counts(counts: Sequence[int] | np.ndarray | Mapping[int, int]) -> np.ndarray:
+def check_counts(
+    counts: Sequence[int] | np.ndarray | Mapping[Any, int], class_names: Sequence[str] | None = None
+) -> np.ndarray:
     """Returns `counts` as an int64 vector in class order.
 
     Args:
-        counts: Training examples per class, shape `[num_classes]`; whole numbers, each at least 1,
-            two classes at least. Whole-valued floats are accepted. What has keys, as
-            `collections.Counter(labels)` and pandas' `labels.value_counts()`, is put into the order
-            of these, which must be 0 … num_classes - 1.
+        counts: Training examples per class, shape `(num_classes,)`; whole numbers of at least 1,
+            for at least two classes. Whole-valued floats are accepted. What has keys, such as
+            `collections.Counter(labels)` or pandas' `labels.value_counts()`, is put into the order
+            of the classes; see `in_class_order`.
+        class_names: Name of each class, where keys may be names.
 
     Raises:
         ValueError: if `counts` is anything else; the message names the first class at fault.
     """
     if hasattr(counts, "items"):
-        counts = dict(counts.items())
-        if not are_classes(counts):
-            raise ValueError(
-                f"counts with keys must have the classes 0 … {len(counts) - 1} as keys, since "
-                f"labels are these; received keys like {next(iter(counts), None)!r}. Give others "
-                "as a list in class order."
-            )
-        counts = [counts[j] for j in range(len(counts))]
+        counts = in_class_order("counts", counts, len(list(counts.items())), class_names)
     try:
         values = np.asarray(counts, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"counts must be whole numbers, one for each class; received {counts!r}."
+            f"`counts` must be whole numbers, one for each class. Received: {_shown(counts)}"
         ) from None
     if values.ndim != 1 or values.size < 2:
         raise ValueError(
-            "counts must be a vector with one entry for each of at least two classes; "
-            f"received shape {values.shape}."
+            "`counts` must be a vector with one entry for each of at least two classes. Received: "
+            f"shape {values.shape}"
         )
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 1) & (values == np.floor(values))))
+    if np.all((values > 0) & (values < 1)):
+        raise ValueError(
+            "`counts` must be numbers of training examples, not shares of them. Received: "
+            f"{_shown(counts)}; multiply by the number of examples."
+        )
+    bad = np.flatnonzero(~((values >= 1) & (values <= _LARGEST) & (values == np.floor(values))))
     if bad.size:
         j = int(bad[0])
+        name = f"class {j}" if class_names is None else f"class {j} ({class_names[j]})"
         raise ValueError(
-            f"counts must be whole numbers of at least 1; class {j} has {values[j]:g}. "
-            "A class without training examples has no margin: drop it or give it examples."
+            "`counts` must be whole numbers from 1 to 2**53. Received: "
+            f"{values[j]:g} for {name}.{_hint(values)}"
         )
     return values.astype(np.int64)
 
 
-def are_classes(keys: Mapping) -> bool:
-    """Whether the keys are the whole numbers 0 … K-1, in whatever order."""
-    return set(keys) == set(range(len(keys)))
+def _hint(values: np.ndarray) -> str:
+    whole = np.all((values >= 0) & (values == np.floor(values)))
+    if whole and values.size > 2 * (values.max() + 1):
+        return " If these are labels, count them: numpy.bincount(labels)."
+    if whole:
+        return " A class without training examples has no margin: drop it or give it examples."
+    return ""
+
+
+def in_class_order(
+    name: str, values: Any, num_classes: int, class_names: Sequence[str] | None = None
+) -> list[Any]:
+    """Returns values per class as a list in class order: the one reader of all of them.
+
+    Args:
+        name: What the values are called in an error.
+        values: A sequence in class order, or what has keys: a dictionary, a pandas Series. Keys are
+            the classes 0 … num_classes - 1, in any order, or their names.
+        num_classes: K.
+        class_names: Name of each class, where keys may be names.
+
+    Raises:
+        ValueError: if there is not exactly one value per class.
+
+    Example:
+
+    >>> in_class_order("weights", {1: 0.3, 0: 0.7}, 2)
+    [0.7, 0.3]
+    >>> in_class_order("weights", {"dog": 0.3, "cat": 0.7}, 2, ["cat", "dog"])
+    [0.7, 0.3]
+    """
+    if not hasattr(values, "items"):
+        # A set has no order, and a string is one name.
+        if not hasattr(values, "__iter__") or isinstance(values, (str, bytes, Set)):
+            raise ValueError(
+                f"`{name}` must have one entry for each of the {num_classes} classes. Received: "
+                f"{_shown(values)}"
+            )
+        ordered = list(values)
+        if len(ordered) != num_classes:
+            raise ValueError(
+                f"`{name}` must have one entry for each of the {num_classes} classes. Received: "
+                f"{len(ordered)}"
+            )
+        return ordered
+    pairs = list(values.items())
+    found = dict(pairs)
+    for keys in (range(num_classes), class_names or ()):
+        if len(pairs) == len(found) == num_classes and set(found) == set(keys):
+            return [found[key] for key in keys]
+    known = f"the classes 0 … {num_classes - 1}"
+    if class_names is not None:
+        known += f" or their names ({', '.join(map(str, class_names[:6]))}"
+        known += ", …)" if num_classes > 6 else ")"
+    raise ValueError(
+        f"`{name}` with keys must have as keys {known}, each once. Received: "
+        f"{_shown([key for key, _ in pairs])}"
+    )
+
+
+def per_class(
+    name: str, values: Any, num_classes: int, class_names: Sequence[str] | None = None
+) -> np.ndarray:
+    """Returns numbers per class as a float64 vector in class order; see `in_class_order`.
+
+    Raises:
+        ValueError: if there is not exactly one number per class.
+    """
+    ordered = in_class_order(name, values, num_classes, class_names)
+    try:
+        numbers = np.asarray(ordered, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.empty((0, 0))
+    if numbers.shape != (num_classes,):
+        raise ValueError(
+            f"`{name}` must be {num_classes} numbers, one for each class. Received: "
+            f"{_shown(ordered)}"
+        )
+    return numbers
+
+
+def _shown(values: Any) -> str:
+    text = repr(values)
+    return text if len(text) <= 120 else f"{text[:117]}…"
 
 
 def long_tailed_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.ndarray:
@@ -69,7 +155,7 @@ def long_tailed_counts(num_classes: int, max_count: int, imbalance_ratio: float)
         imbalance_ratio: ρ = largest count / smallest count, at least 1.
 
     Returns:
-        int64 array of shape `[num_classes]`, non-increasing.
+        int64 array of shape `(num_classes,)`, non-increasing.
 
     Raises:
         ValueError: if an argument is out of range, or if ρ leaves a class without an example.
@@ -97,7 +183,7 @@ def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.
         imbalance_ratio: ρ, at least 1.
 
     Returns:
-        int64 array of shape `[num_classes]`.
+        int64 array of shape `(num_classes,)`.
 
     Raises:
         ValueError: if an argument is out of range, K is odd, or ρ empties a class.
@@ -113,8 +199,8 @@ def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.
     _check_profile(num_classes, max_count, imbalance_ratio)
     if num_classes % 2:
         raise ValueError(
-            "step imbalance halves the classes, so num_classes must be even; "
-            f"received {num_classes}."
+            "Step imbalance halves the classes, so `num_classes` must be even. Received: "
+            f"{num_classes}"
         )
     half = num_classes // 2
     few = max_count / imbalance_ratio
@@ -123,36 +209,40 @@ def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.
     )
 
 
-def _check_profile(num_classes, max_count, imbalance_ratio):
+def _check_profile(num_classes: int, max_count: int, imbalance_ratio: float) -> None:
     if num_classes != int(num_classes) or num_classes < 2:
-        raise ValueError(f"num_classes must be a whole number of at least 2; got {num_classes!r}.")
+        raise ValueError(
+            f"`num_classes` must be a whole number of at least 2. Received: {num_classes!r}"
+        )
     if max_count != int(max_count) or max_count < 1:
-        raise ValueError(f"max_count must be a whole number of at least 1; got {max_count!r}.")
+        raise ValueError(
+            f"`max_count` must be a whole number of at least 1. Received: {max_count!r}"
+        )
     if not np.isfinite(imbalance_ratio) or imbalance_ratio < 1:
         raise ValueError(
-            "imbalance_ratio is the largest count divided by the smallest, so it must be at "
-            f"least 1; received {imbalance_ratio!r}."
+            "`imbalance_ratio` is the largest count divided by the smallest, so it must be at "
+            f"least 1. Received: {imbalance_ratio!r}"
         )
 
 
-def _non_empty(values, max_count, imbalance_ratio):
+def _non_empty(values: np.ndarray, max_count: int, imbalance_ratio: float) -> np.ndarray:
     # A power such as 100 ** -0.5 can land just below a whole number (499.99999999999994):
     # the published vectors come from plain truncation, so truncation it is.
     counts = values.astype(np.int64)
     if counts.min() < 1:
         raise ValueError(
-            f"imbalance_ratio={imbalance_ratio:g} leaves class {int(np.argmin(counts))} without an "
-            f"example, since the largest class has {max_count}; use a ratio below {max_count}."
+            f"`imbalance_ratio` leaves class {int(np.argmin(counts))} without an example; use at "
+            f"most {max_count}, the size of the largest class. Received: {imbalance_ratio:g}"
         )
     return counts
 
 
 def margins(
-    counts: Sequence[int] | np.ndarray,
-    max_margin: float = 0.5,
+    counts: Sequence[int] | Mapping[Any, int] | np.ndarray,
     *,
+    max_margin: float = 0.5,
     exponent: float = 0.25,
-    test_prior: Sequence[float] | np.ndarray | None = None,
+    test_prior: Sequence[float] | Mapping[Any, float] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Label-distribution-aware margins, Δ_j = C / n_j^(1/4).
 
@@ -160,7 +250,7 @@ def margins(
     equal to `max_margin`. So C = max_margin · n_min^(1/4).
 
     Args:
-        counts: Training examples per class n_j, shape `[num_classes]`.
+        counts: Training examples per class n_j, shape `(num_classes,)`.
         max_margin: Largest margin, in units of the cosine between features and class vector
             (which ranges over [-1, 1]); 0 to 2. The paper uses 0.5 for CIFAR and 0.3 for
             iNaturalist 2018; "as large as possible without under-fitting". 0 gives no margin.
@@ -170,7 +260,7 @@ def margins(
             Δ_j ∝ (n'_j / n_j)^exponent. By default all classes count the same.
 
     Returns:
-        float32 array of shape `[num_classes]`.
+        float32 array of shape `(num_classes,)`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -189,46 +279,68 @@ def margins(
     check_range("exponent", exponent, 0, 1)
     ratio = 1.0 / counts
     if test_prior is not None:
-        ratio = ratio * check_prior(test_prior, len(counts))
+        ratio = ratio * check_prior("test_prior", test_prior, len(counts))
     relative = ratio**exponent
     return (max_margin * relative / relative.max()).astype(np.float32)
 
 
-def check_prior(prior: Sequence[float] | np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns a class prior as float64 probabilities; raises `ValueError` if it is not one."""
-    values = np.asarray(prior, dtype=np.float64)
-    if values.shape != (num_classes,) or not np.all(np.isfinite(values) & (values > 0)):
+def check_prior(
+    name: str,
+    prior: Sequence[float] | np.ndarray | Mapping[Any, float],
+    num_classes: int,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Returns class frequencies as probabilities.
+
+    Args:
+        name: Argument to name in an error.
+        prior: One number above 0 per class, of any sum, in class order or by class; see
+            `per_class`.
+        num_classes: K.
+        class_names: See `per_class`.
+
+    Returns:
+        float64 array of shape `(num_classes,)` with sum 1.
+
+    Raises:
+        ValueError: if `prior` is anything else.
+    """
+    values = per_class(name, prior, num_classes, class_names)
+    if not np.all(np.isfinite(values) & (values > 0)):
         raise ValueError(
-            f"a class prior needs {num_classes} positive numbers, one for each class; "
-            f"received {values.size}: {np.array2string(values, threshold=6)}."
+            f"`{name}` must be {num_classes} finite numbers above 0, one per class. Received: "
+            f"{_shown(values.tolist())}"
         )
     return values / values.sum()
 
 
-def check_range(name: str, value: float, low: float, high: float, *, open_low: bool = False):
+def check_range(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
     """Raises `ValueError` unless `value` is a number in [low, high] (or (low, high])."""
     inside = isinstance(value, numbers.Real) and low <= float(value) <= high
     if not inside or (open_low and float(value) == low):
-        bracket = "(" if open_low else "["
-        end = ")" if high == float("inf") else "]"
+        start, end = "(" if open_low else "[", ")" if high == float("inf") else "]"
         raise ValueError(
-            f"{name} must be a number in {bracket}{low:g}, {high:g}{end}; got {value!r}."
+            f"`{name}` must be a number in {start}{low:g}, {high:g}{end}. Received: {value!r}"
         )
 
 
 def class_weights(
-    counts: Sequence[int] | np.ndarray, kind: str = "effective", beta: float = 0.9999
+    counts: Sequence[int] | Mapping[Any, int] | np.ndarray,
+    *,
+    kind: str = "effective",
+    beta: float = 0.9999,
 ) -> np.ndarray:
-    """Weights per class, normalised to sum to the number of classes.
+    """Weights per class, normalized to sum to the number of classes.
 
     Args:
-        counts: Training examples per class n_j, shape `[num_classes]`.
+        counts: Training examples per class n_j, shape `(num_classes,)`.
         kind: `"effective"`: w_j ∝ (1-β) / (1-β^n_j), the inverse effective number of examples;
             `"inverse"`: w_j ∝ 1/n_j.
         beta: β of the effective number, 0 to below 1. 0 gives equal weights; β → 1 gives 1/n_j.
 
     Returns:
-        float32 array of shape `[num_classes]` with mean 1.
+        float32 array of shape `(num_classes,)` with mean 1.
 
     Raises:
         ValueError: for an unknown `kind`, or an argument out of range.
@@ -246,23 +358,25 @@ def class_weights(
         weights = 1.0 / counts
     elif kind == "effective":
         if not (isinstance(beta, numbers.Real) and 0 <= beta < 1):
-            raise ValueError(f"beta must be a number in [0, 1); got {beta!r}.")
+            raise ValueError(f"`beta` must be a number in [0, 1). Received: {beta!r}")
         # 1 - β^n by expm1, since β^n is close to 1 for the rare classes.
         weights = np.ones(len(counts))
         if beta > 0:
             weights = -1.0 / np.expm1(counts * np.log(beta))
     else:
-        raise ValueError(f"unknown class weights {kind!r}; known: {', '.join(WEIGHTINGS)}.")
+        raise ValueError(
+            f"Unknown kind of class weights {kind!r}; available: {', '.join(WEIGHTINGS)}."
+        )
     return (weights * len(counts) / weights.sum()).astype(np.float32)
 
 
 def shot_groups(
-    counts: Sequence[int] | np.ndarray, *, many: int = 100, few: int = 20
+    counts: Sequence[int] | Mapping[Any, int] | np.ndarray, *, many: int = 100, few: int = 20
 ) -> dict[str, np.ndarray]:
     """Classes by how many training examples they have.
 
     Args:
-        counts: Training examples per class, shape `[num_classes]`.
+        counts: Training examples per class, shape `(num_classes,)`.
         many: A class with more examples than this is in `"many"`.
         few: A class with fewer examples than this is in `"few"`; the others are `"medium"`.
 

@@ -1,89 +1,116 @@
-"""Labels, weights and masks, in the forms in which Keras hands them on."""
+"""Labels, weights and masks in every form that Keras passes on."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from keras.src.backend import get_keras_mask
+
+from keras_ldam import keras_internals
+
+TWO_SCORES = (
+    "Two classes need two scores, as of `CosineDense(2)` or `Dense(2)`, and labels 0 and 1."
+)
+_TOLERANCE = 0.01
+"""By how much the shares of a soft label may miss 1: labels may come in bfloat16."""
 
 
-def check_labels(labels, num_classes: int) -> None:
-    """Raises on a label that is no class, where values can be seen: outside a compiled step.
+def check_labels(labels: Any, num_classes: int) -> None:
+    """Raises on a label that is no class, where values can be seen: outside compiled code.
 
     Args:
-        labels: Whole numbers in any shape. A symbolic tensor passes.
+        labels: Whole numbers of any shape. A symbolic tensor passes.
         num_classes: K.
 
     Raises:
         ValueError: for a value that is not one of 0 … K-1, NaN and fractions included.
     """
-    try:
-        values = np.asarray(labels)
-    except Exception:  # A symbolic tensor: each backend has an exception of its own for it.
+    values = _visible(labels)
+    if values is None:
         return
     wrong = values[~((values >= 0) & (values < num_classes) & (values == np.floor(values)))]
     if wrong.size:
         raise ValueError(
-            f"labels must be whole numbers in 0 … {num_classes - 1}, since there are "
-            f"{num_classes} classes; received {wrong.flat[0]:g}."
+            f"Labels must be whole numbers in 0 … {num_classes - 1}, since there are "
+            f"{num_classes} classes. Received: {wrong.flat[0]:g}"
         )
 
 
-def prepare(y_true, y_pred):
-    """Labels and scores in one form.
+def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bool, Any]:
+    """Brings labels and scores into one form.
 
     Args:
-        y_true: Integer labels `[…]` or `[…, 1]`, or one-hot or soft labels `[…, K]`.
-        y_pred: Scores `[…, K]`.
+        y_true: Integer labels `(…)` or `(…, 1)`, or one-hot or soft labels `(…, num_classes)`. A
+            row of zeros has no label: it weighs 0 in every loss and metric.
+        y_pred: Scores `(…, num_classes)`.
+        several: Whether a row may have several labels, or none, each a decision of its own; a
+            single score per example is then accepted too.
 
     Returns:
-        Labels (int32 `[…]` or float32 `[…, K]`), whether they are integers, and the scores in
-        float32.
+        Labels (int32 `(…)` or float32 `(…, num_classes)`), whether they are integers, and the
+        scores in float32. Inside compiled code an integer label that is no class becomes -1, and a
+        row that is no distribution becomes NaN.
 
     Raises:
-        ValueError: if the shapes do not fit together, or, outside compiled code, for a label that
-            is no class.
+        ValueError: if the shapes do not fit together, for a single score per example, or, outside
+            compiled code, for a label that is no class or a row that is no distribution.
     """
     scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")
+    rank = len(scores.shape)
+    num_classes: Any = scores.shape[-1] if rank else None
+    if num_classes == 1 and not several:
+        raise ValueError(
+            "A softmax over a single score is always 1. Received: `y_pred` of shape "
+            f"{tuple(scores.shape)}. {TWO_SCORES}"
+        )
+    visible = _visible(y_true)  # Before a backend shortens whole numbers to 32 bits.
     labels = given = ops.convert_to_tensor(y_true)
-    num_classes, rank = scores.shape[-1] if len(scores.shape) else None, len(scores.shape)
-    if rank and len(labels.shape) == rank and labels.shape[-1] == num_classes:
-        return ops.cast(labels, "float32"), False, scores
+    if rank and len(labels.shape) == rank and labels.shape[-1] in (num_classes, None):
+        if labels.shape[-1] is None:  # As a generator declares them; they fail here if they differ.
+            labels = ops.reshape(labels, ops.shape(scores))
+        labels = ops.cast(labels, "float32")
+        return _check_rows(labels, visible, several), False, scores
     if rank and len(labels.shape) == rank and labels.shape[-1] == 1:
         labels = ops.squeeze(labels, axis=-1)
     if not rank or len(labels.shape) != rank - 1 or not _fit(labels.shape, scores.shape[:-1]):
         raise ValueError(
-            f"for y_pred of shape {tuple(scores.shape)}, y_true must hold integer labels of shape "
-            f"{tuple(scores.shape[:-1])} (or with a last axis of 1), or one-hot or soft labels of "
-            f"shape {tuple(scores.shape)}; received shape {tuple(given.shape)}."
+            f"For `y_pred` of shape {tuple(scores.shape)}, `y_true` must hold integer labels of "
+            f"shape {tuple(scores.shape[:-1])} (or with a last axis of 1), or one-hot or soft "
+            f"labels of shape {tuple(scores.shape)}. Received: shape {tuple(given.shape)}"
         )
     if keras.backend.standardize_dtype(labels.dtype) == "string":
-        raise ValueError("labels must be whole numbers; received strings. Number the classes.")
-    check_labels(labels, num_classes)
+        raise ValueError("Labels must be whole numbers. Received: strings; number the classes.")
+    check_labels(labels if visible is None else visible, num_classes)
+    # Before the cast, which would make a class of a fraction, of NaN, and of 2**32.
+    is_class = ops.logical_and(labels >= 0, labels < num_classes)
     if keras.backend.is_float_dtype(labels.dtype):
-        # As whole numbers a fraction, and NaN, would become a class; -1 is none.
-        labels = ops.where(labels == ops.floor(labels), labels, -1)
+        is_class = ops.logical_and(is_class, labels == ops.floor(labels))
+    labels = ops.where(is_class, labels, ops.full_like(labels, -1))
     return ops.cast(labels, "int32"), True, scores
 
 
-def class_of(y_true, y_pred):
-    """The class of each example, int32 `[…]`: of soft labels that of the largest share.
+def class_of(y_true: Any, y_pred: Any) -> Any:
+    """Returns the class of each example, int32 `(…)`: of a soft label that of the largest share.
 
-    Arguments and errors as of `prepare`.
+    Arguments and errors as for `prepare`. A row of zeros has no class, and gives -1.
     """
     labels, sparse, _ = prepare(y_true, y_pred)
-    return labels if sparse else ops.cast(ops.argmax(labels, axis=-1), "int32")
+    if sparse:
+        return labels
+    largest = ops.cast(ops.argmax(labels, axis=-1), "int32")
+    return ops.where(ops.max(labels, axis=-1) > 0, largest, -1)
 
 
-def weigh(weights, y_pred, sample_weight=None):
-    """Multiplies weights by the examples' own; 0 where Keras' mask leaves a step out.
+def weigh(weights: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    """Multiplies weights by those of the examples; 0 where Keras' mask leaves a step out.
 
     Args:
-        weights: Shape `[…]`, that of `y_pred` without its last axis.
-        y_pred: Scores `[…, K]`, which may carry a mask.
-        sample_weight: None, or weights `[…]` or `[…, 1]`; for dense predictions also of fewer
-            axes, `[batch]` say, and then the same for all that an example holds.
+        weights: Shape `(…)`, that of `y_pred` without its last axis.
+        y_pred: Scores `(…, num_classes)`, which may carry a mask.
+        sample_weight: `None`, or weights `(…)` or `(…, 1)`; for dense predictions also of fewer
+            axes, such as `(batch,)`, which then hold for everything in an example.
 
     Returns:
         A tensor of the shape of `weights`.
@@ -98,19 +125,60 @@ def weigh(weights, y_pred, sample_weight=None):
             own = ops.squeeze(own, axis=-1)
         if len(own.shape) > rank or not _fit(own.shape, weights.shape, ones=True):
             raise ValueError(
-                f"sample_weight must have the shape {tuple(weights.shape)} of the labels, or the "
-                f"first axes of it; received shape {tuple(own.shape)}."
+                f"`sample_weight` must have the shape {tuple(weights.shape)} of the labels, or its "
+                f"first axes. Received: shape {tuple(own.shape)}"
             )
         for _ in range(rank - len(own.shape)):
             own = ops.expand_dims(own, -1)
         weights = weights * own
-    mask = get_keras_mask(y_pred)  # A compiled step on JAX has it elsewhere than on the tensor.
+    mask = keras_internals.mask_of(y_pred)
     if mask is not None and len(mask.shape) == rank:
         weights = ops.where(mask, weights, ops.zeros_like(weights))
     return weights
 
 
-def _fit(shape, other, *, ones=False):
+def _check_rows(labels: Any, visible: np.ndarray | None, several: bool) -> Any:
+    """Refuses rows of labels that are no distribution, or makes them NaN in compiled code."""
+    if visible is not None:
+        rows = np.asarray(visible, dtype=np.float64)
+        wrong = _no_distribution(rows, rows.sum(axis=-1), several, np)
+        if wrong.any():
+            at = np.argwhere(wrong)[0].tolist()
+            form = "shares in [0, 1]" if several else "shares in [0, 1] with the sum 1, or zeros"
+            raise ValueError(
+                f"A row of one-hot or soft labels must hold {form}. Received: "
+                f"{np.array2string(rows[tuple(at)], threshold=12)} at {at}"
+            )
+        return labels
+    wrong = _no_distribution(labels, ops.sum(labels, axis=-1), several, ops)
+    return ops.where(ops.expand_dims(wrong, -1), float("nan"), labels)
+
+
+def _no_distribution(rows: Any, sums: Any, several: bool, numeric: Any) -> Any:
+    # Written so that NaN is wrong too.
+    inside = (numeric.min(rows, axis=-1) >= 0) & (numeric.max(rows, axis=-1) <= 1 + _TOLERANCE)
+    if not several:
+        inside = inside & ((abs(sums - 1) <= _TOLERANCE) | (sums == 0))
+    return ~inside if numeric is np else numeric.logical_not(inside)
+
+
+def _visible(labels: Any) -> np.ndarray | None:
+    """The values of labels outside compiled code; `None` for a symbolic tensor, or strings."""
+    try:
+        values = np.asarray(labels)
+    except Exception:  # Each backend has an exception of its own for a symbolic tensor.
+        return None
+    return values if values.dtype.kind in "biuf" else _as_float(values)
+
+
+def _as_float(values: np.ndarray) -> np.ndarray | None:
+    try:
+        return values.astype(np.float64)  # bfloat16 is of a kind of its own.
+    except (TypeError, ValueError):
+        return None
+
+
+def _fit(shape: Any, other: Any, *, ones: bool = False) -> bool:
     """Whether axes are equal, as far as they are known, from the first on."""
     return all(
         a == b or a is None or b is None or (ones and a == 1)

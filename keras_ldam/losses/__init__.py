@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_ldam.losses.base import ClassWeightedLoss, MarginLoss, local_batches
+from keras_ldam.losses.base import (
+    ClassWeightedLoss,
+    MarginLoss,
+    check_class_weights,
+    compile_again,
+    local_batches,
+    set_class_weights,
+    weighted_losses,
+)
 from keras_ldam.losses.cross_entropy import CrossEntropy, cross_entropy
 from keras_ldam.losses.focal import Focal, focal
 from keras_ldam.losses.ldam import LDAM, ldam
@@ -27,11 +35,15 @@ __all__ = [
     "LDAMHinge",
     "MarginLoss",
     "NamedLoss",
+    "check_class_weights",
+    "compile_again",
     "cross_entropy",
     "focal",
     "ldam",
     "ldam_hinge",
     "local_batches",
+    "set_class_weights",
+    "weighted_losses",
 ]
 
 

@@ -4,43 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import prepare, weigh
+from keras_ldam.labels import TWO_SCORES, prepare, weigh
 
 
 class ClassWeightedLoss(keras.losses.Loss):
     """Base of the losses: counts, class weights, float32 and the weighted mean.
 
-    A subclass gives the mathematics in `call(y_true, y_pred)`, one value for each example. This
-    base multiplies by w_y, the weight of the label's class (for soft labels Σ_j y_j w_j), and by
+    A subclass gives the mathematics in `call(y_true, y_pred)`, one value per example. This base
+    multiplies by w_y, the weight of the label's class (for soft labels Σ_j y_j w_j), and by
     `sample_weight`, and reduces. By default it reduces to Σ w ℓ / Σ w over the batch, as PyTorch's
-    weighted cross-entropy and the official LDAM code do; so class weights shift attention between
-    classes and leave the size of the step alone.
+    weighted cross-entropy and the official LDAM code do, so that class weights shift attention
+    between classes and leave the size of the step alone.
 
     Under a `tf.distribute` strategy the batch is the global one: each replica divides by the sum
     of the weights over all replicas, in plain `fit` too. Create model, loss and optimizer inside
-    `strategy.scope()`. What Keras' own `fit` cannot do there (XLA, several machines), the step of
-    `keras_ldam.distribution` can.
+    `strategy.scope()`. What Keras' own `fit` does not support there (XLA, several machines), the
+    step of `keras_ldam.distribution` does.
 
     The weights live in `class_weights`, a Keras variable, so that a compiled step sees a change.
     They start as ones, and `keras_ldam.DRW` sets them. (On the JAX backend a compiled step keeps
-    what it saw when it was compiled; `DRW` has it compiled again.)
+    the value that it was compiled with; `DRW` and `keras_ldam.set_class_weights` compile it again,
+    and in a training loop of your own you pass `class_weights` to the call.)
 
     A label outside the classes raises `ValueError` outside compiled code. Inside, where nothing
     can be raised in general, the loss of that example is NaN (TensorFlow on CPU raises its own
-    `InvalidArgumentError`): a run that stops is better than one that learns wrong labels. What is
-    to be ignored, as void pixels are, needs the label of some class, and a `sample_weight` of 0.
+    `InvalidArgumentError`): a run that stops is better than one that learns wrong labels. The same
+    holds for a row of labels that is no distribution. A row of zeros has no label and weighs 0, as
+    `tf.one_hot(-1, num_classes)` gives for void pixels; void integers need the label of some class
+    and a `sample_weight` of 0.
 
     Args:
-        counts: Training examples per class, shape `[num_classes]`; None for a loss without class
+        counts: Training examples per class, shape `(num_classes,)`; `None` for a loss without class
             weights, for any number of classes.
-        class_weights: First value of the class weights, shape `[num_classes]`; ones by default.
+        class_weights: Initial class weights, shape `(num_classes,)`; ones by default.
         reduction: As in `keras.losses.Loss`.
         name: Name of the loss.
 
@@ -50,74 +54,117 @@ class ClassWeightedLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        counts: Sequence[int] | np.ndarray | None = None,
+        counts: Sequence[int] | Mapping[int, int] | np.ndarray | None = None,
         *,
-        class_weights: Sequence[float] | np.ndarray | None = None,
+        class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
     ):
         # Float32 whatever Keras' floatx is: in bfloat16 label 257 becomes 256, and margins of
         # 1/100 and of 1/101 become the same.
         super().__init__(name=name, reduction=reduction, dtype="float32")
-        self.counts = None if counts is None else class_counts.check_counts(counts)
-        self.class_weights = None
+        self.counts: Any = None if counts is None else class_counts.check_counts(counts)
+        self.class_weights: Any = None
         if self.counts is not None:
             self.class_weights = keras.Variable(
-                _check_class_weights(class_weights, len(self.counts)),
+                check_class_weights(class_weights, len(self.counts)),
                 trainable=False,
                 dtype="float32",
                 name="class_weights",
             )
         elif class_weights is not None:
-            raise ValueError("class_weights need counts; pass counts too.")
+            raise ValueError("`class_weights` need `counts`; pass both.")
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        weights = self.example_weights(y_true, y_pred, sample_weight)
-        loss = super().__call__(y_true, y_pred, weights)
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, *, class_weights: Any = None
+    ) -> Any:
+        """Returns the reduced loss of a batch.
+
+        Args:
+            y_true: Labels, as the loss takes them.
+            y_pred: Scores, `(…, num_classes)`.
+            sample_weight: Optional weights per example.
+            class_weights: Class weights for this call, a tensor of shape `(num_classes,)`, in place
+                of the loss's own: in a compiled training loop of your own, pass them as an argument
+                of the step.
+        """
+        with self._weighing(class_weights):
+            weights = self.example_weights(y_true, y_pred, sample_weight)
+            loss = super().__call__(y_true, y_pred, weights)
         if self.reduction == "mean_with_sample_weight":
             loss = _mean_over_replicas(loss, ops.sum(weights))
         return loss
 
-    def example_weights(self, y_true, y_pred, sample_weight=None):
-        """Weight of each example: that of its class, w_y or Σ_j y_j w_j, times its own.
+    def example_weights(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the weight of each example: that of its class, w_y or Σ_j y_j w_j, times its own.
 
         Args:
             y_true: Labels, as the loss takes them.
-            y_pred: Scores `[…, K]`; only their shape and their mask matter.
-            sample_weight: None, or weights `[…]`, `[…, 1]` or, for dense predictions, `[batch]`,
-                that multiply those of the classes.
+            y_pred: Scores, `(…, num_classes)`; only their shape and their mask matter.
+            sample_weight: `None`, or weights `(…)`, `(…, 1)` or, for dense predictions, `(batch,)`,
+                which multiply those of the classes.
 
         Returns:
-            float32 tensor of shape `[…]`, 0 where a mask leaves a step out; for a loss without
-            counts the examples' own weights, or ones.
+            float32 tensor of shape `(…)`, 0 where a mask leaves a step out and where a row of
+            labels is all zeros; for a loss without counts the examples' own weights, or ones.
 
         Raises:
             ValueError: if shapes do not fit.
         """
+        self._check_classes(y_pred)
         labels, sparse, scores = prepare(y_true, y_pred)
-        num_classes = scores.shape[-1]
-        if self.counts is not None and num_classes != len(self.counts):
-            hint = " Two classes need two scores, and labels 0 and 1." if num_classes == 1 else ""
-            raise ValueError(
-                f"{self.name}: counts name {len(self.counts)} classes, but y_pred has "
-                f"{num_classes} (shape {tuple(scores.shape)}).{hint}"
-            )
         if sparse:
-            inside = ops.clip(labels, 0, num_classes - 1)
-            weights = 1.0 if self.counts is None else ops.take(self.class_weights, inside, axis=0)
+            inside = ops.clip(labels, 0, scores.shape[-1] - 1)
+            weights = 1.0 if self.counts is None else ops.take(self._weights, inside, axis=0)
             weights = ops.where(labels == inside, weights, float("nan"))
         elif self.counts is None:
-            weights = ops.ones_like(labels[..., 0])
+            weights = ops.sum(labels, axis=-1)
+            # Exactly one, however shares were rounded; NaN stays what it is.
+            weights = ops.where(weights > 0, 1.0, weights)
         else:
-            weights = ops.matmul(labels, ops.expand_dims(self.class_weights, -1))[..., 0]
+            weights = ops.matmul(labels, ops.expand_dims(self._weights, -1))[..., 0]
         return weigh(weights, y_pred, sample_weight)
 
-    def get_config(self):
+    def _check_classes(self, y_pred: Any) -> None:
+        if self.counts is None:
+            return
+        shape = tuple(ops.convert_to_tensor(y_pred).shape)
+        if not shape or shape[-1] != len(self.counts):
+            hint = f" {TWO_SCORES}" if shape and shape[-1] == 1 else ""
+            raise ValueError(
+                f"{self.name}: `counts` name {len(self.counts)} classes, which `y_pred` must have "
+                f"on its last axis. Received: shape {shape}.{hint}"
+            )
+
+    @property
+    def _weights(self) -> Any:
+        given = getattr(_here, "class_weights", None)
+        return self.class_weights if given is None else given
+
+    @contextlib.contextmanager
+    def _weighing(self, class_weights: Any) -> Iterator[None]:
+        """Within it, `class_weights` take the place of the variable, if there are any."""
+        if class_weights is not None:
+            if self.counts is None:
+                raise ValueError(f"{self.name}: `class_weights` need a loss that has `counts`.")
+            class_weights = ops.convert_to_tensor(class_weights, "float32")
+            if tuple(class_weights.shape) != (len(self.counts),):
+                raise ValueError(
+                    f"{self.name}: `class_weights` must have shape ({len(self.counts)},). "
+                    f"Received: shape {tuple(class_weights.shape)}"
+                )
+        before, _here.class_weights = getattr(_here, "class_weights", None), class_weights
+        try:
+            yield
+        finally:
+            _here.class_weights = before
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal loss, with the class weights of this moment."""
         config = super().get_config()
         if self.counts is not None:
-            # With the weights of this moment, so that a model saved after the switch goes on
-            # training with them.
-            weights = self.class_weights.numpy()
+            # So that a model saved after the switch continues training with them.
+            weights = ops.convert_to_numpy(self.class_weights)
             config.update(counts=self.counts.tolist(), class_weights=weights.tolist())
         return config
 
@@ -127,13 +174,13 @@ class MarginLoss(ClassWeightedLoss):
 
     def __init__(
         self,
-        counts: Sequence[int] | np.ndarray,
+        counts: Sequence[int] | Mapping[int, int] | np.ndarray,
         *,
         max_margin: float = 0.5,
         scale: float = 30.0,
         exponent: float = 0.25,
-        test_prior: Sequence[float] | np.ndarray | None = None,
-        class_weights: Sequence[float] | np.ndarray | None = None,
+        test_prior: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
+        class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
     ):
@@ -144,36 +191,94 @@ class MarginLoss(ClassWeightedLoss):
             name=name,
         )
         class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
+        if test_prior is not None:
+            test_prior = class_counts.check_prior("test_prior", test_prior, len(self.counts))
         self.margins = class_counts.margins(
-            self.counts, max_margin, exponent=exponent, test_prior=test_prior
+            self.counts, max_margin=max_margin, exponent=exponent, test_prior=test_prior
         )
         self.max_margin, self.scale, self.exponent = float(max_margin), float(scale), exponent
         self.test_prior = test_prior
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal loss."""
         prior = self.test_prior
         return {
             **super().get_config(),
             "max_margin": self.max_margin,
             "scale": self.scale,
             "exponent": self.exponent,
-            "test_prior": None if prior is None else [float(p) for p in prior],
+            "test_prior": None if prior is None else prior.tolist(),
         }
 
 
-def softmax_cross_entropy(labels, sparse, logits):
-    """Softmax cross-entropy of what `prepare` returns, one value for each example."""
+def set_class_weights(
+    model_or_loss: Any, weights: Sequence[float] | Mapping[int, float] | np.ndarray
+) -> None:
+    """Sets the class weights of a loss, or of the losses of a model, between two calls of `fit`.
+
+    The next `fit` or `evaluate` sees them on every backend; on JAX the compiled steps of a model
+    keep the values that they were compiled with, and are compiled again.
+
+    Args:
+        model_or_loss: A loss of this library that has counts, or a model that is compiled with one
+            or more for the same number of classes.
+        weights: Weights per class, shape `(num_classes,)`, each at least 0.
+
+    Raises:
+        ValueError: for a model without such a loss, or weights of another form.
+
+    Example:
+
+    >>> loss = keras_ldam.LDAM([90, 10])
+    >>> set_class_weights(loss, [0.2, 1.8])
+    >>> keras.ops.convert_to_numpy(loss.class_weights).tolist()
+    [0.2..., 1.7...]
+    """
+    given = model_or_loss
+    losses = [given] if isinstance(given, keras.losses.Loss) else weighted_losses(given)
+    losses = [loss for loss in losses if getattr(loss, "class_weights", None) is not None]
+    if not losses:
+        raise ValueError(
+            "There are no class weights to set: `model_or_loss` must be a loss of keras_ldam with "
+            f"`counts`, or a model compiled with one. Received: {model_or_loss!r}"
+        )
+    for loss in losses:
+        loss.class_weights.assign(check_class_weights(weights, len(loss.counts)))
+    if isinstance(given, keras.Model):
+        compile_again(given)
+
+
+def weighted_losses(model: Any) -> list[ClassWeightedLoss]:
+    """Returns the losses with class weights that a model is compiled with, each once."""
+    given = keras.tree.flatten(getattr(model, "loss", None))
+    found = [loss for loss in given if isinstance(loss, ClassWeightedLoss)]
+    return [loss for loss in dict.fromkeys(found) if loss.class_weights is not None]
+
+
+def compile_again(model: keras.Model) -> None:
+    """Makes Keras' JAX trainer trace its steps again, with the variables of losses as they are."""
+    if keras.backend.backend() != "jax":
+        return
+    if model.train_function is not None:
+        model.make_train_function(force=True)
+    if model.test_function is not None:
+        model.make_test_function(force=True)
+
+
+def softmax_cross_entropy(labels: Any, sparse: bool, logits: Any) -> Any:
+    """Softmax cross-entropy of what `prepare` returns, one value per example."""
     if sparse:
         return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     return ops.categorical_crossentropy(labels, logits, from_logits=True)
 
 
-def one_for_each_class(margins, scores):
+def one_for_each_class(margins: Any, scores: Any) -> Any:
+    """Margins as a float32 tensor, checked against the scores' last axis."""
     margins = ops.convert_to_tensor(margins, dtype="float32")
     if tuple(margins.shape) != (scores.shape[-1],):
         raise ValueError(
-            f"margins must be one for each of the {scores.shape[-1]} classes of y_pred; received "
-            f"shape {tuple(margins.shape)}."
+            f"`margins` must have one entry for each of the {scores.shape[-1]} classes of "
+            f"`y_pred`. Received: shape {tuple(margins.shape)}"
         )
     return margins
 
@@ -198,7 +303,7 @@ def local_batches() -> Iterator[None]:
         _here.local = before
 
 
-def _mean_over_replicas(loss, weight):
+def _mean_over_replicas(loss: Any, weight: Any) -> Any:
     """Makes the mean over a replica's share one over the global batch.
 
     Keras has divided `loss`, S_r/W_r, by the number of replicas R, and adds up what the replicas'
@@ -215,13 +320,18 @@ def _mean_over_replicas(loss, weight):
     return loss * (replica.num_replicas_in_sync * ops.divide_no_nan(weight, total))
 
 
-def _check_class_weights(weights, num_classes):
+def check_class_weights(weights: Any, num_classes: int) -> np.ndarray:
+    """Returns class weights as a float32 vector; ones for `None`.
+
+    Raises:
+        ValueError: if they are not one finite number of at least 0 for each class.
+    """
     if weights is None:
         return np.ones(num_classes, dtype=np.float32)
-    weights = np.asarray(weights, dtype=np.float32)
-    if weights.shape != (num_classes,) or not np.all(np.isfinite(weights) & (weights >= 0)):
+    weights = class_counts.per_class("class_weights", weights, num_classes)
+    if not np.all(np.isfinite(weights) & (weights >= 0)):
         raise ValueError(
-            f"class_weights must be {num_classes} numbers of at least 0, one for each class; "
-            f"received shape {weights.shape}: {np.array2string(weights, threshold=6)}."
+            f"`class_weights` must be {num_classes} finite numbers of at least 0. Received: "
+            f"{np.array2string(weights, threshold=12)}"
         )
-    return weights
+    return weights.astype(np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_ldam.labels import prepare
@@ -9,7 +11,7 @@ from keras_ldam.losses.base import ClassWeightedLoss, softmax_cross_entropy
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-def cross_entropy(y_true, y_pred):
+def cross_entropy(y_true: Any, y_pred: Any) -> Any:
     """Softmax cross-entropy, ℓ = -z_y + log Σ_j exp(z_j), for each example.
 
     Args:
@@ -56,5 +58,6 @@ class CrossEntropy(ClassWeightedLoss):
     0.6931471...
     """
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns one value per example."""
         return cross_entropy(y_true, y_pred)

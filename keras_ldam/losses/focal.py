@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import prepare
+from keras_ldam.labels import prepare, weigh
 from keras_ldam.losses.base import ClassWeightedLoss, softmax_cross_entropy
 
 FORMS = ("softmax", "sigmoid")
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-def focal(y_true, y_pred, gamma=1.0, form="softmax"):
+def focal(y_true: Any, y_pred: Any, *, gamma: float = 1.0, form: str = "softmax") -> Any:
     """Focal loss: cross-entropy, with easy examples counting less.
 
-    Softmax form: ℓ = -(1-p)^γ log p with p the probability of the label, always taken from the
-    unweighted cross-entropy. (The official LDAM code takes it from the weighted one, so that
-    class weights change the focus; this does not.)
+    Softmax form: ℓ = -Σ_j y_j (1-p_j)^γ log p_j with p the softmax of the scores, always taken
+    from the unweighted cross-entropy. (The official LDAM code takes it from the weighted one, so
+    that class weights change the focus; this does not.)
 
     Sigmoid form: Σ_k -(1-p_k)^γ log p_k over K separate yes-or-no decisions, where p_k is the
     probability given to the right answer for class k.
 
+    Both forms are linear in soft labels, so the loss of a mixture of two labels, as of mixup, is
+    the mixture of their losses.
+
     Args:
-        y_true: Labels: integers of shape `[…]` or `[…, 1]`, or one-hot or soft `[…, K]`.
-        y_pred: Scores z (logits), shape `[…, K]`.
+        y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot or soft
+            `(…, num_classes)`; in the sigmoid form a row may have several labels, or none.
+        y_pred: Scores z (logits), shape `(…, num_classes)`.
         gamma: γ ≥ 0, the focus; 0 gives cross-entropy.
         form: `"softmax"` or `"sigmoid"`.
 
     Returns:
-        float32 tensor of shape `[…]`.
+        float32 tensor of shape `(…)`.
 
     Raises:
         ValueError: if shapes do not fit, for a negative `gamma` or an unknown `form`.
@@ -43,58 +48,62 @@ def focal(y_true, y_pred, gamma=1.0, form="softmax"):
         is that of Cui et al., 2019, whose numbers the paper's focal rows are.
     """
     _check_focus(gamma, form)
-    labels, sparse, scores = prepare(y_true, y_pred)
-    if form == "softmax":
-        entropy = softmax_cross_entropy(labels, sparse, scores)
-        return _modulated(entropy, gamma)
+    labels, sparse, scores = prepare(y_true, y_pred, several=form == "sigmoid")
+    if form == "sigmoid":
+        return ops.sum(_decisions(labels, sparse, scores, gamma), axis=-1)
     if sparse:
-        labels = ops.one_hot(labels, scores.shape[-1], dtype="float32")
-    right = ops.softplus(-scores), ops.softplus(scores)
-    return ops.sum(
-        labels * _modulated(right[0], gamma) + (1.0 - labels) * _modulated(right[1], gamma),
-        axis=-1,
-    )
+        return _modulated(softmax_cross_entropy(labels, sparse, scores), gamma)
+    entropies = -ops.log_softmax(scores, axis=-1)
+    # A class without a share must not count where its probability is 0, and -log p is infinite.
+    return ops.sum(ops.where(labels > 0, labels * _modulated(entropies, gamma), 0.0), axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class Focal(ClassWeightedLoss):
     """Focal loss with class weights.
 
-    The rows Focal and CB Focal are `form="sigmoid"` with `reduction="sum_over_batch_size"`.
+    The rows Focal and CB Focal of the paper are `form="sigmoid"` with
+    `reduction="sum_over_batch_size"`.
+
+    In the sigmoid form integer labels name one class per example, whose weight holds for all of the
+    example's decisions, as in Cui et al. A matrix of labels holds K decisions per example, of which
+    each has the weight of its own class, whatever the answer: an example may have several labels,
+    or none.
 
     Args:
-        counts: Training examples per class, shape `[num_classes]`; None for no class weights.
+        counts: Training examples per class, shape `(num_classes,)`; `None` for no class weights.
         gamma: γ ≥ 0, the focus; 0 gives cross-entropy. 1 in the official LDAM code.
         form: `"softmax"`, or `"sigmoid"` for K yes-or-no decisions (see `focal`).
-        class_weights: First class weights; ones by default.
+        class_weights: Initial class weights; ones by default.
         reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:
-        y_true: Integers `[…]` or `[…, 1]`, one-hot or soft labels `[…, K]`.
-        y_pred: Scores (logits) `[…, K]`.
-        sample_weight: Optional weights per example, `[…]`.
+        y_true: Integers `(…)` or `(…, 1)`, or one-hot or soft labels `(…, num_classes)`.
+        y_pred: Scores (logits), `(…, num_classes)`.
+        sample_weight: Optional weights per example, `(…)`.
 
     Returns:
-        Scalar, or one value for each example with `reduction=None`.
+        Scalar, or one value per example with `reduction=None`.
 
     Raises:
-        ValueError: for bad counts, a negative `gamma` or an unknown `form`.
+        ValueError: for counts that are not whole numbers ≥ 1 or do not fit `y_pred`, a negative
+            `gamma`, or an unknown `form`.
 
     Example:
 
-    >>> loss = Focal(gamma=2.0)
-    >>> float(loss([0], [[0.0, 0.0]]))  # log(2) / 4
-    0.1732867...
+    >>> loss = Focal([90, 10], gamma=0.0)
+    >>> float(loss([0, 1], [[0.0, 0.0], [0.0, 0.0]]))
+    0.6931471...
     """
 
     def __init__(
         self,
-        counts: Sequence[int] | np.ndarray | None = None,
+        counts: Sequence[int] | Mapping[int, int] | np.ndarray | None = None,
         *,
         gamma: float = 1.0,
         form: str = "softmax",
-        class_weights: Sequence[float] | np.ndarray | None = None,
+        class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
     ):
@@ -102,23 +111,50 @@ class Focal(ClassWeightedLoss):
         _check_focus(gamma, form)
         self.gamma, self.form = float(gamma), form
 
-    def call(self, y_true, y_pred):
-        return focal(y_true, y_pred, self.gamma, self.form)
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns one value per example."""
+        if self.form == "softmax" or self.counts is None:
+            return focal(y_true, y_pred, gamma=self.gamma, form=self.form)
+        labels, sparse, scores = prepare(y_true, y_pred, several=True)
+        decisions = _decisions(labels, sparse, scores, self.gamma)
+        return ops.sum(decisions if sparse else decisions * self._weights, axis=-1)
 
-    def get_config(self):
+    def example_weights(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the weight of each example; see `ClassWeightedLoss.example_weights`.
+
+        In the sigmoid form with a matrix of labels, class weights belong to decisions, and the
+        examples weigh the same.
+        """
+        if self.form == "sigmoid":
+            self._check_classes(y_pred)
+            labels, sparse, _ = prepare(y_true, y_pred, several=True)
+            if not sparse:
+                return weigh(ops.ones_like(labels[..., 0]), y_pred, sample_weight)
+        return super().example_weights(y_true, y_pred, sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal loss."""
         return {**super().get_config(), "gamma": self.gamma, "form": self.form}
 
 
-def _check_focus(gamma, form):
-    class_counts.check_range("gamma", gamma, 0, np.inf)
-    if form not in FORMS:
-        raise ValueError(f"unknown focal form {form!r}; known: {', '.join(FORMS)}.")
+def _decisions(labels: Any, sparse: bool, scores: Any, gamma: float) -> Any:
+    """The loss of each yes-or-no decision, shape `(…, num_classes)`."""
+    if sparse:
+        labels = ops.one_hot(labels, scores.shape[-1], dtype="float32")
+    yes, no = ops.softplus(-scores), ops.softplus(scores)
+    return labels * _modulated(yes, gamma) + (1.0 - labels) * _modulated(no, gamma)
 
 
-def _modulated(entropy, gamma):
+def _modulated(entropy: Any, gamma: float) -> Any:
     # (1-p)^γ · entropy with p = exp(-entropy). The floor keeps the power's derivative finite
     # where p = 1, for γ < 1 too; the product is zero there all the same.
     if gamma == 0:
         return entropy
     miss = ops.maximum(-ops.expm1(-entropy), keras.config.epsilon())
     return miss**gamma * entropy
+
+
+def _check_focus(gamma: float, form: str) -> None:
+    class_counts.check_range("gamma", gamma, 0, np.inf)
+    if form not in FORMS:
+        raise ValueError(f"Unknown form {form!r} of the focal loss; available: {', '.join(FORMS)}.")

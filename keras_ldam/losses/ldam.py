@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,7 +12,7 @@ from keras_ldam.losses.base import MarginLoss, one_for_each_class, softmax_cross
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-def ldam(y_true, y_pred, margins, scale=30.0):
+def ldam(y_true: Any, y_pred: Any, margins: Any, *, scale: float = 30.0) -> Any:
     """LDAM: cross-entropy after the label's score has been lowered by its margin.
 
     ℓ = -log [ exp(s(z_y - Δ_y)) / (exp(s(z_y - Δ_y)) + Σ_{j≠y} exp(s z_j)) ]
@@ -90,11 +92,12 @@ class LDAM(MarginLoss):
         lowered, and s multiplies after the margin has been taken off.
     """
 
-    def call(self, y_true, y_pred):
-        return ldam(y_true, y_pred, self.margins, self.scale)
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns one value per example."""
+        return ldam(y_true, y_pred, self.margins, scale=self.scale)
 
 
-def _lower(labels, sparse, scores, margins):
+def _lower(labels: Any, sparse: bool, scores: Any, margins: Any) -> Any:
     margins = one_for_each_class(margins, scores)
     if not sparse:
         return scores - labels * margins

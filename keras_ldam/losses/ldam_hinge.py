@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,7 +12,7 @@ from keras_ldam.losses.base import MarginLoss, one_for_each_class
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-def ldam_hinge(y_true, y_pred, margins, scale=30.0):
+def ldam_hinge(y_true: Any, y_pred: Any, margins: Any, *, scale: float = 30.0) -> Any:
     """LDAM-HG: the multi-class hinge loss with a margin for each class.
 
     ℓ = s · max(max_{j≠y} z_j - z_y + Δ_y, 0)
@@ -81,16 +83,17 @@ class LDAMHinge(MarginLoss):
         Cao et al., 2019, equation 11.
     """
 
-    def call(self, y_true, y_pred):
-        return ldam_hinge(y_true, y_pred, self.margins, self.scale)
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns one value per example."""
+        return ldam_hinge(y_true, y_pred, self.margins, scale=self.scale)
 
 
-def _best_rivals(scores):
+def _best_rivals(scores: Any) -> Any:
     """max_{k≠j} z_k for every j: the best score, or the second best where j itself is best."""
     best_two, where = ops.top_k(scores, k=2)
     is_best = ops.arange(scores.shape[-1], dtype="int32") == ops.cast(where[..., :1], "int32")
     return ops.where(is_best, best_two[..., 1:], best_two[..., :1])
 
 
-def _pick(values, labels):
+def _pick(values: Any, labels: Any) -> Any:
     return ops.squeeze(ops.take_along_axis(values, ops.expand_dims(labels, -1), axis=-1), axis=-1)

@@ -54,12 +54,12 @@ class Series:
 def test_counts_with_keys_are_put_into_class_order(counts):
     assert keras_ldam.LDAM(counts).counts.tolist() == [6, 90, 24]
     assert keras_ldam.advise(counts).counts.tolist() == [6, 90, 24]
-    assert keras_ldam.class_weights(counts, "inverse").argmax() == 0
+    assert keras_ldam.class_weights(counts, kind="inverse").argmax() == 0
 
 
 @pytest.mark.parametrize("counts", [{"cat": 90, "dog": 6}, {1: 90, 2: 6}, {}])
 def test_counts_with_other_keys_are_refused(counts):
-    with pytest.raises(ValueError, match=r"must have the classes 0 … .* as keys|shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"must have as keys the classes 0 … |shape \(0,\)"):
         keras_ldam.LDAM(counts)
 
 
@@ -76,14 +76,14 @@ def test_margins_are_the_published_ones():
 
 
 def test_margin_times_fourth_root_of_count_is_the_constant_c():
-    constant = keras_ldam.margins(CIFAR10_LT100, 0.5) * np.array(CIFAR10_LT100) ** 0.25
+    constant = keras_ldam.margins(CIFAR10_LT100, max_margin=0.5) * np.array(CIFAR10_LT100) ** 0.25
     np.testing.assert_allclose(constant, 1.3296, atol=5e-5)
 
 
 def test_equal_counts_give_equal_margins_and_weights_of_one():
-    assert keras_ldam.margins([7] * 4, 0.3).tolist() == pytest.approx([0.3] * 4)
+    assert keras_ldam.margins([7] * 4, max_margin=0.3).tolist() == pytest.approx([0.3] * 4)
     for kind in ("effective", "inverse"):
-        assert keras_ldam.class_weights([7] * 4, kind).tolist() == pytest.approx([1] * 4)
+        assert keras_ldam.class_weights([7] * 4, kind=kind).tolist() == pytest.approx([1] * 4)
 
 
 def test_exponent_zero_gives_uniform_margins():
@@ -102,7 +102,9 @@ def test_effective_number_weights_are_the_published_ones():
 
 
 def test_inverse_weights_are_one_over_n_with_mean_one():
-    np.testing.assert_allclose(keras_ldam.class_weights([100, 10], "inverse"), [2 / 11, 20 / 11])
+    np.testing.assert_allclose(
+        keras_ldam.class_weights([100, 10], kind="inverse"), [2 / 11, 20 / 11]
+    )
 
 
 def test_effective_number_goes_from_equal_weights_to_inverse_counts_with_beta():
@@ -110,7 +112,7 @@ def test_effective_number_goes_from_equal_weights_to_inverse_counts_with_beta():
     np.testing.assert_allclose(keras_ldam.class_weights(counts, beta=0.0), 1)
     np.testing.assert_allclose(
         keras_ldam.class_weights(counts, beta=1 - 1e-12),
-        keras_ldam.class_weights(counts, "inverse"),
+        keras_ldam.class_weights(counts, kind="inverse"),
         rtol=1e-3,
     )
 
@@ -124,24 +126,24 @@ def test_shot_groups_of_cifar100_are_35_35_30():
     "counts", [[10, 0], [10, -1], [10, 1.5], [10, np.nan], [10, np.inf], ["a", "b"], [10], [[1, 2]]]
 )
 def test_bad_counts_get_a_sentence(counts):
-    with pytest.raises(ValueError, match="counts must be"):
+    with pytest.raises(ValueError, match="`counts` must be"):
         keras_ldam.margins(counts)
 
 
 def test_the_error_names_the_class_at_fault():
-    with pytest.raises(ValueError, match="class 2 has 0"):
+    with pytest.raises(ValueError, match="Received: 0 for class 2"):
         keras_ldam.class_weights([5, 5, 0, 0])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: keras_ldam.margins([5, 5], -0.1), "max_margin"),
-        (lambda: keras_ldam.margins([5, 5], 2.5), "max_margin"),
-        (lambda: keras_ldam.margins([5, 5], "wide"), "max_margin"),
-        (lambda: keras_ldam.margins([5, 5], float("nan")), "max_margin"),
-        (lambda: keras_ldam.margins([5, 5], test_prior=[1]), "class prior"),
-        (lambda: keras_ldam.class_weights([5, 5], "cubic"), "known: effective, inverse"),
+        (lambda: keras_ldam.margins([5, 5], max_margin=-0.1), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], max_margin=2.5), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], max_margin="wide"), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], max_margin=float("nan")), "max_margin"),
+        (lambda: keras_ldam.margins([5, 5], test_prior=[1]), "test_prior"),
+        (lambda: keras_ldam.class_weights([5, 5], kind="cubic"), "available: effective, inverse"),
         (lambda: keras_ldam.class_weights([5, 5], beta=1.0), "beta"),
         (lambda: keras_ldam.long_tailed_counts(10, 5000, 0.5), "at least 1"),
         (lambda: keras_ldam.long_tailed_counts(10, 50, 100), "without an example"),
@@ -159,12 +161,12 @@ def test_bad_arguments_get_a_sentence(call, message):
     ("call", "message"),
     [
         (lambda: keras_ldam.margins([5, 5], exponent=1.5), "exponent"),
-        (lambda: keras_ldam.margins([5, 5], test_prior=[1, 0]), "class prior"),
+        (lambda: keras_ldam.margins([5, 5], test_prior=[1, 0]), "test_prior"),
         (lambda: keras_ldam.class_weights([5, 5], beta=-0.1), "beta"),
         (lambda: keras_ldam.long_tailed_counts(10, 0, 10), "max_count"),
         (lambda: keras_ldam.long_tailed_counts(10, 50.5, 10), "max_count"),
         (lambda: keras_ldam.long_tailed_counts(2.5, 50, 10), "num_classes"),
-        (lambda: keras_ldam.long_tailed_counts(10, 50, float("inf")), "imbalance_ratio is"),
+        (lambda: keras_ldam.long_tailed_counts(10, 50, float("inf")), "`imbalance_ratio` is"),
     ],
 )
 def test_arguments_out_of_range_get_a_sentence(call, message):

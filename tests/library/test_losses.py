@@ -47,19 +47,19 @@ def gradient(function, z):
 EACH = {
     "cross_entropy": (lambda y, z: losses.cross_entropy(y, z), oracle.cross_entropy),
     "ldam": (
-        lambda y, z: losses.ldam(y, z, keras_ldam.margins(COUNTS), SCALE),
+        lambda y, z: losses.ldam(y, z, keras_ldam.margins(COUNTS), scale=SCALE),
         lambda y, z: oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE),
     ),
     "ldam_hinge": (
-        lambda y, z: losses.ldam_hinge(y, z, keras_ldam.margins(COUNTS), SCALE),
+        lambda y, z: losses.ldam_hinge(y, z, keras_ldam.margins(COUNTS), scale=SCALE),
         lambda y, z: oracle.ldam_hinge(y, z, oracle.margins(COUNTS, 0.5), SCALE),
     ),
     "focal": (
-        lambda y, z: losses.focal(y, z, 0.5),
+        lambda y, z: losses.focal(y, z, gamma=0.5),
         lambda y, z: oracle.focal(y, z, 0.5),
     ),
     "sigmoid_focal": (
-        lambda y, z: losses.focal(y, z, 0.5, "sigmoid"),
+        lambda y, z: losses.focal(y, z, gamma=0.5, form="sigmoid"),
         lambda y, z: oracle.sigmoid_focal(y, z, 0.5),
     ),
 }
@@ -115,7 +115,7 @@ def test_zero_margins_give_the_plain_hinge(batch):
 def test_focal_without_focus_is_cross_entropy(batch):
     y, z = batch
     np.testing.assert_array_equal(
-        values(losses.focal(y, z, 0.0)), values(losses.cross_entropy(y, z))
+        values(losses.focal(y, z, gamma=0.0)), values(losses.cross_entropy(y, z))
     )
 
 
@@ -123,7 +123,7 @@ def test_focal_without_focus_is_cross_entropy(batch):
 def test_class_weights_give_a_weighted_mean(kind, batch):
     y, z = batch
     loss = keras_ldam.LDAM(COUNTS)
-    weights = keras_ldam.class_weights(COUNTS, kind)
+    weights = keras_ldam.class_weights(COUNTS, kind=kind)
     loss.class_weights.assign(weights)
     each = oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE)
     expected = oracle.weighted_mean(each, weights[y].astype(np.float64))
@@ -154,8 +154,8 @@ def test_focal_takes_p_from_the_unweighted_cross_entropy(batch):
 def test_focal_stays_finite_where_the_model_is_certain(gamma, form):
     z = np.array([[200.0, -200.0], [-200.0, 200.0]], dtype=np.float32)
     y = np.array([0, 0])
-    slope = gradient(lambda z: losses.focal(y, z, gamma, form), z)
-    assert np.isfinite(values(losses.focal(y, z, gamma, form))).all()
+    slope = gradient(lambda z: losses.focal(y, z, gamma=gamma, form=form), z)
+    assert np.isfinite(values(losses.focal(y, z, gamma=gamma, form=form))).all()
     assert np.isfinite(slope).all()
 
 
@@ -176,7 +176,9 @@ def test_soft_labels_mix_weights_and_margins(rng):
     soft = rng.dirichlet(np.ones(4), size=8).astype(np.float32)
     margins = keras_ldam.margins(COUNTS)
     expected = -(soft * oracle.log_softmax(SCALE * (z - soft * margins).astype(float))).sum(-1)
-    np.testing.assert_allclose(values(losses.ldam(soft, z, margins, SCALE)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        values(losses.ldam(soft, z, margins, scale=SCALE)), expected, rtol=1e-5
+    )
 
 
 def test_classes_missing_from_the_batch_do_no_harm():
@@ -226,7 +228,7 @@ def test_a_loss_comes_back_from_its_config(loss, batch):
 @pytest.mark.parametrize("label", [4, -1, 0.5, float("nan")])
 def test_a_label_that_is_no_class_gets_a_sentence(label):
     loss = keras_ldam.LDAM(COUNTS)
-    with pytest.raises(ValueError, match=rf"labels must be whole numbers.* 3.*received {label}"):
+    with pytest.raises(ValueError, match=rf"Labels must be whole numbers.* 3.*Received: {label}"):
         loss(np.array([0, label]), np.zeros((2, 4), np.float32))
 
 
@@ -244,37 +246,40 @@ def test_a_fraction_is_no_class_inside_compiled_code_either(label):
 
 
 def test_counts_that_do_not_fit_the_output_get_a_sentence():
-    with pytest.raises(ValueError, match="counts name 4 classes, but y_pred has 3"):
+    with pytest.raises(ValueError, match=r"`counts` name 4 classes.*shape"):
         keras_ldam.LDAM(COUNTS)([0], np.zeros((1, 3), np.float32))
-    with pytest.raises(ValueError, match="Two classes need two scores, and labels 0 and 1"):
+    with pytest.raises(ValueError, match=r"Two classes need two scores, as of `CosineDense.2.` or"):
         keras_ldam.LDAM([9, 3])([0], np.zeros((1, 1), np.float32))
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")
 def test_labels_that_are_strings_get_a_sentence():
-    with pytest.raises(ValueError, match="received strings"):
+    with pytest.raises(ValueError, match="Received: strings"):
         keras_ldam.LDAM(COUNTS)(np.array(["a", "b"]), np.zeros((2, 4), np.float32))
 
 
 def test_labels_of_a_wrong_shape_get_a_sentence():
-    with pytest.raises(ValueError, match="y_true must hold integer labels of shape"):
+    with pytest.raises(ValueError, match="`y_true` must hold integer labels of shape"):
         keras_ldam.LDAM(COUNTS)(np.zeros((2, 3)), np.zeros((2, 4), np.float32))
-    with pytest.raises(ValueError, match="y_true must hold integer labels of shape"):
+    with pytest.raises(ValueError, match="`y_true` must hold integer labels of shape"):
         keras_ldam.LDAM(COUNTS)(np.zeros(3), np.zeros((2, 4), np.float32))
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: keras_ldam.LDAM([5, 0]), "class 1 has 0"),
-        (lambda: keras_ldam.LDAM(None), "counts must be"),
+        (lambda: keras_ldam.LDAM([5, 0]), "Received: 0 for class 1"),
+        (lambda: keras_ldam.LDAM(None), "`counts` must be"),
         (lambda: keras_ldam.LDAM(COUNTS, max_margin=-1), "max_margin"),
         (lambda: keras_ldam.LDAM(COUNTS, scale=0), "scale"),
         (lambda: keras_ldam.LDAMHinge(COUNTS, scale=float("nan")), "scale"),
         (lambda: keras_ldam.Focal(COUNTS, gamma=-1), "gamma"),
-        (lambda: keras_ldam.Focal(COUNTS, form="tanh"), "known: softmax, sigmoid"),
-        (lambda: keras_ldam.CrossEntropy(class_weights=[1, 1]), "need counts"),
-        (lambda: keras_ldam.CrossEntropy(COUNTS, class_weights=[1]), "class_weights must be 4"),
+        (lambda: keras_ldam.Focal(COUNTS, form="tanh"), "available: softmax, sigmoid"),
+        (lambda: keras_ldam.CrossEntropy(class_weights=[1, 1]), "need `counts`"),
+        (
+            lambda: keras_ldam.CrossEntropy(COUNTS, class_weights=[1]),
+            "`class_weights` must have one entry for each of the 4",
+        ),
     ],
 )
 def test_bad_arguments_get_a_sentence(build, message):
@@ -328,7 +333,7 @@ def test_a_class_of_weight_zero_does_not_count(batch):
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, -1], [1, 1, 1, np.nan], [1, 1, 1, np.inf]])
 def test_class_weights_that_are_negative_or_no_numbers_get_a_sentence(weights):
-    with pytest.raises(ValueError, match="class_weights must be 4 numbers of at least 0"):
+    with pytest.raises(ValueError, match="`class_weights` must be 4 finite numbers of at least 0"):
         keras_ldam.CrossEntropy(COUNTS, class_weights=weights)
 
 
@@ -348,7 +353,7 @@ def test_a_weight_for_each_example_is_for_all_its_steps(rng, steps):
     whole = np.repeat([[0.5], [1.0], [2.0]], steps, axis=1)
     assert float(loss(y, z, [0.5, 1.0, 2.0])) == pytest.approx(float(loss(y, z, whole)), rel=1e-5)
     for wrong in ([1.0, 2.0], np.ones((3, steps + 1)), np.ones((3, steps, 4))):
-        with pytest.raises(ValueError, match=r"sample_weight must have the shape \(3, "):
+        with pytest.raises(ValueError, match=r"`sample_weight` must have the shape \(3, "):
             loss(y, z, wrong)
 
 
@@ -367,13 +372,169 @@ def test_steps_that_a_mask_leaves_out_have_no_weight(rng):
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (keras_ldam.focal, {"form": "Softmax"}, "unknown focal form 'Softmax'"),
-        (keras_ldam.focal, {"gamma": -1.0}, "gamma must be a number in"),
-        (keras_ldam.ldam, {"margins": [0.5, 0.2, 0.1]}, "one for each of the 2 classes"),
-        (keras_ldam.ldam, {"margins": 0.5}, "one for each of the 2 classes"),
-        (keras_ldam.ldam_hinge, {"margins": [0.5]}, "one for each of the 2 classes"),
+        (keras_ldam.focal, {"form": "Softmax"}, "Unknown form 'Softmax' of the focal loss"),
+        (keras_ldam.focal, {"gamma": -1.0}, "`gamma` must be a number in"),
+        (keras_ldam.ldam, {"margins": [0.5, 0.2, 0.1]}, "one entry for each of the 2 classes"),
+        (keras_ldam.ldam, {"margins": 0.5}, "one entry for each of the 2 classes"),
+        (keras_ldam.ldam_hinge, {"margins": [0.5]}, "one entry for each of the 2 classes"),
     ],
 )
 def test_functions_refuse_what_their_classes_refuse(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function([0], [[0.5, 0.1]], **arguments)
+
+
+# ----------------------------------------------------------------------------- rows of labels
+
+LOSSES = {
+    "cross_entropy": keras_ldam.CrossEntropy(),
+    "weighted": keras_ldam.CrossEntropy(COUNTS, class_weights=[0.5, 1.0, 1.5, 1.0]),
+    "ldam": keras_ldam.LDAM(COUNTS),
+    "ldam_hinge": keras_ldam.LDAMHinge(COUNTS),
+    "focal": keras_ldam.Focal(COUNTS),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_row_without_a_label_weighs_nothing(name, compiled, batch):
+    (y, z), loss = batch, LOSSES[name]
+    rows = np.eye(4, dtype=np.float32)[y]
+    void = np.concatenate([rows, np.zeros((64, 4), np.float32)])
+    twice = np.concatenate([z, z[::-1]])
+    function = jitted(loss) if compiled else loss
+    assert float(function(void, twice)) == pytest.approx(float(loss(rows, z)), rel=1e-5)
+
+
+def jitted(loss):
+    """A loss inside compiled code, on the backend in use."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(loss)
+    if keras.backend.backend() == "torch":
+        pytest.skip("torch has no compiled code here")
+    import tensorflow as tf
+
+    return tf.function(loss)
+
+
+@pytest.mark.parametrize(
+    "row", [[3.0, 0, 0, 0], [1.0, 1.0, 0, 0], [0.5, 0, 0, 0], [1.5, -0.5, 0, 0], [np.nan, 0, 0, 0]]
+)
+def test_a_row_that_is_no_distribution_is_refused_and_is_nan_in_compiled_code(row):
+    y, z = np.array([row, [0, 1, 0, 0]], np.float32), np.zeros((2, 4), np.float32)
+    for loss in (keras_ldam.LDAM(COUNTS), keras_ldam.CrossEntropy()):
+        with pytest.raises(ValueError, match="row of one-hot or soft labels must hold"):
+            loss(y, z)
+        assert np.isnan(float(jitted(loss)(y, z)))
+
+
+def test_labels_that_are_smoothed_or_rounded_pass(batch):
+    y, z = batch
+    smooth = 0.9 * np.eye(4)[y] + 0.025
+    loss = keras_ldam.LDAM(COUNTS)
+    coarse = ops.cast(ops.convert_to_tensor(smooth.astype("float32")), "bfloat16")
+    assert float(loss(coarse, z)) == pytest.approx(float(loss(smooth, z)), rel=1e-2)
+
+
+def test_rows_of_a_shape_that_a_generator_leaves_open_are_one_hot(batch):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("shapes are open in TensorFlow's graphs only")
+    import tensorflow as tf
+
+    y, z = batch
+    rows = np.eye(4, dtype=np.float32)[y]
+    loss, metric = keras_ldam.LDAM(COUNTS), keras_ldam.ClassErrors(COUNTS)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None, 4])])
+    def step(y, z):
+        metric.update_state(y, z)
+        return loss(y, z)
+
+    assert float(step(rows, z)) == pytest.approx(float(loss(y, z)), rel=1e-5)
+    assert float(metric.result()["error"]) == pytest.approx(np.mean(z.argmax(1) != y))
+
+
+@pytest.mark.parametrize(
+    "loss", [keras_ldam.CrossEntropy(), keras_ldam.Focal(), keras_ldam.CrossEntropy([5, 5])]
+)
+def test_a_single_score_is_refused_with_what_to_use(loss):
+    with pytest.raises(ValueError, match=r"Two classes need two scores, as of `CosineDense"):
+        loss([0, 1], [[0.2], [0.3]])
+
+
+def test_a_label_beyond_32_bits_is_no_class():
+    z = np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match=r"Received: 4.29497e"):
+        keras_ldam.LDAMHinge([5, 5])(np.array([2**32, 0]), z)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(keras_ldam.LDAMHinge([5, 5]), jit_compile=True)
+        assert np.isnan(float(compiled(tf.constant([2**32, 0], tf.int64), z)))
+
+
+def test_focal_is_linear_in_soft_labels(batch):
+    _, z = batch
+    first, second = np.eye(4, dtype=np.float32)[[0] * 64], np.eye(4, dtype=np.float32)[[3] * 64]
+    for form in ("softmax", "sigmoid"):
+        mixed, one, two = (
+            values(losses.focal(y, z, gamma=2.0, form=form))
+            for y in (0.3 * first + 0.7 * second, first, second)
+        )
+        np.testing.assert_allclose(mixed, 0.3 * one + 0.7 * two, rtol=1e-5)
+
+
+def test_focal_of_a_class_without_a_share_is_finite():
+    loss = losses.focal(np.array([[1.0, 0.0]]), np.array([[200.0, -200.0]]), gamma=2.0)
+    np.testing.assert_array_equal(values(loss), 0)
+
+
+def test_each_decision_of_several_labels_has_the_weight_of_its_own_class():
+    y = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    z = np.array([[0.3, -0.2, 0.1], [0.5, 0.4, -2.0]], np.float32)
+    weights = np.array([0.5, 1.0, 1.5])
+    loss = keras_ldam.Focal([9, 5, 2], gamma=0.0, form="sigmoid", class_weights=weights)
+    each = np.log1p(np.exp(np.where(y == 1, -z, z)))
+    assert float(loss(y, z)) == pytest.approx((each * weights).sum(axis=1).mean(), rel=1e-6)
+    # One class per example is weighed as in Cui et al., 2019, all its decisions alike.
+    one = keras_ldam.Focal([9, 5, 2], gamma=0.0, form="sigmoid", class_weights=weights)
+    rows = np.log1p(np.exp(np.where(np.eye(3)[[2, 0]] == 1, -z, z))).sum(axis=1)
+    expected = (rows * weights[[2, 0]]).sum() / weights[[2, 0]].sum()
+    assert float(one(np.array([2, 0]), z)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_class_weights_of_one_call_take_the_place_of_the_loss_s_own(batch):
+    y, z = batch
+    loss = keras_ldam.LDAM(COUNTS)
+    weights = np.array([0.1, 0.5, 1.4, 2.0], np.float32)
+    expected = float(keras_ldam.LDAM(COUNTS, class_weights=weights)(y, z))
+    assert float(loss(y, z, class_weights=weights)) == pytest.approx(expected, rel=1e-6)
+    assert float(loss(y, z)) != pytest.approx(expected, rel=1e-3)
+
+    def step(y, z, weights):
+        return loss(y, z, class_weights=weights)
+
+    compiled = jitted(step)
+    for each in (weights, np.ones(4, np.float32)):
+        given = float(compiled(y, z, each))
+        assert given == pytest.approx(float(loss(y, z, class_weights=each)), rel=1e-5)
+
+
+def test_class_weights_with_keys_are_put_into_class_order():
+    loss = keras_ldam.LDAM({0: 1000, 2: 10, 1: 100}, class_weights={0: 0.001, 2: 0.1, 1: 0.01})
+    np.testing.assert_allclose(values(loss.class_weights), [0.001, 0.01, 0.1], rtol=1e-6)
+    assert loss.counts.tolist() == [1000, 100, 10]
+    with pytest.raises(ValueError, match="`class_weights` with keys must have as keys the classes"):
+        keras_ldam.LDAM([5, 5], class_weights={"cat": 1.0, "dog": 1.0})
+
+
+def test_a_loss_of_each_name_takes_its_own_settings():
+    settings = {"max_margin": 0.3, "scale": 10.0, "gamma": 2.0, "other": None}
+    made = {name: named.make(COUNTS, settings) for name, named in losses.LOSSES.items()}
+    assert made["ldam"].max_margin == made["ldam_hinge"].max_margin == 0.3
+    assert made["uniform_margin"].margins.tolist() == pytest.approx([0.3] * 4)
+    assert made["sigmoid_focal"].form == "sigmoid" and made["focal"].gamma == 2.0
+    cosines = {name for name, named in losses.LOSSES.items() if named.wants_cosines}
+    assert cosines == {"ldam", "uniform_margin", "ldam_hinge", "hinge"}
