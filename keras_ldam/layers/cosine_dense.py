@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 import keras
 from keras import ops
+
+_LONG = 1e30
+"""Squared length from which on vectors are shortened before they are normalized."""
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class CosineDense(keras.layers.Layer):
     """The cosine between the features and each class's vector; no bias.
 
-    z_j = ⟨x, w_j⟩ / (‖x‖ ‖w_j‖) ∈ [-1, 1]. Put it last before `LDAM`: on an unbounded score a
-    margin is no constraint, since the network can buy it by growing its weights.
+    z_j = ⟨x, w_j⟩ / (‖x‖ ‖w_j‖) ∈ [-1, 1]. Make it the last layer before `LDAM`: with unbounded
+    logits the network can satisfy any margin by growing its weights.
 
-    It works in float32 under every global precision policy, and refuses a `dtype` that is less: in
+    It computes in float32 under every global precision policy, and refuses a `dtype` of less: in
     bfloat16 cosines have steps of 1/256, and the softmax multiplies them by s = 30.
 
     Args:
         units: Number of classes K, at least 1.
         epsilon: Vectors shorter than this count as zero: cosine 0, gradient 0 (not infinite, as
             that of 1/‖x‖ would be where every feature is off).
-        kernel_initializer: Initialiser of the class vectors, shape `[features, units]`. By default
+        kernel_initializer: Initializer of the class vectors, shape `(features, units)`. By default
             uniform directions of length 1, as in the official code.
-        kernel_regularizer: Optional regulariser of the class vectors.
+        kernel_regularizer: Optional regularizer of the class vectors.
         **kwargs: `name`, `dtype` and so on, as for every Keras layer.
 
     Call arguments:
-        inputs: Features, shape `[…, features]`.
+        inputs: Features, shape `(…, features)`.
 
     Returns:
-        float32 tensor of shape `[…, units]`; a mask of the inputs goes with it.
+        float32 tensor of shape `(…, units)`; a mask of the inputs is passed on. NaN in an example
+        gives NaN.
 
     Raises:
         ValueError: if `units` is not a whole number of at least 1, `dtype` computes in less than
-            float32, or the features' size is not known.
+            float32, or the number of features is unknown.
 
     Example:
 
@@ -53,29 +58,34 @@ class CosineDense(keras.layers.Layer):
         units: int,
         *,
         epsilon: float = 1e-6,
-        kernel_initializer="keras_ldam>UnitColumns",
-        kernel_regularizer=None,
-        **kwargs,
+        kernel_initializer: Any = "keras_ldam>UnitColumns",
+        kernel_regularizer: Any = None,
+        **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.supports_masking = True
         if not isinstance(units, numbers.Real) or units != int(units) or units < 1:
-            raise ValueError(f"units must be a whole number of at least 1; received {units!r}.")
-        self.units, self.epsilon = int(units), epsilon
+            raise ValueError(f"`units` must be a whole number of at least 1. Received: {units!r}")
+        self.units: int = int(units)
+        self.epsilon: float = float(epsilon)
         if self.compute_dtype in ("float16", "bfloat16"):
             raise ValueError(
-                f"CosineDense computes in float32, as cosines in {self.compute_dtype} have too few "
-                "steps; leave its dtype out, under a mixed precision policy too."
+                "`CosineDense` computes in float32, since cosines in half precision have too few "
+                "steps; leave its `dtype` out, under a mixed precision policy too. Received: "
+                f"dtype={self.compute_dtype!r}"
             )
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_initializer: Any = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer: Any = keras.regularizers.get(kernel_regularizer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
+        """Creates the class vectors."""
         if input_shape[-1] is None:
             raise ValueError(
-                f"CosineDense needs to know the number of features; received shape {input_shape}."
+                "`CosineDense` needs to know the number of features. Received: inputs of shape "
+                f"{tuple(input_shape)}"
             )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self.kernel = self.add_weight(
             shape=(input_shape[-1], self.units),
             initializer=self.kernel_initializer,
@@ -83,19 +93,28 @@ class CosineDense(keras.layers.Layer):
             name="kernel",
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
+        """Returns the cosines."""
+        inputs = ops.cast(inputs, self.compute_dtype)
         return ops.matmul(self._unit(inputs, -1), self._unit(self.kernel, 0))
 
-    def _unit(self, vectors, axis):
+    def _unit(self, vectors: Any, axis: int) -> Any:
+        squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+        # Squares of vectors this long would overflow; a cosine does not depend on the length.
+        longest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=axis, keepdims=True))
+        vectors = vectors / ops.where(squares > _LONG, longest, 1.0)
         squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
         floor = self.epsilon**2
         unit = vectors * ops.rsqrt(ops.maximum(squares, floor))
-        return ops.where(squares > floor, unit, 0.0)
+        # So that NaN, of which no comparison is true, is not taken for a short vector.
+        return ops.where(squares <= floor, 0.0, unit)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Returns the shape with the classes on the last axis."""
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal layer."""
         return {
             **super().get_config(),
             "units": self.units,
@@ -107,7 +126,7 @@ class CosineDense(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class UnitColumns(keras.initializers.Initializer):
-    """Columns of length 1, drawn from uniform(-1, 1) in each coordinate and then normalised.
+    """Columns of length 1, drawn from uniform(-1, 1) in each coordinate and then normalized.
 
     The length does not change a cosine, but it sets how far a gradient step or weight decay turns
     the vector, so it is kept as in the official code.
@@ -119,11 +138,13 @@ class UnitColumns(keras.initializers.Initializer):
     def __init__(self, seed: int | None = None):
         self.seed = seed
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """Returns the columns, shape `(features, units)`."""
         seed = keras.random.SeedGenerator(self.seed) if self.seed is None else self.seed
         columns = keras.random.uniform(shape, -1.0, 1.0, dtype=dtype or "float32", seed=seed)
         norm = ops.sqrt(ops.sum(ops.square(columns), axis=0, keepdims=True))
         return columns / ops.maximum(norm, 1e-12)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal initializer."""
         return {"seed": self.seed}

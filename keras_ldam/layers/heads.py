@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from keras_ldam import keras_internals
@@ -15,10 +17,10 @@ def gives_cosines(model: keras.Model) -> bool:
 
 def gives_probabilities(model: keras.Model) -> bool:
     """Whether an output of a functional model comes out of a softmax or a sigmoid."""
-    return any(map(_is_normalised, getattr(model, "outputs", None) or ()))
+    return any(map(_is_normalized, getattr(model, "outputs", None) or ()))
 
 
-def _is_normalised(output):
+def _is_normalized(output: Any) -> bool:
     operation = keras_internals.operation_of(output)
     if isinstance(operation, keras.Model):
         return gives_probabilities(operation)

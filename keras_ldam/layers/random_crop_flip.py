@@ -91,7 +91,7 @@ class RandomCropFlip(keras.layers.Layer):
         """Restores the random state."""
         self.seed_generator.state.assign(store["seed_generator_state"])
 
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape unchanged."""
         return input_shape
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import class_of, weigh
+from keras_ldam.labels import TWO_SCORES, class_of, weigh
+from keras_ldam.metrics.sums import ClassSums
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -54,74 +56,87 @@ class ClassErrors(keras.metrics.Metric):
 
     def __init__(
         self,
-        counts: Sequence[int] | np.ndarray,
+        counts: Sequence[int] | Mapping[int, int] | np.ndarray,
         *,
         per_class: bool = False,
         name: str = "class_errors",
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
         self.counts = class_counts.check_counts(counts)
         self.per_class = per_class
-        shape = (len(self.counts),)
-        self.total = self.add_variable(shape, initializer="zeros", name="total")
-        self.wrong = self.add_variable(shape, initializer="zeros", name="wrong")
+        self._total = ClassSums(self, len(self.counts), "total")
+        self._wrong = ClassSums(self, len(self.counts), "wrong")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch: labels `[…]`, `[…, 1]` or one-hot `[…, K]`; scores `[…, K]`.
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds a batch.
 
-        Steps that a mask leaves out count nothing, except in `fit` on Keras' JAX backend, where the
-        mask is lost to every metric. `sample_weight` is `[…]` or, for dense predictions, `[batch]`.
-        Raises `ValueError` if shapes do not fit, and, outside compiled code, for a label that is no
-        class; inside, such an example may be left out.
+        Steps that a mask leaves out and rows of labels that are all zeros count nothing, except
+        that in `fit` on Keras' JAX backend the mask is lost to every metric.
+
+        Args:
+            y_true: Labels `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`.
+            y_pred: Scores `(…, num_classes)`.
+            sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
+
+        Raises:
+            ValueError: if shapes do not fit, and, outside compiled code, for a label that is no
+                class; inside, such an example is left out.
         """
         num_classes = len(self.counts)
         y_pred = ops.convert_to_tensor(y_pred)
-        if y_pred.shape[-1] != num_classes:
+        shape = tuple(y_pred.shape)
+        if not shape or shape[-1] != num_classes:
+            hint = f" {TWO_SCORES}" if shape and shape[-1] == 1 else ""
             raise ValueError(
-                f"{self.name}: counts name {num_classes} classes, but y_pred has shape "
-                f"{tuple(y_pred.shape)}."
+                f"{self.name}: `counts` name {num_classes} classes, which `y_pred` must have on "
+                f"its last axis. Received: shape {shape}.{hint}"
             )
         labels = class_of(y_true, y_pred)
-        weights = weigh(ops.ones_like(labels, dtype=self.dtype), y_pred, sample_weight)
+        weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
+        weights = ops.where(labels >= 0, weights, 0.0)
         guesses = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
         # Of nothing but NaN argmax takes class 0; a broken model must not look right.
         broken = ops.reshape(ops.any(ops.not_equal(y_pred, y_pred), axis=-1), (-1,))
         right = ops.logical_and(labels == guesses, ops.logical_not(broken))
         wrong = ops.where(right, 0.0, weights)
-        self.total.assign(self.total + ops.segment_sum(weights, labels, num_classes))
-        self.wrong.assign(self.wrong + ops.segment_sum(wrong, labels, num_classes))
+        classes = ops.maximum(labels, 0)
+        self._total.add(weights, classes)
+        self._wrong.add(wrong, classes)
 
-    def result(self):
-        seen = ops.cast(self.total > 0, self.dtype)
-        errors = ops.divide_no_nan(self.wrong, self.total)
+    def result(self) -> dict[str, Any]:
+        """Returns the errors so far, by name."""
+        total, wrong = self._total.value(), self._wrong.value()
+        seen = ops.cast(total > 0, "float32")
+        errors = ops.divide_no_nan(wrong, total)
 
-        def ratio(part, whole):
+        def ratio(part: Any, whole: Any) -> Any:
             return ops.where(whole > 0, ops.divide_no_nan(part, whole), float("nan"))
 
-        def mean_over(classes):
+        def mean_over(classes: Any) -> Any:
             return ratio(ops.sum(errors * classes), ops.sum(classes * seen))
 
         balanced = mean_over(ops.ones_like(seen))
         result = {
-            "error": ratio(ops.sum(self.wrong), ops.sum(self.total)),
+            "error": ratio(ops.sum(wrong), ops.sum(total)),
             "balanced_error": balanced,
             "balanced_accuracy": 1.0 - balanced,
         }
         for group, classes in class_counts.shot_groups(self.counts).items():
             if len(classes):
-                indicator = np.zeros(len(self.counts), dtype=self.dtype)
+                indicator = np.zeros(len(self.counts), dtype="float32")
                 indicator[classes] = 1
                 result[f"{group}_error"] = mean_over(ops.convert_to_tensor(indicator))
         if self.per_class:
-            own = ops.where(self.total > 0, errors, float("nan"))
+            own = ops.where(total > 0, errors, float("nan"))
             result.update({f"error_{j}": own[j] for j in range(len(self.counts))})
         prefix = "" if self.name == "class_errors" else f"{self.name}_"
         return {prefix + key: value for key, value in result.items()}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal metric."""
         return {
             **super().get_config(),
             "counts": self.counts.tolist(),

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import class_of, weigh
+from keras_ldam.labels import TWO_SCORES, class_of, weigh
+from keras_ldam.metrics.sums import ClassSums
 
 
-def example_margins(y_true, y_pred):
-    """The margin of each example, γ(x, y) = z_y - max_{j≠y} z_j.
+def example_margins(y_true: Any, y_pred: Any) -> Any:
+    """Returns the margin of each example, γ(x, y) = z_y - max_{j≠y} z_j.
 
-    Positive where the example is right, and then how far from being wrong, in the units of the
-    scores: of cosines it is from -2 to 2. Nothing is subtracted for the loss's own margins Δ, so
-    that a training with LDAM has done its work for an example where γ ≥ Δ_y.
+    It is positive where the example is right, and tells how far it is from being wrong, in the
+    units of the scores: from -2 to 2 for cosines. The loss's own margins Δ are not subtracted, so
+    LDAM has reached its aim for an example where γ ≥ Δ_y.
 
     Args:
-        y_true: Labels: integers of shape `[…]` or `[…, 1]`, or one-hot `[…, K]`.
-        y_pred: Scores z, shape `[…, K]`, K ≥ 2.
+        y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`.
+        y_pred: Scores z, shape `(…, num_classes)`, for at least two classes.
 
     Returns:
-        float32 tensor of shape `[…]`.
+        float32 tensor of shape `(…)`; NaN where a score is NaN, or a row of labels is all zeros.
 
     Raises:
         ValueError: if the shapes do not fit together, or, outside compiled code, for a label that
@@ -39,18 +42,21 @@ def example_margins(y_true, y_pred):
     num_classes = scores.shape[-1] if len(scores.shape) else None
     if num_classes is None or num_classes < 2:
         raise ValueError(
-            "a margin needs a score for each of at least two classes; received y_pred of shape "
-            f"{tuple(scores.shape)}."
+            "A margin needs a score for each of at least two classes. Received: `y_pred` of shape "
+            f"{tuple(scores.shape)}. {TWO_SCORES}"
         )
-    labels = ops.expand_dims(class_of(y_true, scores), -1)
-    own = ops.take_along_axis(scores, labels, axis=-1)
+    classes = class_of(y_true, scores)
+    labels = ops.expand_dims(ops.maximum(classes, 0), -1)
+    own = ops.squeeze(ops.take_along_axis(scores, labels, axis=-1), -1)
     is_label = labels == ops.arange(num_classes, dtype="int32")
-    rivals = ops.where(is_label, -float("inf"), scores)
-    return ops.squeeze(own, -1) - ops.max(rivals, axis=-1)
+    rivals = ops.max(ops.where(is_label, -float("inf"), scores), axis=-1)
+    # A maximum may step over NaN.
+    known = ops.logical_and(classes >= 0, ops.all(scores == scores, axis=-1))
+    return ops.where(known, own - rivals, float("nan"))
 
 
-def _smallest_over_replicas(values):
-    """The smallest of each entry over the replicas of a strategy, which can sum and not compare."""
+def _smallest_over_replicas(values: Any) -> Any:
+    """Returns the smallest of each entry over the replicas; a strategy sums, but cannot compare."""
     if keras.backend.backend() != "tensorflow":
         return values
     import tensorflow as tf
@@ -109,19 +115,19 @@ class ClassMargins(keras.metrics.Metric):
         bins: int = 200,
         per_class: bool = False,
         name: str = "class_margins",
-        **kwargs,
+        **kwargs: Any,
     ):
-        kwargs.setdefault("dtype", "float32")
+        kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
         if num_classes != int(num_classes) or num_classes < 2:
             raise ValueError(
-                f"num_classes must be a whole number of at least 2; received {num_classes!r}."
+                f"`num_classes` must be a whole number of at least 2. Received: {num_classes!r}"
             )
         class_counts.check_range("quantile", quantile, 0, 1)
         if not low < high:
-            raise ValueError(f"low must be below high; received low={low!r}, high={high!r}.")
+            raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}")
         if bins != int(bins) or bins < 1:
-            raise ValueError(f"bins must be a whole number of at least 1; received {bins!r}.")
+            raise ValueError(f"`bins` must be a whole number of at least 1. Received: {bins!r}")
         self.num_classes, self.quantile, self.per_class = int(num_classes), quantile, per_class
         self.low, self.high, self.bins = float(low), float(high), int(bins)
         shape = (self.num_classes,)
@@ -131,49 +137,60 @@ class ClassMargins(keras.metrics.Metric):
             # Each replica has that of all, and Keras would sum them.
             aggregation="only_first_replica",
             name="smallest",
+            dtype="float32",
         )
-        self.sums = self.add_variable(shape, initializer="zeros", name="sums")
-        self.histogram = self.add_variable(
-            (self.num_classes * self.bins,), initializer="zeros", name="histogram"
-        )
+        self._sums = ClassSums(self, self.num_classes, "sums")
+        self._histogram = ClassSums(self, self.num_classes * self.bins, "histogram")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; what has weight 0 or is masked is left out, other weights count as 1.
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds a batch.
 
-        In `fit` on Keras' JAX backend the mask is lost to every metric.
+        What has weight 0, is masked, or has a row of labels that is all zeros, is left out; other
+        weights count as 1. In `fit` on Keras' JAX backend the mask is lost to every metric.
+
+        Args:
+            y_true: Labels `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`.
+            y_pred: Scores `(…, num_classes)`.
+            sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
+
+        Raises:
+            ValueError: if shapes do not fit, and, outside compiled code, for a label that is no
+                class.
         """
         y_pred = ops.convert_to_tensor(y_pred)
         if y_pred.shape[-1] != self.num_classes:
             raise ValueError(
-                f"{self.name}: num_classes={self.num_classes}, but y_pred has shape "
-                f"{tuple(y_pred.shape)}."
+                f"{self.name}: `y_pred` must have {self.num_classes} classes on its last axis. "
+                f"Received: shape {tuple(y_pred.shape)}"
             )
         margins = ops.reshape(example_margins(y_true, y_pred), (-1,))
         labels = class_of(y_true, y_pred)
         weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
-        labels = ops.reshape(labels, (-1,))
-        counted = ops.cast(ops.reshape(weights, (-1,)) > 0, "float32")
-        is_label = ops.expand_dims(labels, 0) == ops.expand_dims(
-            ops.arange(self.num_classes, dtype="int32"), 1
+        labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
+        counted = ops.logical_and(weights > 0, labels >= 0)
+        labels = ops.maximum(labels, 0)
+        smallest = -ops.segment_max(
+            ops.where(counted, -margins, -float("inf")), labels, self.num_classes
         )
-        is_label = ops.logical_and(is_label, ops.expand_dims(counted > 0, 0))
-        smallest = ops.min(ops.where(is_label, margins, float("inf")), axis=1)
-        smallest = ops.minimum(self.smallest, _smallest_over_replicas(smallest))
-        self.smallest.assign(smallest)
-        self.sums.assign(self.sums + ops.segment_sum(margins * counted, labels, self.num_classes))
+        self.smallest.assign(
+            ops.minimum(ops.convert_to_tensor(self.smallest), _smallest_over_replicas(smallest))
+        )
+        self._sums.add(ops.where(counted, margins, 0.0), labels)
         place = (margins - self.low) * (self.bins / (self.high - self.low))
-        place = ops.cast(ops.clip(ops.floor(place), 0, self.bins - 1), "int32")
-        self.histogram.assign(
-            self.histogram
-            + ops.segment_sum(counted, labels * self.bins + place, self.num_classes * self.bins)
+        place = ops.clip(ops.floor(ops.where(margins == margins, place, 0.0)), 0, self.bins - 1)
+        self._histogram.add(
+            ops.cast(counted, "float32"), labels * self.bins + ops.cast(place, "int32")
         )
 
-    def reset_state(self):
+    def reset_state(self) -> None:
+        """Forgets all batches."""
         super().reset_state()  # Sets everything to zero, which no smallest margin starts from.
-        self.smallest.assign(ops.full(self.smallest.shape, float("inf"), self.dtype))
+        self.smallest.assign(ops.full(self.smallest.shape, float("inf"), "float32"))
 
-    def result(self):
-        histogram = ops.reshape(self.histogram, (self.num_classes, self.bins))
+    def result(self) -> dict[str, Any]:
+        """Returns the margins so far, by name; NaN where a score was NaN."""
+        histogram = ops.reshape(self._histogram.value(), (self.num_classes, self.bins))
+        sums, smallest = self._sums.value(), ops.convert_to_tensor(self.smallest)
         totals = ops.sum(histogram, axis=1)
         seen = totals > 0
         until = ops.cumsum(histogram, axis=1)
@@ -187,26 +204,35 @@ class ClassMargins(keras.metrics.Metric):
         before = ops.take_along_axis(until, index, axis=1) - inside
         part = ops.divide_no_nan(wanted - before, inside)
         width = (self.high - self.low) / self.bins
-        quantiles = self.low + width * (ops.cast(index, self.dtype) + part)[:, 0]
+        quantiles = self.low + width * (ops.cast(index, "float32") + part)[:, 0]
+        # The sum of a class has kept what its histogram and its minimum cannot show.
+        broken = sums != sums
+        quantiles = ops.where(broken, float("nan"), quantiles)
+        smallest = ops.where(broken, float("nan"), smallest)
         nothing, any_seen = float("nan"), ops.any(seen)
         means = {
-            "margin_mean": (ops.sum(self.sums), ops.sum(totals)),
+            "margin_mean": (ops.sum(sums), ops.sum(totals)),
             "margin_quantile": (
                 ops.sum(ops.where(seen, quantiles, 0.0)),
-                ops.sum(ops.cast(seen, self.dtype)),
+                ops.sum(ops.cast(seen, "float32")),
             ),
         }
-        result = {"margin_min": ops.where(any_seen, ops.min(self.smallest), nothing)}
+        result = {
+            "margin_min": ops.where(
+                any_seen, ops.where(ops.any(broken), nothing, ops.min(smallest)), nothing
+            )
+        }
         for name, (part, whole) in means.items():
             result[name] = ops.where(any_seen, ops.divide_no_nan(part, whole), nothing)
         if self.per_class:
             for j in range(self.num_classes):
-                result[f"margin_min_{j}"] = ops.where(seen[j], self.smallest[j], nothing)
+                result[f"margin_min_{j}"] = ops.where(seen[j], smallest[j], nothing)
                 result[f"margin_quantile_{j}"] = ops.where(seen[j], quantiles[j], nothing)
         prefix = "" if self.name == "class_margins" else f"{self.name}_"
         return {prefix + key: value for key, value in result.items()}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal metric."""
         return {
             **super().get_config(),
             "num_classes": self.num_classes,

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 import keras_ldam
@@ -51,12 +52,12 @@ def test_its_parts_stand_in_the_logs_of_fit(rng):
 
 
 def test_counts_that_do_not_fit_get_a_sentence():
-    with pytest.raises(ValueError, match="counts name 2 classes"):
+    with pytest.raises(ValueError, match=r"`counts` name 2 classes"):
         keras_ldam.ClassErrors([5, 5]).update_state([0], np.zeros((1, 3)))
 
 
 def test_a_label_that_is_no_class_gets_a_sentence():
-    with pytest.raises(ValueError, match=r"labels must be whole numbers in 0 … 3.*received 4"):
+    with pytest.raises(ValueError, match=r"Labels must be whole numbers in 0 … 3.*Received: 4"):
         keras_ldam.ClassErrors(COUNTS).update_state([0, 4], np.eye(4)[[0, 2]])
 
 
@@ -123,7 +124,7 @@ def test_what_a_mask_leaves_out_is_no_error_in_evaluate(rng):
     z = model.predict(words, verbose=0)[words > 0]
     wrong = z.argmax(-1) != labels[words > 0]
     assert found["error"] == pytest.approx(wrong.mean())
-    margins = keras.ops.convert_to_numpy(keras_ldam.margin(labels[words > 0], z))
+    margins = keras.ops.convert_to_numpy(keras_ldam.example_margins(labels[words > 0], z))
     assert found["margin_mean"] == pytest.approx(margins.mean(), abs=1e-5)
 
 
@@ -136,7 +137,7 @@ def test_metrics_count_in_float32_whatever_floatx_is():
         keras.config.set_floatx(usual)
     labels = np.zeros(1000, "int32")
     metric.update_state(labels, np.tile([[1.0, 0.0]], (1000, 1)))
-    assert float(metric.total[0]) == 1000 and margins.dtype == "float32"
+    assert float(metric._total.value()[0]) == 1000 and margins.dtype == "float32"
 
 
 def test_what_a_mask_leaves_out_is_no_error(rng):
@@ -164,5 +165,73 @@ def test_a_weight_for_each_example_counts_for_all_its_steps():
 
 @pytest.mark.parametrize("labels", [[0, 1, 1], [[0, 1, 0]]])
 def test_labels_of_a_wrong_shape_are_refused(labels):
-    with pytest.raises(ValueError, match="y_true must hold integer labels"):
+    with pytest.raises(ValueError, match="`y_true` must hold integer labels"):
         keras_ldam.ClassErrors([9, 8]).update_state(labels, [[1.0, 0.0]])
+
+
+def test_errors_are_exact_beyond_two_to_the_24_examples_in_one_update():
+    n = 20_000_000
+    scores = np.zeros((n, 2), np.float32)
+    scores[:, 0] = 0.25
+    scores[: n // 20, 1] = 0.5
+    metric = keras_ldam.ClassErrors([90, 10])
+    metric.update_state(np.zeros(n, np.int8), scores)
+    assert float(metric.result()["error"]) == pytest.approx(0.05, rel=1e-7)
+
+
+def test_the_mean_margin_still_moves_beyond_two_to_the_24_examples():
+    metric = keras_ldam.ClassMargins(2)
+    seen = np.zeros(2 * metric.bins, np.float32)
+    seen[120] = 2**24
+    metric._histogram._high.assign(seen)
+    metric._sums._high.assign(np.array([2**24, 0], np.float32))
+    for _ in range(8):
+        metric.update_state([0], [[1.0, 0.0]])
+    assert float(metric._sums.value()[0]) == 2**24 + 8
+    assert float(metric.result()["margin_mean"]) == 1
+
+
+def test_a_sum_that_is_large_still_grows_by_one():
+    metric = keras_ldam.ClassErrors([5, 5])
+    weight = np.float32(2**24)
+    metric.update_state([0], [[1.0, 0.0]], [weight])
+    for _ in range(4):
+        metric.update_state([0], [[0.0, 1.0]])
+    total, wrong = (float(s.value()[0]) for s in (metric._total, metric._wrong))
+    assert (total, wrong) == (2**24 + 4, 4)
+
+
+@pytest.mark.parametrize("metric", [keras_ldam.ClassErrors([5, 5]), keras_ldam.ClassMargins(2)])
+def test_rows_without_a_label_are_left_out(metric):
+    rows = np.array([[1, 0], [0, 0], [0, 1], [0, 0]], np.float32)
+    scores = np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6], [0.3, 0.2]], np.float32)
+    metric.update_state(rows, scores)
+    ours = {k: float(v) for k, v in metric.result().items()}
+    metric.reset_state()
+    metric.update_state([0, 1], scores[[0, 2]])
+    assert ours == {k: float(v) for k, v in metric.result().items()}
+
+
+@pytest.mark.parametrize("floatx", ["float64", "float16", "bfloat16"])
+def test_fit_counts_alike_whatever_floatx_is(floatx):
+    keras.config.set_floatx(floatx)
+    try:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, dtype="float32")])
+        errors, margins = keras_ldam.ClassErrors([5, 5]), keras_ldam.ClassMargins(2)
+        model.compile("sgd", keras_ldam.CrossEntropy([5, 5]), metrics=[errors, margins])
+        x = np.zeros((6000, 2), "float32")
+        model.fit(x, np.arange(6000) % 2, batch_size=1500, verbose=0)
+        assert float(ops.sum(errors._total.value())) == 6000
+        for variable in (*errors.variables, *margins.variables):
+            assert keras.backend.standardize_dtype(variable.dtype) == "float32"
+    finally:
+        keras.config.set_floatx("float32")
+
+
+def test_a_class_whose_scores_are_nan_has_nan_margins():
+    metric = keras_ldam.ClassMargins(3, per_class=True)
+    nan = float("nan")
+    metric.update_state([0, 1, 1], [[0.9, 0.1, 0.0], [0.1, nan, 0.0], [0.2, 0.6, 0.1]])
+    found = {k: float(v) for k, v in metric.result().items()}
+    assert np.isnan([found["margin_min_1"], found["margin_quantile_1"], found["margin_min"]]).all()
+    assert found["margin_min_0"] == pytest.approx(0.8)

@@ -1,0 +1,48 @@
+"""Sums per class that do not stop growing: float32 alone ends at 2**24 examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+_PARTS = 64
+_MOST_CELLS = 2**16
+
+
+class ClassSums:
+    """A sum per class over all batches, to about 48 bits.
+
+    Args:
+        metric: The metric that owns the variables.
+        size: Number of sums.
+        name: Name of the variables.
+    """
+
+    def __init__(self, metric: keras.metrics.Metric, size: int, name: str):
+        self.size = size
+        # Float32 whatever floatx is: in bfloat16 a count would end at 256.
+        self._high, self._low = (
+            metric.add_variable((size,), initializer="zeros", name=part, dtype="float32")
+            for part in (name, f"{name}_rest")
+        )
+
+    def add(self, values: Any, classes: Any) -> None:
+        """Adds values `(n,)` to the sums of their classes, int32 `(n,)` in 0 … size - 1."""
+        # In several parts, so that none of them adds ones to a sum of 2**24.
+        parts = max(1, min(_PARTS, _MOST_CELLS // self.size))
+        place = classes * parts + ops.arange(ops.shape(classes)[0], dtype="int32") % parts
+        sums = ops.segment_sum(values, place, self.size * parts)
+        added = ops.sum(ops.reshape(sums, (self.size, parts)), axis=1)
+        # What the addition rounds off is kept (Knuth's two-sum).
+        high, low = ops.convert_to_tensor(self._high), ops.convert_to_tensor(self._low)
+        total = high + added
+        back = total - high
+        rest = (high - (total - back)) + (added - back)
+        self._high.assign(total)
+        self._low.assign(low + rest)
+
+    def value(self) -> Any:
+        """Returns the sums, float32 `(size,)`."""
+        return ops.convert_to_tensor(self._high) + ops.convert_to_tensor(self._low)
