@@ -4,54 +4,72 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam.layers import gives_probabilities
-from keras_ldam.losses import ClassWeightedLoss
+from keras_ldam.losses import ClassWeightedLoss, compile_again, weighted_losses
+
+LR_DROP = "lr_drop"
+FALL = 0.5
+"""The rate has dropped when it is at most this share of the highest since the last drop."""
 
 
 class DRW(keras.callbacks.Callback):
-    """Deferred re-weighting: class weights come on at `start_epoch`, after the rate has dropped.
+    """Deferred re-weighting: class weights are enabled late, after the learning rate has dropped.
 
-    Before `start_epoch` every class weighs 1 and the network learns features from all examples as
-    they come. From then on the rare classes weigh more and the boundaries move. `start_epoch=0`
-    is plain re-weighting (RW).
+    Before the start every class weighs 1, and the network learns features from all examples as
+    they come. From the start on the rare classes weigh more, and the boundaries move.
+    `start_epoch=0` is plain re-weighting (RW).
 
-    The weights are a pure function of the epoch, set before its first step: a run that is resumed
-    with `fit(initial_epoch=…)` has the right ones at once. They are written into the loss's
-    variable, which a compiled step reads; on the JAX backend, where a compiled step keeps the
-    value it was compiled with, the step is compiled anew at the switch. What happened is printed,
-    and stands in the logs as `reweighted` (0 or 1) for every epoch. A model with several losses has
-    them switched together, each by its own counts; those of other kinds are left alone.
+    The start is one of
 
-    The weights are in `val_loss` too, which therefore jumps at the switch. `EarlyStopping` on it
-    would stop there and go back to the model before: let it watch `val_balanced_error` of
-    `keras_ldam.ClassErrors`, with `mode="min"` and `start_from_epoch=start_epoch`. Training that
-    ends before the switch, stopped by another callback, ends with a warning.
+    - `start_epoch`, an epoch counted from zero;
+    - `start=0.8`, a share of the epochs of `fit`;
+    - `start="lr_drop"`, the first epoch that is trained at a learning rate of at most half of the
+      highest one before it, whatever has lowered it: a schedule, `LearningRateScheduler` or
+      `ReduceLROnPlateau`. With `drop=2` it is the second such drop, and so on.
 
-    Leave `class_weight` out of `fit`: it multiplies with these weights, and is on from the first
-    epoch. The weights stay on in the loss afterwards, so make a new loss for each model.
+    The weights are set before the first step of an epoch, in the loss's variable, which a compiled
+    step reads; on the JAX backend, where a compiled step keeps the value that it was compiled with,
+    the step is compiled again at the start. A run that is resumed with `fit(initial_epoch=…)` or
+    `BackupAndRestore` has the right weights at once. The start is printed, and the logs hold
+    `reweighted` (0 or 1) for each epoch, for callbacks that come after this one. All losses of a
+    model that have class weights are switched together, each by its own counts.
+
+    **Validation** uses the class weights from the first epoch on. So `val_loss` means the same
+    before and after the start: it does not jump, and `EarlyStopping`, `ModelCheckpoint` and
+    `ReduceLROnPlateau` may watch it. (`val_balanced_error` of `keras_ldam.ClassErrors` with
+    `mode="min"` is the better judge.) Training that another callback stops before the start ends
+    with a warning; `EarlyStopping` has `start_from_epoch` for this.
+
+    Do not also pass `class_weight` to `fit`: the two multiply. The weights stay enabled in the loss
+    afterwards, so create a new loss for each model.
 
     Args:
-        start_epoch: First epoch, counted from zero, with the weights on. The official code has
+        start_epoch: First epoch, counted from zero, with the weights enabled. The official code has
             160 of 200, the epoch of the first drop of the learning rate.
+        start: In place of `start_epoch`: a share of the epochs in (0, 1), or `"lr_drop"`.
+        drop: Which drop `"lr_drop"` waits for, at least 1.
         weights: `"effective"` (inverse effective number of examples) or `"inverse"` (1/n). The
             paper finds them equally good when deferred.
-        beta: β of the effective number, 0 to below 1.
+        beta: β of the effective number, in [0, 1).
         counts: Training examples per class; those of each loss by default.
-        allow_unreached: Whether `fit` may end before `start_epoch`, as when `fit` is called in
-            pieces, `fit(initial_epoch=e, epochs=e + 1)`: without `initial_epoch` each would begin
-            at epoch 0 again. By default it is an error, since otherwise nothing would tell you.
-        verbose: 1 to print a line at the start and at the switch, 0 for silence.
+        loss: The loss, or a list of losses, where they are not those that the model is compiled
+            with: of a `train_step` of your own.
+        allow_unreached: Whether `fit` may end before the start, as when `fit` is called in pieces,
+            `fit(initial_epoch=e, epochs=e + 1)`: without `initial_epoch` each would restart at
+            epoch 0. By default it is an error, since otherwise nothing would tell you.
+        verbose: 1 to print a line at the start, 0 for silence.
 
     Raises:
         ValueError: for arguments out of range; when `fit` starts, for a model none of whose losses
             has class weights, one that ends in a softmax or a sigmoid, counts that differ from a
-            loss's in length, or a `start_epoch` that will not be reached.
+            loss's in length, or a start that training will not reach.
 
     Example:
 
@@ -68,121 +86,285 @@ class DRW(keras.callbacks.Callback):
 
     def __init__(
         self,
-        start_epoch: int,
+        start_epoch: int | None = None,
         *,
+        start: float | str | None = None,
+        drop: int = 1,
         weights: str = "effective",
         beta: float = 0.9999,
-        counts: Sequence[int] | np.ndarray | None = None,
+        counts: Sequence[int] | Mapping[int, int] | np.ndarray | None = None,
+        loss: ClassWeightedLoss | Sequence[ClassWeightedLoss] | None = None,
         allow_unreached: bool = False,
         verbose: int = 1,
     ):
         super().__init__()
-        whole = isinstance(start_epoch, numbers.Real) and float(start_epoch).is_integer()
-        if isinstance(start_epoch, bool) or not whole or start_epoch < 0:
+        if (start_epoch is None) == (start is None):
             raise ValueError(
-                f"start_epoch must be a whole number of at least 0; received {start_epoch!r}."
+                "Give either `start_epoch` or `start`. Received: "
+                f"start_epoch={start_epoch!r}, start={start!r}"
             )
-        self.start_epoch = int(start_epoch)
-        self.weights, self.beta, self.counts = weights, beta, counts
-        # Both raise now, not after hours of training.
-        class_counts.class_weights([1, 1] if counts is None else counts, weights, beta)
+        if start is None:
+            _check_whole("start_epoch", start_epoch, 0)
+        elif start != LR_DROP and not (isinstance(start, numbers.Real) and 0 < float(start) < 1):
+            raise ValueError(
+                "`start` must be a share of the epochs in (0, 1), or "
+                f"{LR_DROP!r}. Received: {start!r}"
+            )
+        _check_whole("drop", drop, 1)
+        self.start_epoch = None if start_epoch is None else int(start_epoch)
+        self.start, self.drop = start, int(drop)
+        self.weights, self.beta = weights, beta
+        self.counts: Any = None if counts is None else class_counts.check_counts(counts)
+        # Raises now, not after hours of training.
+        class_counts.class_weights(
+            [1, 1] if self.counts is None else self.counts, kind=weights, beta=beta
+        )
+        self.loss = loss
         self.allow_unreached, self.verbose = allow_unreached, verbose
-        self._before, self._last_epoch = (None, None), None
+        self._rate: _Rate | None = None
+        self._on = self._undecided = False
+        self._epoch: int | None = None
+        self._before: tuple[Any, int | None] = (None, None)
+        self._kept: list[np.ndarray] = []
+        self._validation: Any = None
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
-        """Class weights of an epoch (from zero), shape `[num_classes]`; ones before the start.
+        """Returns the class weights of an epoch, shape `(num_classes,)`; ones before the start.
 
         Args:
-            epoch: Epoch, from zero.
+            epoch: Epoch, counted from zero.
             loss: Which of the model's losses they are for; by default the first with weights.
-        """
-        loss = self._losses()[0] if loss is None else loss
-        counts = loss.counts if self.counts is None else self.counts
-        if epoch < self.start_epoch:
-            return np.ones(len(counts), dtype=np.float32)
-        return class_counts.class_weights(counts, self.weights, self.beta)
 
-    def on_train_begin(self, logs=None):
-        self._last_epoch = None
+        Raises:
+            ValueError: if the start depends on the training: a share of its epochs, or a drop of
+                the learning rate.
+        """
+        if self.start_epoch is None:
+            raise ValueError(
+                f"With start={self.start!r} the first epoch with weights is unknown before `fit`."
+            )
+        return self._weights_for(loss, epoch >= self.start_epoch)
+
+    def set_model(self, model: keras.Model) -> None:
+        """Keeps the model, and the learning rate that it is compiled with."""
+        super().set_model(model)
+        optimizer = getattr(model, "optimizer", None)
+        if self.start == LR_DROP and (self._rate is None or self._before[0] is not model):
+            if optimizer is None:
+                raise ValueError(f"start={LR_DROP!r} needs a model that has an optimizer.")
+            self._rate = _Rate(optimizer, self.drop)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._epoch = None
         for loss in self._losses():
             if self.counts is not None and len(self.counts) != len(loss.counts):
                 raise ValueError(
-                    f"DRW has counts of {len(self.counts)} classes, the loss {loss.name} of "
-                    f"{len(loss.counts)}."
+                    f"`counts` of `DRW` must have {len(loss.counts)} classes, as those of the loss "
+                    f"{loss.name!r}. Received: {len(self.counts)}"
                 )
-        epochs = (self.params or {}).get("epochs")
-        if epochs is not None and epochs <= self.start_epoch and not self.allow_unreached:
-            raise ValueError(
-                f"DRW would never come on: start_epoch={self.start_epoch}, but training ends "
-                f"after {epochs} epochs. Choose a start_epoch below {epochs}, or, if you call fit "
-                "in pieces, pass allow_unreached=True, and initial_epoch to fit."
-            )
+        self._check_reachable()
         if len(getattr(self.model, "outputs", None) or ()) == 1 and gives_probabilities(self.model):
             raise ValueError(
-                "the model ends in probabilities, and the losses of keras_ldam take scores, of "
+                "The model ends in probabilities, but the losses of keras_ldam take scores, of "
                 "which they compute the softmax themselves; train it without that activation."
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        if self._last_epoch is None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._epoch is None:
             self._warn_of_no_progress(epoch)
-        self._last_epoch, changed = epoch, False
+        self._epoch = epoch
+        # What lowers the rate may come after this callback: look at it in the first step.
+        self._undecided = self._rate is not None
+        if self._rate is None:
+            self._set(epoch >= (self.start_epoch or 0))
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._undecided:
+            self._undecided = False
+            assert self._rate is not None and self._epoch is not None
+            self._set(self._rate.has_dropped(self._epoch, (self.params or {}).get("steps")))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs is not None:
+            logs["reweighted"] = float(self._on)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._kept = [keras.ops.convert_to_numpy(loss.class_weights) for loss in self._losses()]
         for loss in self._losses():
-            weights = self.weights_at(epoch, loss)
-            if np.array_equal(loss.class_weights.numpy(), weights):
+            loss.class_weights.assign(self._weights_for(loss, True))
+        # On JAX a step keeps the weights that it was compiled with.
+        if keras.backend.backend() == "jax" and self.model.test_function is not self._validation:
+            self.model.make_test_function(force=True)
+            self._validation = self.model.test_function
+
+    def on_test_end(self, logs: Any = None) -> None:
+        for loss, weights in zip(self._losses(), self._kept, strict=True):
+            loss.class_weights.assign(weights)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        epoch = self._epoch
+        self._before = self.model, epoch
+        if epoch is None or self._on or self.allow_unreached:
+            return
+        if self._rate is not None:
+            why = "the learning rate never fell to half of its highest value"
+            if self.drop > 1:
+                why += f" {self.drop} times"
+        else:
+            why = (
+                f"training was stopped after epoch {epoch + 1}, and the class weights are enabled "
+                f"at epoch {(self.start_epoch or 0) + 1}; EarlyStopping has start_from_epoch for "
+                "this"
+            )
+        warnings.warn(f"DRW never enabled the class weights: {why}.", stacklevel=2)
+
+    def _set(self, on: bool) -> None:
+        self._on, changed = on, False
+        for loss in self._losses():
+            weights = self._weights_for(loss, on)
+            if np.array_equal(keras.ops.convert_to_numpy(loss.class_weights), weights):
                 continue
             loss.class_weights.assign(weights)
             changed = True
             if self.verbose:
-                state = "on" if epoch >= self.start_epoch else "off"
+                state = "on" if on else "off"
                 shown = np.array2string(weights, precision=4, threshold=12, max_line_width=10**6)
-                print(f"\nEpoch {epoch + 1}: DRW {state}, class weights {shown}", flush=True)
-        if changed and keras.backend.backend() == "jax":
-            _compile_anew(self.model)
+                print(
+                    f"\nEpoch {(self._epoch or 0) + 1}: DRW {state}, class weights {shown}",
+                    flush=True,
+                )
+        if changed:
+            compile_again(self.model)
 
-    def _warn_of_no_progress(self, epoch):
+    def _weights_for(self, loss: ClassWeightedLoss | None, on: bool) -> np.ndarray:
+        counts = self.counts
+        if counts is None:
+            counts = (self._losses()[0] if loss is None else loss).counts
+        if not on:
+            return np.ones(len(counts), dtype=np.float32)
+        return class_counts.class_weights(counts, kind=self.weights, beta=self.beta)
+
+    def _check_reachable(self) -> None:
+        epochs = (self.params or {}).get("epochs")
+        if self._rate is not None:
+            steps = (self.params or {}).get("steps")
+            if not self.allow_unreached and self._rate.never_drops(epochs, steps):
+                raise ValueError(
+                    f"DRW would never enable the class weights: with start={LR_DROP!r} and "
+                    f"drop={self.drop} it waits for a drop that the learning rate schedule does "
+                    f"not have within {epochs} epochs."
+                )
+            return
+        if self.start is not None:
+            if epochs is None:
+                raise ValueError(
+                    f"start={self.start!r} needs the number of epochs, which is unknown."
+                )
+            self.start_epoch = min(round(float(self.start) * epochs), epochs - 1)
+        if epochs is not None and epochs <= (self.start_epoch or 0) and not self.allow_unreached:
+            raise ValueError(
+                f"DRW would never enable the class weights: start_epoch={self.start_epoch}, but "
+                f"training ends after {epochs} epochs. Choose a `start_epoch` below {epochs}, or, "
+                "if you call `fit` in pieces, pass `allow_unreached=True`, and `initial_epoch` to "
+                "`fit`."
+            )
+
+    def _warn_of_no_progress(self, epoch: int) -> None:
         """Where `fit` is called in pieces each of which counts its epochs from zero."""
         model, last = self._before
         epochs = (self.params or {}).get("epochs")
         again = model is self.model and last is not None and epoch <= last
-        if again and epochs is not None and epochs <= self.start_epoch:
+        early = self._rate is None and epochs is not None and epochs <= (self.start_epoch or 0)
+        if again and early:
             warnings.warn(
-                f"fit begins again at epoch {epoch + 1}, so the class weights, which come on at "
-                f"epoch {self.start_epoch + 1}, are no nearer than before: pass initial_epoch "
-                "to fit.",
+                "The class weights will never be enabled, because every `fit` restarts at epoch "
+                f"{epoch}: pass `initial_epoch` to `fit`.",
                 stacklevel=2,
             )
 
-    def on_epoch_end(self, epoch, logs=None):
-        if logs is not None:
-            logs["reweighted"] = float(epoch >= self.start_epoch)
-
-    def on_train_end(self, logs=None):
-        epoch = self._last_epoch
-        self._before = self.model, epoch
-        if epoch is not None and epoch < self.start_epoch and not self.allow_unreached:
-            warnings.warn(
-                f"DRW never came on: training was stopped after epoch {epoch + 1}, and the class "
-                f"weights come on at epoch {self.start_epoch + 1}. EarlyStopping has "
-                "start_from_epoch for this.",
-                stacklevel=2,
-            )
-
-    def _losses(self):
-        given = keras.tree.flatten(getattr(self.model, "loss", None))
-        losses = [loss for loss in given if isinstance(loss, ClassWeightedLoss)]
-        losses = [loss for loss in dict.fromkeys(losses) if loss.class_weights is not None]
+    def _losses(self) -> list[ClassWeightedLoss]:
+        if self.loss is not None:
+            losses = [x for x in keras.tree.flatten(self.loss) if isinstance(x, ClassWeightedLoss)]
+            losses = [loss for loss in losses if loss.class_weights is not None]
+        else:
+            losses = weighted_losses(self.model)
         if not losses:
-            shown = ", ".join(repr(getattr(loss, "name", loss)) for loss in given)
+            given = self.loss if self.loss is not None else getattr(self.model, "loss", None)
+            names = [str(getattr(x, "name", x)) for x in keras.tree.flatten(given) if x is not None]
             raise ValueError(
-                f"DRW sets the class weights of the model's loss, but the loss {shown} has "
-                "none. Compile with keras_ldam.LDAM, LDAMHinge, Focal or CrossEntropy, with counts."
+                "DRW sets the class weights of a loss, and there is none that has any. Compile "
+                "with keras_ldam.LDAM, LDAMHinge, Focal or CrossEntropy, with `counts`, or, for a "
+                f"`train_step` of your own, pass `loss=`. Received: {', '.join(names) or None}"
             )
         return losses
 
 
-def _compile_anew(model):
-    """Makes the JAX trainer trace its steps again, with the loss's variables as they are now."""
-    model.make_train_function(force=True)
-    if model.test_function is not None:
-        model.make_test_function(force=True)
+class _Rate:
+    """Watches the learning rate of an optimizer, epoch by epoch, for drops.
+
+    Args:
+        optimizer: The optimizer, at the rate that the model is compiled with.
+        drop: Which drop is waited for.
+    """
+
+    def __init__(self, optimizer: Any, drop: int):
+        self.optimizer, self.drop = getattr(optimizer, "inner_optimizer", optimizer), drop
+        config = self.optimizer.get_config()["learning_rate"]
+        self.schedule = None
+        if isinstance(config, dict):
+            self.schedule = keras.optimizers.schedules.deserialize(config)
+        self.compiled = self._current()
+        self.highest = 0.0
+        self.drops = 0
+        self.last: int | None = None
+
+    def has_dropped(self, epoch: int, steps: int | None) -> bool:
+        """Whether an epoch is trained after the drop; called in its first step."""
+        if self.schedule is not None and steps:
+            return self._drops_of(self._scheduled(epoch + 1, steps)) >= self.drop
+        resumed = epoch > 0 and self.last != epoch - 1
+        if epoch == 0 or resumed:
+            self.drops, self.highest = 0, self.compiled if resumed else 0.0
+        self._look(self._current())
+        if resumed and not self.drops:
+            warnings.warn(
+                f"Training resumes at epoch {epoch} at the learning rate {self._current():g}, with "
+                "which the model is compiled, so whether it has dropped before is unknown: compile "
+                "with the initial rate, or give DRW a `start_epoch`.",
+                stacklevel=2,
+            )
+        self.last = epoch
+        return self.drops >= self.drop
+
+    def never_drops(self, epochs: int | None, steps: int | None) -> bool:
+        """Whether a schedule is known to have no such drop."""
+        if self.schedule is None or not epochs or not steps:
+            return False
+        return self._drops_of(self._scheduled(epochs, steps)) < self.drop
+
+    def _scheduled(self, epochs: int, steps: int) -> list[float]:
+        assert self.schedule is not None
+        return [float(self.schedule(epoch * steps)) for epoch in range(epochs)]
+
+    def _drops_of(self, rates: list[float]) -> int:
+        self.drops, self.highest = 0, 0.0
+        for rate in rates:
+            self._look(rate)
+        return self.drops
+
+    def _look(self, rate: float) -> None:
+        # Rounding: half of 0.1 in float32 may be a little more than half.
+        if rate <= FALL * self.highest * (1 + 1e-6):
+            self.drops, self.highest = self.drops + 1, rate
+        self.highest = max(self.highest, rate)
+
+    def _current(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    whole = isinstance(value, numbers.Real) and float(value).is_integer()
+    if isinstance(value, bool) or not whole or value < least:
+        raise ValueError(
+            f"`{name}` must be a whole number of at least {least}. Received: {value!r}"
+        )

@@ -73,7 +73,7 @@ def test_start_epoch_zero_is_plain_re_weighting(examples):
     model = compiled()
     history = fit(model, examples, [callback])
     assert history["reweighted"] == [1, 1, 1, 1]
-    expected = keras_ldam.class_weights(COUNTS, "inverse")
+    expected = keras_ldam.class_weights(COUNTS, kind="inverse")
     np.testing.assert_allclose(model.loss.class_weights.numpy(), expected)
 
 
@@ -133,35 +133,43 @@ def test_every_loss_with_class_weights_is_switched_by_its_own_counts(examples):
     fit(model, (x, targets), [keras_ldam.DRW(2, weights="inverse", verbose=0)], epochs=3)
     for loss in (kind, size):
         np.testing.assert_allclose(
-            loss.class_weights.numpy(), keras_ldam.class_weights(loss.counts, "inverse"), rtol=1e-6
+            loss.class_weights.numpy(),
+            keras_ldam.class_weights(loss.counts, kind="inverse"),
+            rtol=1e-6,
         )
 
 
 def test_training_that_is_stopped_before_the_switch_ends_with_a_warning(examples):
     stop = keras.callbacks.EarlyStopping("loss", min_delta=100.0, patience=1)
     drw = keras_ldam.DRW(3, verbose=0)
-    with pytest.warns(UserWarning, match="never came on: training was stopped after epoch 2"):
+    with pytest.warns(
+        UserWarning, match="never enabled the class weights: training was stopped after epoch 2"
+    ):
         fit(compiled(), examples, [drw, stop])
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "DRW never came on")
+        warnings.filterwarnings("error", "DRW never enabled")
         fit(compiled(), examples, [drw])
         fit(compiled(), examples, [keras_ldam.DRW(3, allow_unreached=True, verbose=0), stop])
 
 
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras_ldam.CrossEntropy()])
 def test_a_loss_without_class_weights_gets_a_sentence(loss, examples):
-    with pytest.raises(ValueError, match=r"has\s+none. Compile with keras_ldam.LDAM"):
+    with pytest.raises(
+        ValueError, match=r"there is none that has any. Compile with keras_ldam.LDAM"
+    ):
         fit(compiled(loss), examples, [keras_ldam.DRW(2)])
 
 
 def test_a_start_that_is_never_reached_is_an_error_unless_allowed(examples):
-    with pytest.raises(ValueError, match=r"would never come on: start_epoch=160.*4 epochs"):
+    with pytest.raises(
+        ValueError, match=r"would never enable the class weights: start_epoch=160.*4 epochs"
+    ):
         fit(compiled(), examples, [keras_ldam.DRW(160)])
     fit(compiled(), examples, [keras_ldam.DRW(160, allow_unreached=True)])
 
 
 def test_counts_of_another_length_get_a_sentence(examples):
-    with pytest.raises(ValueError, match="counts of 2 classes"):
+    with pytest.raises(ValueError, match="must have 3 classes"):
         fit(compiled(), examples, [keras_ldam.DRW(0, counts=[5, 5])])
 
 
@@ -170,9 +178,9 @@ def test_counts_of_another_length_get_a_sentence(examples):
     [
         ({"start_epoch": -1}, "start_epoch"),
         ({"start_epoch": 1.5}, "start_epoch"),
-        ({"start_epoch": 1, "weights": "cubic"}, "known: effective, inverse"),
+        ({"start_epoch": 1, "weights": "cubic"}, "available: effective, inverse"),
         ({"start_epoch": 1, "beta": 1.0}, "beta"),
-        ({"start_epoch": 1, "counts": [1, 0]}, "class 1 has 0"),
+        ({"start_epoch": 1, "counts": [1, 0]}, "Received: 0 for class 1"),
     ],
 )
 def test_bad_arguments_get_a_sentence(arguments, message):
@@ -181,7 +189,7 @@ def test_bad_arguments_get_a_sentence(arguments, message):
 
 
 def test_a_start_at_the_very_end_of_training_is_never_reached_either(examples):
-    with pytest.raises(ValueError, match=r"start_epoch=4, but training ends\s+after 4 epochs"):
+    with pytest.raises(ValueError, match=r"start_epoch=4, but training ends after 4 epochs"):
         fit(compiled(), examples, [keras_ldam.DRW(4)])
 
 
@@ -197,28 +205,55 @@ def test_counts_and_beta_of_its_own_make_its_weights(examples):
     np.testing.assert_allclose(model.loss.class_weights.numpy(), expected, rtol=1e-6)
 
 
-def test_the_switch_is_seen_by_validation_too(examples):
+def test_validation_has_the_weights_from_the_first_epoch_on_so_that_its_loss_never_jumps(examples):
     model = compiled(keras_ldam.CrossEntropy(COUNTS))
-    model.optimizer.learning_rate = 0.0
+    model.optimizer.learning_rate = 0.0  # The weights stand still, so only the switch moves it.
     callback = keras_ldam.DRW(2, weights="inverse", verbose=0)
-    losses = fit(model, examples, [callback], validation_data=examples)["val_loss"]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert losses[2] == pytest.approx(losses[3], rel=1e-6)
-    assert abs(losses[2] - losses[1]) > 1e-3
+    history = fit(model, examples, [callback], validation_data=examples)
+    assert history["val_loss"] == pytest.approx([history["val_loss"][0]] * 4, rel=1e-6)
+    # Examples are the same, so from the switch on both losses agree, up to the batches' weights.
+    weighted = keras_ldam.CrossEntropy(
+        COUNTS, class_weights=keras_ldam.class_weights(COUNTS, kind="inverse")
+    )
+    x, y = examples
+    batches = [(y[i : i + 14], model(x[i : i + 14])) for i in (0, 14, 28)]
+    expected = np.mean([float(weighted(*batch)) for batch in batches])
+    assert history["val_loss"][0] == pytest.approx(expected, rel=1e-5)
+    plain = np.mean([float(keras_ldam.CrossEntropy()(*batch)) for batch in batches])
+    assert history["loss"][0] == pytest.approx(plain, rel=1e-5)
+
+
+def test_a_checkpoint_on_the_validation_loss_keeps_a_model_from_after_the_switch(rng, tmp_path):
+    y = np.repeat(np.arange(2), [190, 10])
+    x = (rng.normal(size=(200, 4)) + 1.5 * y[:, None]).astype("float32")
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(0.05), keras_ldam.CrossEntropy([190, 10]))
+    keeper = keras.callbacks.ModelCheckpoint(
+        tmp_path / "{epoch}.keras", "val_loss", mode="min", save_best_only=True
+    )
+    model.fit(
+        *(x, y),
+        epochs=12,
+        verbose=0,
+        validation_data=(x, y),
+        callbacks=[keras_ldam.DRW(8, weights="inverse", verbose=0), keeper],
+    )
+    assert max(int(path.stem) for path in tmp_path.iterdir()) > 8
 
 
 def test_a_start_epoch_of_true_gets_a_sentence():
-    with pytest.raises(ValueError, match="start_epoch must be a whole number"):
+    with pytest.raises(ValueError, match="`start_epoch` must be a whole number"):
         keras_ldam.DRW(True)
 
 
 def test_pieces_of_training_that_all_begin_at_epoch_one_get_a_warning(examples):
     model, drw = compiled(), keras_ldam.DRW(2, allow_unreached=True, verbose=0)
     fit(model, examples, [drw], epochs=1)
-    with pytest.warns(UserWarning, match="fit begins again at epoch 1, .* pass initial_epoch"):
+    with pytest.warns(UserWarning, match="every `fit` restarts at epoch 0: pass `initial_epoch`"):
         fit(model, examples, [drw], epochs=1)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "fit begins again")
+        warnings.filterwarnings("error", "The class weights will never")
         fit(compiled(), examples, [drw], epochs=1)  # Another model.
         for epoch in range(1, 4):
             fit(model, examples, [drw], initial_epoch=epoch, epochs=epoch + 1)
@@ -232,7 +267,7 @@ def test_a_model_that_ends_in_probabilities_is_refused(nested, examples):
         head = [keras.Sequential([keras.Input((6,)), *head])]
     model = keras.Sequential([keras.Input((6,)), *head])
     model.compile("sgd", keras_ldam.CrossEntropy(COUNTS))
-    with pytest.raises(ValueError, match="ends in probabilities, and the losses of keras_ldam"):
+    with pytest.raises(ValueError, match="ends in probabilities, but the losses of keras_ldam"):
         fit(model, examples, [keras_ldam.DRW(2)])
 
 
@@ -243,3 +278,151 @@ def test_probabilities_beside_the_scores_are_no_fault(examples):
     model.compile("sgd", {"scores": keras_ldam.CrossEntropy(COUNTS)})
     x, y = examples
     model.fit(x, {"scores": y}, epochs=3, verbose=0, callbacks=[keras_ldam.DRW(2, verbose=0)])
+
+
+# ----------------------------------------------------------------------------- other starts
+
+
+def rates(values):
+    return keras.callbacks.LearningRateScheduler(lambda epoch, rate: values[epoch])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_it_starts_in_the_epoch_that_is_trained_at_the_dropped_rate(first, examples):
+    callbacks = [keras_ldam.DRW(start="lr_drop", verbose=0), rates([0.02, 0.05, 0.05, 0.005])]
+    history = fit(compiled(), examples, callbacks if first else callbacks[::-1])
+    assert history["reweighted"] == [0, 0, 0, 1]
+
+
+def test_it_can_wait_for_a_later_drop(examples):
+    drw = keras_ldam.DRW(start="lr_drop", drop=2, verbose=0)
+    history = fit(compiled(), examples, [drw, rates([0.1, 0.01, 0.01, 0.001, 0.001])], epochs=5)
+    assert history["reweighted"] == [0, 0, 0, 1, 1]
+
+
+def test_a_plateau_lowers_the_rate_for_it_too(examples):
+    model = compiled()
+    plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.1, patience=1, min_delta=100.0)
+    history = fit(model, examples, [keras_ldam.DRW(start="lr_drop", verbose=0), plateau])
+    drop = next(i for i, rate in enumerate(history["learning_rate"]) if rate < 0.04)
+    # The logs hold the rate that an epoch was trained at.
+    assert history["reweighted"] == [float(epoch >= drop) for epoch in range(4)]
+
+
+def test_a_schedule_of_steps_starts_it_at_the_next_epoch(examples):
+    model = compiled()
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.05, 0.005])
+    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS))
+    history = fit(model, examples, [keras_ldam.DRW(start="lr_drop", verbose=0)])
+    assert history["reweighted"] == [0, 0, 1, 1]  # Three steps an epoch: the fifth is in epoch 1.
+
+
+def test_a_schedule_without_such_a_drop_is_refused(examples):
+    model = compiled()
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([100], [0.05, 0.005])
+    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS))
+    with pytest.raises(ValueError, match="waits for a drop that the learning rate schedule does"):
+        fit(model, examples, [keras_ldam.DRW(start="lr_drop")])
+
+
+def test_a_rate_that_never_drops_ends_with_a_warning(examples):
+    with pytest.warns(UserWarning, match="the learning rate never fell to half"):
+        fit(compiled(), examples, [keras_ldam.DRW(start="lr_drop")])
+
+
+def test_a_training_that_resumes_after_the_drop_has_the_weights_at_once(examples, tmp_path):
+    values = [0.05, 0.05, 0.005, 0.005]
+
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                raise KeyboardInterrupt
+
+    def callbacks():
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        return [keras_ldam.DRW(start="lr_drop", verbose=0), rates(values), backup]
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(), examples, [*callbacks(), Killed()])
+    history = fit(compiled(), examples, callbacks())
+    assert history["reweighted"] == [1]
+
+
+def test_a_resumed_training_that_cannot_know_of_a_drop_says_so(examples):
+    model = compiled()
+    model.optimizer.learning_rate = 0.005
+    with pytest.warns(UserWarning, match="whether it has dropped before is unknown"):
+        fit(
+            model,
+            examples,
+            [keras_ldam.DRW(start="lr_drop", verbose=0, allow_unreached=True)],
+            initial_epoch=2,
+        )
+
+
+@pytest.mark.parametrize(("share", "epochs", "on"), [(0.5, 4, 2), (0.8, 5, 4), (0.99, 4, 3)])
+def test_it_can_start_after_a_share_of_the_epochs(share, epochs, on, examples):
+    history = fit(compiled(), examples, [keras_ldam.DRW(start=share, verbose=0)], epochs=epochs)
+    assert history["reweighted"] == [float(epoch >= on) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0, 2, "later", float("nan"), None])
+def test_a_start_that_is_none_gets_a_sentence(start):
+    with pytest.raises(ValueError, match="`start"):
+        keras_ldam.DRW(start=start)
+
+
+def test_two_starts_are_one_too_many():
+    with pytest.raises(ValueError, match="either `start_epoch` or `start`"):
+        keras_ldam.DRW(3, start=0.5)
+
+
+# ----------------------------------------------------------------------------- losses elsewhere
+
+
+def test_a_loss_inside_a_train_step_of_ones_own_is_switched(examples):
+    loss = keras_ldam.LDAM(COUNTS)
+    x, y = examples
+
+    class Own(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return loss(y, y_pred)
+
+    model = Own([keras.Input((6,)), keras_ldam.CosineDense(3)])
+    model.compile(keras.optimizers.SGD(0.0))
+    history = fit(model, (x, y), [keras_ldam.DRW(2, loss=loss, weights="inverse", verbose=0)])
+    assert history["reweighted"] == [0, 0, 1, 1]
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(loss.class_weights),
+        keras_ldam.class_weights(COUNTS, kind="inverse"),
+        rtol=1e-6,
+    )
+    assert abs(history["loss"][2] - history["loss"][1]) > 1e-3
+    with pytest.raises(ValueError, match="pass `loss=`"):
+        fit(model, (x, y), [keras_ldam.DRW(2)])
+
+
+def test_weights_of_an_epoch_need_counts_only():
+    found = keras_ldam.DRW(2, counts=[90, 10], weights="inverse").weights_at(3)
+    np.testing.assert_allclose(found, keras_ldam.class_weights([90, 10], kind="inverse"))
+    with pytest.raises(ValueError, match="unknown before `fit`"):
+        keras_ldam.DRW(start="lr_drop", counts=[90, 10]).weights_at(3)
+
+
+def test_class_weights_set_between_two_fits_are_seen_by_both_steps(examples):
+    model = compiled(keras_ldam.CrossEntropy(COUNTS))
+    model.optimizer.learning_rate = 0.0
+    before = fit(model, examples, epochs=1, validation_data=examples)
+    keras_ldam.set_class_weights(model, {2: 3.0, 0: 1.0, 1: 0.0})
+    after = fit(model, examples, epochs=1, validation_data=examples)
+    for name in ("loss", "val_loss"):
+        assert abs(after[name][0] - before[name][0]) > 1e-3
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(model.loss.class_weights), [1.0, 0.0, 3.0]
+    )
+
+
+@pytest.mark.parametrize("of", ["mse", keras_ldam.CrossEntropy(), None])
+def test_there_must_be_class_weights_to_set(of):
+    with pytest.raises(ValueError, match="no class weights to set"):
+        keras_ldam.set_class_weights(of, [1.0, 1.0])
