@@ -1,4 +1,4 @@
-"""What class counts alone say: margins, weights, and settings to begin with, with their reasons."""
+"""What class counts alone tell: margins, weights, and hyper-parameters to start with."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,11 @@ _LARGEST_WEIGHT_RATIO = 400
 """No class is to weigh more often as much as another. This project's own bound: it gives 0.9999 for
 the paper's CIFAR data, as in the official code, and 0.999 for iNaturalist 2018, as Cui et al."""
 
+_GROUPED = re.compile(r"\d{1,3}([.,]\d{3})+")
+"""A number that may be grouped by thousands, or two numbers, or one with decimals."""
+
+_TOTALS = ("total", "sum", "all", "overall", "summe", "gesamt")
+
 _SCALE = 30
 _MANY_CLASSES = 1000
 """From here on the paper's settings for iNaturalist, below it those for CIFAR."""
@@ -32,13 +38,13 @@ _MANY_CLASSES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """A setting to begin with.
+    """A suggested hyper-parameter.
 
     Args:
-        name: The argument's name in this library.
-        value: What to begin with.
-        reason: Why, from these counts.
-        source: Who says so.
+        name: Name of the argument in this library.
+        value: Suggested value.
+        reason: Why it follows from these counts.
+        source: Where it comes from.
     """
 
     name: str
@@ -53,16 +59,17 @@ class Advice:
 
     Args:
         counts: Training examples per class, int64 `[K]`.
-        class_names: Name of each class; its number where none was given.
+        class_names: Name of each class; its number where none is given.
         imbalance_ratio: ρ = largest / smallest count.
         strength: `"none"`, `"mild"`, `"moderate"` or `"strong"`.
         worthwhile: Whether the imbalance is strong enough for margins or weights to matter.
         constant: C of Δ_j = C / n_j^(1/4), in cosine units.
-        margins: Δ for the proposed `max_margin`, float32 `[K]`.
-        class_weights: Effective-number weights for the proposed `beta`, float32 `[K]`, mean 1.
-        groups: How many classes are many, medium and few.
-        proposals: Settings to begin with.
-        remarks: What else there is to say of these counts.
+        margins: Δ for the suggested `max_margin`, float32 `(num_classes,)`.
+        class_weights: Effective-number weights for the suggested `beta`, float32
+            `(num_classes,)`, mean 1.
+        groups: Number of classes that are many, medium and few.
+        proposals: Suggested hyper-parameters.
+        remarks: Further remarks on these counts.
     """
 
     counts: np.ndarray
@@ -78,14 +85,14 @@ class Advice:
     remarks: tuple[str, ...]
 
     def __getitem__(self, name: str) -> float:
-        """The proposed value of a setting."""
+        """Returns the suggested value of a hyper-parameter."""
         for proposal in self.proposals:
             if proposal.name == name:
                 return proposal.value
         known = ", ".join(proposal.name for proposal in self.proposals)
-        raise KeyError(f"no proposal for {name!r}; there are: {known}")
+        raise KeyError(f"no proposal for {name!r}; available: {known}")
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Returns everything as JSON can hold it."""
         return {
             "counts": self.counts.tolist(),
@@ -101,7 +108,7 @@ class Advice:
             "remarks": list(self.remarks),
         }
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [
             f"{self.counts.sum():,} training examples in {len(self.counts):,} classes, from "
             f"{self.counts.max():,} down to {self.counts.min():,}: ratio "
@@ -112,7 +119,7 @@ class Advice:
             "",
             *self.remarks,
             *([""] if self.remarks else []),
-            "To begin with:" if self.worthwhile else "If you try it all the same:",
+            "Start with:" if self.worthwhile else "If you try it anyway:",
         ]
         for proposal in self.proposals:
             lines.append(f"  {proposal.name} = {proposal.value:g}")
@@ -136,7 +143,7 @@ class Advice:
         return "\n".join(lines)
 
 
-def _some(counts, most=24):
+def _some(counts: np.ndarray, most: int = 24) -> list[int | None]:
     """Classes to show: all, or the most frequent and the rarest with None between."""
     order = np.argsort(-counts, kind="stable").tolist()
     if len(order) <= most:
@@ -144,16 +151,16 @@ def _some(counts, most=24):
     return [*order[: most // 2], None, *order[-most // 2 :]]
 
 
-def advise(counts: Sequence[int] | np.ndarray | Mapping[str, int], *, epochs: int = 200) -> Advice:
-    """Proposes margins, weights and settings from class counts alone.
+def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: int = 200) -> Advice:
+    """Suggests margins, weights and hyper-parameters from class counts alone.
 
-    The proposals are where to begin, not what is best: tune them on a validation part by balanced
+    The suggestions are a start, not the best values: tune them on a validation split by balanced
     error.
 
     Args:
-        counts: Training examples per class, shape `[num_classes]`, each at least 1; or a mapping
+        counts: Training examples per class, shape `(num_classes,)`, each at least 1; or a mapping
             from the classes, or their names, to them.
-        epochs: For how many epochs you mean to train, at least 1.
+        epochs: Number of epochs you will train for, at least 1.
 
     Returns:
         An `Advice`; print it.
@@ -172,12 +179,10 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[str, int], *, epochs: in
     References:
         Cao et al., 2019; Cui et al., 2019; and the constants of the official LDAM code.
     """
-    names = None
-    if hasattr(counts, "items") and not class_counts.are_classes(dict(counts.items())):
-        names, counts = zip(*counts.items(), strict=True)
-    counts = class_counts.check_counts(counts)
+    names, counts = _named(counts)
+    counts = class_counts.check_counts(counts, names)
     if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
-        raise ValueError(f"epochs must be a whole number of at least 1; received {epochs!r}.")
+        raise ValueError(f"`epochs` must be a whole number of at least 1. Received: {epochs!r}")
     ratio = float(counts.max() / counts.min())
     strength = next(name for below, name in _STRENGTHS if ratio < below)
     margin = _max_margin(counts)
@@ -190,15 +195,26 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[str, int], *, epochs: in
         strength=strength,
         worthwhile=strength != "none",
         constant=float(margin.value * counts.min() ** 0.25),
-        margins=class_counts.margins(counts, margin.value),
-        class_weights=class_counts.class_weights(counts, "effective", beta.value),
+        margins=class_counts.margins(counts, max_margin=margin.value),
+        class_weights=class_counts.class_weights(counts, beta=beta.value),
         groups={name: len(classes) for name, classes in class_counts.shot_groups(counts).items()},
         proposals=tuple(proposals),
         remarks=tuple(_remarks(counts, ratio, strength, int(epochs))),
     )
 
 
-def _max_margin(counts):
+def _named(counts: Any) -> tuple[list[str] | None, Any]:
+    """Names of the classes, if there are any but their numbers, and the counts in class order."""
+    if not hasattr(counts, "items"):
+        return None, counts
+    pairs = _by_name(counts.items())
+    numbers = {key: int(key) for key in pairs if str(key).isascii() and str(key).isdigit()}
+    if sorted(numbers.values()) == list(range(len(pairs))):
+        return None, [pairs[key] for key in sorted(pairs, key=lambda key: numbers[key])]
+    return [str(key) for key in pairs], list(pairs.values())
+
+
+def _max_margin(counts: np.ndarray) -> Proposal:
     if len(counts) >= _MANY_CLASSES:
         return Proposal(
             "max_margin",
@@ -217,7 +233,7 @@ def _max_margin(counts):
     )
 
 
-def _scale(counts, margin):
+def _scale(counts: np.ndarray, margin: float) -> Proposal:
     num_classes = len(counts)
     # K unit vectors are at best 1 + 1/(K-1) apart in cosine; the margin is taken off that.
     gap = 1 + 1 / (num_classes - 1) - margin
@@ -227,15 +243,15 @@ def _scale(counts, margin):
         _SCALE,
         f"Cosines are at most 1, so the softmax needs a scale: below {least:.1f} an example of the "
         "rarest class cannot reach probability 0.99 after its margin, even with the "
-        f"{num_classes:,} class vectors as far apart as can be. Above that it matters little; if "
-        "training collapses to one class, lower it or warm up.",
+        f"{num_classes:,} class vectors as far apart as possible. Above that it matters little; if "
+        "training collapses to one class, lower it.",
         "official LDAM code; the lower bound is calculated",
     )
 
 
-def _beta(counts):
+def _beta(counts: np.ndarray) -> Proposal:
     for value in _BETAS:
-        weights = class_counts.class_weights(counts, "effective", value)
+        weights = class_counts.class_weights(counts, beta=value)
         ratio = float(weights.max() / weights.min())
         if ratio <= _LARGEST_WEIGHT_RATIO:
             break
@@ -252,7 +268,7 @@ def _beta(counts):
     )
 
 
-def _start_epoch(counts, epochs):
+def _start_epoch(counts: np.ndarray, epochs: int) -> Iterator[Proposal]:
     if epochs < 2:
         return
     # Many classes with few images: 60 of 90 epochs; otherwise 160 of 200.
@@ -265,13 +281,13 @@ def _start_epoch(counts, epochs):
     yield Proposal(
         "start_epoch",
         start,
-        f"Of {epochs:,} epochs, counted from zero: class weights come on when the learning rate "
-        "drops, after the features have been learned from all examples alike.",
+        f"Of {epochs:,} epochs, counted from zero: class weights are enabled when the learning "
+        "rate drops, after the features have been learned from all examples alike.",
         source,
     )
 
 
-def _remarks(counts, ratio, strength, epochs):
+def _remarks(counts: np.ndarray, ratio: float, strength: str, epochs: int) -> Iterator[str]:
     spread = ratio**0.25
     if strength == "none":
         yield (
@@ -283,6 +299,12 @@ def _remarks(counts, ratio, strength, epochs):
         yield (
             f"A mild imbalance: the margins differ by a factor of {spread:.2f}. A gain may well "
             "drown in the spread over seeds; the paper's smallest ratio is 10."
+        )
+    most = counts.max()
+    if len(counts) > 2 and 2 * most == counts.sum():
+        yield (
+            f"The largest count, {most:,}, equals the sum of all others: if it is a total and no "
+            "class, remove it."
         )
     lonely = int(np.sum(counts < 5))
     if lonely:
@@ -297,13 +319,16 @@ def _remarks(counts, ratio, strength, epochs):
 def read_counts(path: str | Path) -> np.ndarray | dict[str, int]:
     """Reads class counts from a file.
 
+    What could be read in two ways is refused with its line: more than one number after a name, a
+    comma or a point that may or may not group thousands, a name that appears twice, a total.
+
     Args:
-        path: Text with a line for each class that ends in its count, `COUNT` or `NAME,COUNT`, with
-            or without a line of headings; or all counts in one line; or JSON: a list, an object of
-            names and counts, or a run's `data.json`.
+        path: Text with a line per class, `COUNT` or `NAME,COUNT` (tabs and semicolons separate as
+            well), with or without a line of headings; or all counts in one line; or JSON: a list,
+            an object of names and counts, or a run's `data.json`.
 
     Returns:
-        What `advise` takes: int64 array of shape `[num_classes]`, or counts by name.
+        What `advise` takes: int64 array of shape `(num_classes,)`, or counts by name.
 
     Raises:
         ValueError: if the file cannot be read, or does not hold a count of at least 1 for each of
@@ -313,61 +338,95 @@ def read_counts(path: str | Path) -> np.ndarray | dict[str, int]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         raise ValueError(f"{path} cannot be read: {reason}.") from None
     try:
         values = _from_json(text) if text.lstrip().startswith(("[", "{")) else _from_lines(text)
-        named = isinstance(values, dict)
-        counts = class_counts.check_counts(list(values.values()) if named else values)
+        if not isinstance(values, dict):
+            return class_counts.check_counts(values)
+        counts = class_counts.check_counts(list(values.values()), list(values))
+        return dict(zip(values, counts.tolist(), strict=True))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return dict(zip(values, counts.tolist(), strict=True)) if named else counts
 
 
-def _from_json(text):
+def _from_json(text: str) -> Any:
     try:
-        values = json.loads(text)
-    except ValueError:
+        values = json.loads(text, object_pairs_hook=_by_name)
+    except (json.JSONDecodeError, RecursionError):
         raise ValueError("it is not valid JSON.") from None
     if isinstance(values, dict) and isinstance(values.get("counts"), list):
         names, counts = values.get("class_names") or [], values["counts"]
-        return _by_name(names, counts) if len(names) == len(counts) else counts
+        return _by_name(zip(names, counts, strict=True)) if len(names) == len(counts) else counts
     return values
 
 
-def _from_lines(text):
+def _from_lines(text: str) -> Any:
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for n, line in lines:
+        if "\0" in line:
+            raise ValueError(f"line {n} holds a NUL character: the file is not text in UTF-8.")
+    grouped = [line for _, line in lines if _GROUPED.fullmatch(line)]
+    if lines and len(grouped) == len(lines):
+        raise ValueError(
+            f"line 1 is ambiguous: {grouped[0]!r} may be one count or several; write counts "
+            "without separators of thousands."
+        )
     if len(lines) == 1:
-        parts = re.split(r"[\s,;]+", lines[0][1].strip(" ,;"))
-        return [_count(part, 1) for part in parts]
-    fields = [(n, [part.strip(" \"'") for part in _fields(line)]) for n, line in lines]
-    if fields and not re.search(r"\d", fields[0][1][-1]):
-        del fields[0]  # Headings.
+        return [_count(part, 1) for part in re.split(r"[\s,;]+", lines[0][1].strip(" ,;"))]
+    fields = [(n, _fields(line)) for n, line in lines]
+    if fields and _is_heading(fields[0][1]):
+        del fields[0]
+    for n, parts in fields:
+        if len(parts) > 2:
+            raise ValueError(
+                f"line {n} has {len(parts)} fields, so its count is ambiguous; leave a name and "
+                "a count, and put a name that holds a comma in quotes."
+            )
     counts = [_count(parts[-1], n) for n, parts in fields]
-    names = [", ".join(parts[:-1]) for _, parts in fields]
-    return _by_name(names, counts) if all(names) else counts
+    names = [parts[0] if len(parts) == 2 else "" for _, parts in fields]
+    if not any(names):
+        return counts
+    for (n, _), name, count in zip(fields, names, counts, strict=True):
+        if not name:
+            raise ValueError(f"line {n} has no class name, as other lines do.")
+        if name.lower() in _TOTALS and 2 * count == sum(counts):
+            raise ValueError(f"line {n} ({name}) is the sum of the other counts: remove it.")
+    return _by_name(zip(names, counts, strict=True))
 
 
-def _fields(line):
-    if '"' not in line:
-        return re.split(r"[\t,;]", line)
-    # In quotes a comma separates nothing.
+def _is_heading(fields: list[str]) -> bool:
+    last = fields[-1].lower()
+    words = re.fullmatch(r"[^\W\d]+([ _][^\W\d]+)*", last) is not None
+    return words and last not in ("nan", "na", "none", "null", "inf", "unknown")
+
+
+def _fields(line: str) -> list[str]:
     delimiter = next((mark for mark in "\t;," if mark in line), ",")
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
+    # In quotes a delimiter separates nothing.
+    (fields,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+    quoted = re.search(r'"\d{1,3}(,\d{3})+"\s*$', line)
+    if quoted:  # As spreadsheets write thousands.
+        fields[-1] = fields[-1].replace(",", "")
+    return [field.strip(" '") for field in fields]
 
 
-def _count(text, line):
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", text):  # As spreadsheets write thousands, in quotes.
-        text = text.replace(",", "")
+def _count(text: str, line: int) -> float:
+    if _GROUPED.fullmatch(text):
+        raise ValueError(
+            f"line {line} is ambiguous: {text!r} may group thousands; write the count without "
+            "separators."
+        )
     try:
         return float(text)
     except ValueError:
         raise ValueError(f"line {line} does not end in a count: {text!r}.") from None
 
 
-def _by_name(names, counts):
-    found = dict(zip(names, counts, strict=True))
-    if len(found) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"class {twice!r} is there twice.")
+def _by_name(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} appears twice.")
+        found[name] = value
     return found

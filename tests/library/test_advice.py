@@ -78,7 +78,7 @@ def test_a_start_epoch_leaves_epochs_before_and_after_it():
     found = keras_ldam.advise([90, 10], epochs=1)
     assert "start_epoch" not in values_of(found)
     assert "no time to defer" in str(found)
-    with pytest.raises(KeyError, match="no proposal for 'start_epoch'; there are: max_margin"):
+    with pytest.raises(KeyError, match="no proposal for 'start_epoch'; available: max_margin"):
         found["start_epoch"]
 
 
@@ -103,12 +103,12 @@ def test_of_many_classes_the_most_frequent_and_the_rarest_are_shown():
 @pytest.mark.parametrize(
     ("counts", "epochs", "message"),
     [
-        ([10, 0], 5, "class 1 has 0"),
+        ([10, 0], 5, "Received: 0 for class 1"),
         ([10], 5, "at least two classes"),
-        ([10, 2.5], 5, "class 1 has 2.5"),
-        ([10, 5], 0, "epochs must be a whole number of at least 1; received 0"),
-        ([10, 5], 2.5, "received 2.5"),
-        ([10, 5], "ten", "received 'ten'"),
+        ([10, 2.5], 5, "Received: 2.5 for class 1"),
+        ([10, 5], 0, "`epochs` must be a whole number of at least 1. Received: 0"),
+        ([10, 5], 2.5, "Received: 2.5"),
+        ([10, 5], "ten", "Received: 'ten'"),
     ],
 )
 def test_counts_and_epochs_out_of_range_get_a_sentence(counts, epochs, message):
@@ -145,11 +145,11 @@ def test_counts_are_read_as_people_write_them(tmp_path, text, counts):
     ("content", "message"),
     [
         (b"", "at least two classes"),
-        (b"cat,120\ndog,0\n", "class 1 has 0"),
+        (b"cat,120\ndog,0\n", "Received: 0 for class 1 .dog."),
         (b"cat,120\ndog,many\n", "line 2 does not end in a count: 'many'"),
         (b'"cat","5,12"\ndog,3\n', "line 1 does not end in a count: '5,12'"),
         (b"cat,12x\ndog,3\n", "line 1 does not end in a count: '12x'"),
-        (b"cat,120\ncat,7\n", "class 'cat' is there twice"),
+        (b"cat,120\ncat,7\n", "'cat' appears twice"),
         (b"[1, 2", "not valid JSON"),
         (b'{"a": [3], "b": 4}', "must be whole numbers"),
         (b"\xff\xfe\x00", "it is not text"),
