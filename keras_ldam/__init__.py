@@ -20,6 +20,7 @@ from keras_ldam.losses import (
     focal,
     ldam,
     ldam_hinge,
+    set_class_weights,
 )
 from keras_ldam.metrics import ClassErrors, ClassMargins, example_margins
 from keras_ldam.optimizers import MomentumSGD
@@ -49,6 +50,7 @@ __all__ = [
     "ldam_hinge",
     "long_tailed_counts",
     "margins",
+    "set_class_weights",
     "shot_groups",
     "step_counts",
 ]

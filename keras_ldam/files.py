@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: dict) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all; NaN and infinity are refused."""
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text))
@@ -47,3 +49,52 @@ def sync(path: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+        ValueError: if the file cannot be read, is not JSON, or holds something else; the message
+            names it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is not valid JSON; it is damaged.") from None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object. Received: {type(values).__name__} "
+            f"{json.dumps(values)[:60]}"
+        )
+    return values
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what writers that were killed left in a folder; see `write_whole`."""
+    for path in folder.iterdir():
+        if is_leftover(path) and not _is_running(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path is that of a temporary file or folder of this module."""
+    return re.match(r"\.\d+-", path.name) is not None
+
+
+def _is_running(name: str) -> bool:
+    process = int(name[1:].partition("-")[0])
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
