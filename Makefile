@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # KServe wants older protobuf, psutil and python-dateutil than requirements.txt names.
 SERVING := .venv-serving/.ready
 
-.PHONY: demo test lint serving clean
+.PHONY: demo test test-lean test-oldest lint serving clean
 
 # Plain training against the paper's method on long-tailed digits, three seeds each.
 demo: $(READY)
@@ -23,11 +23,20 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The built wheel with Keras, NumPy and JAX alone: the library needs no more.
+test-lean:
+	$(PYTHON) tests/environments.py lean .venv-lean
+
+# The library and the experiments on the lower bounds of setup.cfg.
+test-oldest:
+	$(PYTHON) tests/environments.py oldest .venv-oldest
+
 lint: $(READY)
-	$(BIN)/ruff check . --fix
-	$(BIN)/ruff format .
+	$(BIN)/pre-commit run --all-files
+	$(BIN)/mypy
 
 # The environment of bin/serve.
 serving: $(SERVING)
@@ -47,4 +56,4 @@ $(READY): requirements.txt setup.cfg pyproject.toml
 
 # Not runs/ and exports/: they may have taken days.
 clean:
-	rm -rf $(VENV) $(dir $(SERVING)) build *.egg-info demo
+	rm -rf .venv .venv-lean .venv-oldest .venv-serving build *.egg-info demo
