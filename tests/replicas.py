@@ -4,13 +4,19 @@ TF_CONFIG=… python tests/replicas.py out.npz    # as one of the machines of a 
 """
 
 import contextlib
+import json
+import os
+import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 
 import keras_ldam
 
+ROOT = Path(__file__).parent.parent
 COUNTS = [40, 20, 10, 5, 2]
 BATCH = 8
 EXAMPLES = 9 * BATCH + 3
@@ -64,6 +70,46 @@ def train(strategy, model_class, *, loss=None, optimizer=None, steps_per_executi
     drw = keras_ldam.DRW(1, verbose=0)
     history = model.fit(batches(), epochs=EPOCHS, verbose=0, shuffle=False, callbacks=[drw])
     return history.history, model.get_weights(), len(traces)
+
+
+def free_ports(count):
+    servers = [socket.create_server(("", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports
+
+
+def start_cluster(commands, outputs):
+    """Starts each command as one machine of a cluster on loopback."""
+    addresses = [f"localhost:{port}" for port in free_ports(len(commands))]
+    processes = []
+    for index, command in enumerate(commands):
+        task = {"type": "worker", "index": index}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
+        }
+        with open(outputs / f"{index}.txt", "w") as output:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return processes
+
+
+def end(processes):
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def main(name, output):

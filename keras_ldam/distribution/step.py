@@ -43,6 +43,8 @@ class ReplicatedStep(_Mixin):
     reduced to a mean. With several losses or outputs, shares count by their number of examples.
     """
 
+    train_function: Any
+
     def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
         """Configures the model for training.
 

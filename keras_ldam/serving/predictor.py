@@ -1,119 +1,83 @@
-"""Answers of an exported model to lines of text or image files, as they come in.
-
-Needs TensorFlow, and tensorflow_text for text; neither Keras' model nor its class is looked at.
-"""
+"""Answers of an exported model to lines of text or image files, as they arrive."""
 
 from __future__ import annotations
 
-import contextlib
+import codecs
 import os
 import queue
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO
 
-import tensorflow as tf
+from keras_ldam.serving import exported
+from keras_ldam.serving.exported import IMAGE_SIGNATURE, TEXT_SIGNATURE, RefusedError
 
-IMAGE_SIGNATURE, TEXT_SIGNATURE = "serving_bytes", "serving_default"
 _AHEAD = 4
-"""How many batches of texts are read ahead."""
-
-
-class Exported(NamedTuple):
-    """An exported model that has been loaded."""
-
-    path: Path
-    """The folder of the version."""
-    signatures: dict[str, Callable]
-    """What can be asked, by name."""
-    holder: object
-    """Must be kept for as long as the signatures, which hold it only weakly."""
-
-
-def load(path: str | os.PathLike) -> Exported:
-    """Loads an exported model.
-
-    Args:
-        path: `DIR/NAME`, of which the highest version is taken, or `DIR/NAME/VERSION`.
-
-    Raises:
-        ValueError: if there is no exported model, it cannot be loaded, or it is of another making.
-    """
-    path = _newest_version(Path(path))
-    # Its ops have to be there before a graph that uses them is loaded; images need none of them.
-    with contextlib.suppress(ImportError):
-        import tensorflow_text  # noqa: F401
-
-    try:
-        holder = tf.saved_model.load(str(path))
-    except Exception as error:  # TensorFlow raises whatever it met first.
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        raise ValueError(f"{path} cannot be loaded as a SavedModel: {reason}") from None
-    signatures = dict(holder.signatures)
-    if TEXT_SIGNATURE not in signatures or not all(map(_made_here, signatures.values())):
-        raise ValueError(f"{path} is not a model that bin/export has written.")
-    return Exported(path, signatures, holder)
-
-
-def _made_here(serve):
-    """Whether a signature is one of `export_saved_model`."""
-    dtypes = [spec.dtype for spec in serve.structured_input_signature[1].values()]
-    return dtypes in ([tf.string], [tf.uint8]) and "probabilities" in serve.structured_outputs
+"""Number of batches of texts that are read ahead."""
 
 
 class Predictor:
-    """An exported model, ready to answer.
+    """An exported model that answers lines.
 
     Args:
-        path: See `load`.
+        path: See `exported.load`.
 
     Raises:
-        ValueError: as `load` does.
+        ValueError: as `exported.load` does.
+
+    Example:
+
+    ```python
+    for answer in Predictor("exports/imdb").predict([b"A waste of two hours."]):
+        print(answer["label"], answer["probability"])
+    ```
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self._exported = load(path)
-        signatures = self._exported.signatures
-        self.takes_images = IMAGE_SIGNATURE in signatures
-        self._serve = signatures[IMAGE_SIGNATURE if self.takes_images else TEXT_SIGNATURE]
-        (self._input,) = self._serve.structured_input_signature[1]
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._exported = exported.load(path)
+        self.takes_images = self._exported.takes_images
+        name = IMAGE_SIGNATURE if self.takes_images else TEXT_SIGNATURE
+        self._signature = self._exported.signatures[name]
 
     def predict(
         self, lines: Iterable[bytes], *, batch_size: int = 64, probabilities: bool = True
-    ) -> Iterator[dict]:
-        """Answers each line, in order, as soon as it can.
+    ) -> Iterator[dict[str, Any]]:
+        """Answers each line, in order, as soon as possible.
 
-        Whatever lines are there already are answered together, up to four batches; nothing waits
-        for a batch to fill.
+        Lines that have already arrived are answered together, up to four batches of texts or one of
+        images; none waits for a batch to fill.
 
         Args:
             lines: Texts, or paths of image files.
-            batch_size: How many to answer together at most.
-            probabilities: Whether to give the probability of every class.
+            batch_size: Largest number of lines to answer together. Defaults to 64.
+            probabilities: Whether to give the probability of every class. Defaults to `True`.
 
         Yields:
             `{"line", "label", "class_index", "probability", "probabilities"}`, for images also
             `"path"`; for a line that cannot be answered `{"line", "error"}`. Lines count from 1.
+
+        Raises:
+            ValueError: if `batch_size` is less than 1.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; received {batch_size}.")
-        # More texts than one batch, so that those of like length can share one.
+            raise ValueError(f"`batch_size` must be at least 1. Received: {batch_size}")
+        # More texts than one batch, so that those of similar length can share one.
         together = batch_size if self.takes_images else _AHEAD * batch_size
         number = 0
         for group in _arriving(lines, together):
             for line, answer in zip(group, self._answer_lines(group, batch_size), strict=True):
                 number += 1
-                record = {"line": number}
+                record: dict[str, Any] = {"line": number}
                 if self.takes_images:
                     record["path"] = os.fsdecode(line)
                 if not probabilities:
                     answer.pop("probabilities", None)
                 yield {**record, **answer}
 
-    def _answer_lines(self, lines, batch_size):
-        answers, inputs = [None] * len(lines), []
+    def _answer_lines(self, lines: list[bytes], batch_size: int) -> list[dict[str, Any]]:
+        answers: dict[int, dict[str, Any]] = {}
+        inputs = []
         for index, line in enumerate(lines):
             if self.takes_images:
                 try:
@@ -127,60 +91,45 @@ class Predictor:
             inputs.sort(key=lambda each: len(each[1]))
         for start in range(0, len(inputs), batch_size):
             indices, batch = zip(*inputs[start : start + batch_size], strict=True)
-            for index, answer in zip(indices, self._answer(list(batch)), strict=True):
-                answers[index] = answer
-        return answers
+            answers.update(zip(indices, self._answer(list(batch)), strict=True))
+        return [answers[index] for index in range(len(lines))]
 
-    def _answer(self, inputs):
-        """Answers of a batch; one that is refused is halved until the input at fault is alone."""
-        try:
-            out = self._serve(**{self._input: tf.constant(inputs, tf.string)})
-        except tf.errors.InvalidArgumentError as error:
-            if len(inputs) == 1:
-                return [{"error": reason_of(error)}]
-            half = len(inputs) // 2
-            return self._answer(inputs[:half]) + self._answer(inputs[half:])
-        rows = out["probabilities"].numpy().tolist()
-        indices = out["class_index"].numpy().tolist()
-        labels = out["label"].numpy().tolist()
-        return [
-            {
-                "label": label.decode(),
-                "class_index": index,
-                "probability": row[index],
-                "probabilities": row,
-            }
-            for row, index, label in zip(rows, indices, labels, strict=True)
-        ]
+    def _answer(self, inputs: list[bytes]) -> Iterator[dict[str, Any]]:
+        for outputs in self._signature.answers(inputs):
+            if isinstance(outputs, RefusedError):
+                yield {"error": str(outputs)}
+                continue
+            columns = (outputs[name].tolist() for name in ("label", "class_index", "probabilities"))
+            for label, index, row in zip(*columns, strict=True):
+                yield {
+                    "label": label.decode(),
+                    "class_index": index,
+                    "probability": row[index],
+                    "probabilities": row,
+                }
 
 
-def lines_of(file) -> Iterator[bytes]:
-    """The lines of a binary file, without their ends."""
-    for line in file:
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the lines of a binary file, without their ends and the byte order mark of UTF-8.
+
+    Raises:
+        ValueError: if the file begins with the byte order mark of UTF-16.
+    """
+    for number, line in enumerate(file):
+        if number == 0:
+            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise ValueError("The lines are in UTF-16; convert them to UTF-8.")
+            line = line.removeprefix(codecs.BOM_UTF8)
         yield line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _newest_version(path):
-    if (path / "saved_model.pb").exists():
-        return path
-    if not path.is_dir():
-        raise ValueError(f"{path} is not the folder of an exported model: no such folder.")
-    versions = [p for p in path.iterdir() if p.name.isdigit() and (p / "saved_model.pb").exists()]
-    if not versions:
-        raise ValueError(
-            f"{path} is not the folder of an exported model: it has neither saved_model.pb nor a "
-            "numbered version. bin/export makes one from a run folder."
-        )
-    return max(versions, key=lambda version: int(version.name))
-
-
-def _arriving(lines, most):
-    """Groups of the lines that are there; reads ahead in a thread."""
-    waiting: queue.Queue = queue.Queue(maxsize=most)
+def _arriving(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    """Yields groups of the lines that have arrived; a thread reads ahead."""
     end = object()
-    failure = []
+    waiting: queue.Queue[Any] = queue.Queue(maxsize=most)
+    failure: list[Exception] = []
 
-    def read():
+    def read() -> None:
         try:
             for line in lines:
                 waiting.put(line)
@@ -205,16 +154,3 @@ def _arriving(lines, most):
             yield group
     if failure:
         raise failure[0]
-
-
-def reason_of(error: tf.errors.InvalidArgumentError) -> str:
-    """What is wrong with an input: the sentence in TensorFlow's long message."""
-    text = error.message or str(error)
-    found = re.search(r"assertion failed: \[(.*)\] \[([^\[\]]*)\]", text)
-    if found:
-        sentence, details = found.groups()
-        sentence, _, place = sentence.partition(": number in the batch")
-        return sentence if place else f"{sentence} {details}"
-    noise = ("Graph execution", "Detected at", "<stack", "\t", " ")
-    lines = [line for line in text.splitlines() if line and not line.startswith(noise)]
-    return (lines[0] if lines else text)[:300]

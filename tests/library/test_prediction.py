@@ -1,45 +1,47 @@
-"""What bin/predict answers: every line, in order, as it comes, the bad ones in place."""
+"""What an exported model answers to lines: each, in order, as it arrives, the bad ones in place."""
 
+import codecs
 import io
-import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
+import made_exports
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_ldam.experiments import cli, datasets
-from keras_ldam.experiments.run_folder import RunFolder
-from keras_ldam.serving import predictor as prediction
+from keras_ldam.export.limits import MAX_IMAGE_PIXELS
+from keras_ldam.serving import exported, predictor
 
-ROOT = Path(__file__).parent.parent
 REFUSED = {
     b"": "text is empty",
     b"good \xff\xfe": "text is not valid UTF-8",
     b"x" * 10**6: "text is longer than 100000 bytes",
     b" ... ": "text has no words",
+    "good".encode("utf-16-le"): "text holds a NUL byte, as UTF-16 does; encode it in UTF-8",
 }
 
 
 @pytest.fixture(scope="module")
 def texts(text_export):
-    return prediction.Predictor(text_export.parent)
+    return predictor.Predictor(text_export.parent)
 
 
 @pytest.fixture(scope="module")
-def images(digits_export):
-    return prediction.Predictor(digits_export["folder"])
+def image_export(tmp_path_factory):
+    return made_exports.of_digits(tmp_path_factory.mktemp("exports"))
 
 
 @pytest.fixture(scope="module")
-def files(finished_run, tmp_path_factory):
-    """Some test images as files, and their pixels."""
-    pixels = datasets.load(RunFolder(finished_run).read_config()).test.examples[:6]
+def images(image_export):
+    return predictor.Predictor(image_export)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Some images as files, and their pixels."""
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 8, 8, 1), np.uint8)
     folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{i}.png" for i in range(len(pixels))]
     for path, image in zip(paths, pixels, strict=True):
@@ -49,14 +51,14 @@ def files(finished_run, tmp_path_factory):
 
 def asked(predictor, monkeypatch, before=lambda: None):
     """How many inputs each question to the model holds, once some were asked."""
-    sizes, serve = [], predictor._serve
+    sizes, function = [], predictor._signature._function
 
     def count(**inputs):
         before()
         sizes.append(len(next(iter(inputs.values()))))
-        return serve(**inputs)
+        return function(**inputs)
 
-    monkeypatch.setattr(predictor, "_serve", count)
+    monkeypatch.setattr(predictor._signature, "_function", count)
     return sizes
 
 
@@ -115,30 +117,30 @@ def test_a_bad_text_is_reported_in_its_place_and_the_others_are_answered(bad, te
 
 
 def test_texts_of_like_length_are_answered_together_and_told_in_order(texts, monkeypatch):
-    groups, serve = [], texts._serve
+    groups, function = [], texts._signature._function
 
     def keep(text):
         groups.append(text.numpy().tolist())
-        return serve(text=text)
+        return function(text=text)
 
-    monkeypatch.setattr(texts, "_serve", keep)
+    monkeypatch.setattr(texts._signature, "_function", keep)
     lines = [b"good", b"good good good film", b"film", b"a good film film"]
     answers = texts._answer_lines(lines, batch_size=2)
     assert groups == [[b"good", b"film"], [b"a good film film", b"good good good film"]]
     for line, answer in zip(lines, answers, strict=True):
-        assert answer["probability"] == pytest.approx(texts._answer([line])[0]["probability"])
+        assert answer["probability"] == pytest.approx(next(texts._answer([line]))["probability"])
 
 
 def test_one_bad_line_of_many_costs_few_questions(texts, monkeypatch):
     sizes = asked(texts, monkeypatch)
-    answers = texts._answer([b"good"] * 20 + [b""] + [b"good"] * 43)
+    answers = list(texts._answer([b"good"] * 20 + [b""] + [b"good"] * 43))
     assert [i for i, answer in enumerate(answers) if "error" in answer] == [20]
     assert len(sizes) == 1 + 2 * 6  # 64 halved six times.
 
 
-def test_image_files_are_answered_like_their_pixels(images, files, digits_export):
+def test_image_files_are_answered_like_their_pixels(images, files, image_export):
     paths, pixels = files
-    loaded = tf.saved_model.load(digits_export["folder"])
+    loaded = tf.saved_model.load(str(image_export))
     expected = loaded.signatures["serving_default"](image=tf.constant(pixels))
     answers = list(images.predict([str(path).encode() for path in paths]))
     assert [answer["path"] for answer in answers] == [str(path) for path in paths]
@@ -196,8 +198,8 @@ def test_the_highest_version_answers(text_export, tmp_path):
     for version in ("2", "10", "9"):
         shutil.copytree(text_export, tmp_path / version)
     (tmp_path / "11").mkdir()  # A copy that has only begun.
-    assert prediction.load(tmp_path).path == tmp_path / "10"
-    assert prediction.load(tmp_path / "9").path == tmp_path / "9"
+    assert exported.load(tmp_path).path == tmp_path / "10"
+    assert exported.load(tmp_path / "9").path == tmp_path / "9"
 
 
 def damaged(folder):
@@ -217,57 +219,58 @@ def foreign(folder):
         (lambda folder: None, "no such folder"),
         (lambda folder: folder.mkdir(), "neither saved_model.pb nor a numbered version"),
         (damaged, "1 cannot be loaded as a SavedModel: "),
-        (foreign, "1 is not a model that bin/export has written"),
+        (foreign, "1 was not written by `export_saved_model`"),
     ],
 )
-def test_a_folder_without_an_exported_model_is_refused(make, message, tmp_path, capsys):
+def test_a_folder_without_an_exported_model_is_refused(make, message, tmp_path):
     make(tmp_path / "model")
-    assert cli.main("predict", [f"--model={tmp_path / 'model'}", "good"]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert message in printed.err
-    assert len(printed.err.strip().splitlines()) == 1
+    with pytest.raises(ValueError, match=message) as told:
+        predictor.Predictor(tmp_path / "model")
+    assert len(str(told.value).splitlines()) == 1
 
 
-def test_a_batch_of_no_lines_is_refused(text_export, capsys):
-    assert cli.main("predict", [f"--model={text_export}", "--batch_size=0", "good"]) == 2
-    assert "batch_size must be at least 1; received 0" in capsys.readouterr().err
+def test_a_batch_of_no_lines_is_refused(texts):
+    with pytest.raises(ValueError, match=r"`batch_size` must be at least 1\. Received: 0"):
+        next(texts.predict([b"good"], batch_size=0))
 
 
-def test_lines_come_from_standard_input_without_their_ends(text_export, monkeypatch, capsys):
-    lines = b"good film\r\n\xff\n\ngood film"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
-    assert cli.main("predict", [f"--model={text_export}"]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer.get("error") for answer in answers] == [
-        None,
-        "text is not valid UTF-8",
-        "text is empty",
-        None,
-    ]
-    assert answers[0]["probabilities"] == pytest.approx(answers[3]["probabilities"], abs=1e-6)
+def test_lines_come_without_their_ends_and_the_mark_of_utf_8():
+    file = io.BytesIO(codecs.BOM_UTF8 + b"good film\r\n\xff\n\ngood film")
+    assert list(predictor.lines_of(file)) == [b"good film", b"\xff", b"", b"good film"]
 
 
-def test_the_program_answers_each_line_of_a_pipe_at_once(text_export):
-    command = [sys.executable, ROOT / "bin" / "predict", "--model", text_export]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **pipes) as program:
-        for number, line in enumerate((b"good", b"", b"film"), start=1):
-            program.stdin.write(line + b"\n")
-            program.stdin.flush()
-            # If it waited for more lines, this would never return.
-            assert json.loads(program.stdout.readline())["line"] == number
-        program.stdin.close()
-        assert program.stdout.read() == b""
-    assert program.returncode == 0
+def test_a_file_in_utf_16_is_refused_as_a_whole(texts):
+    lines = predictor.lines_of(io.BytesIO("good\nfilm\n".encode("utf-16")))
+    with pytest.raises(ValueError, match="The lines are in UTF-16; convert them to UTF-8"):
+        list(texts.predict(lines))
 
 
-def test_of_a_long_message_the_first_sentence_is_told():
-    noisy = "Graph execution error:\n\nDetected at node x\nthe axes differ\n\t [[node]]\nmore"
-    error = tf.errors.InvalidArgumentError(None, None, noisy)
-    assert prediction.reason_of(error) == "the axes differ"
-    error = tf.errors.InvalidArgumentError(None, None, "x" * 1000)
-    assert prediction.reason_of(error) == "x" * 300
+def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(
+    images, files, tmp_path
+):
+    paths, _ = files
+    (tmp_path / "bomb.png").write_bytes(made_exports.claimed_png(20_000))
+    lines = [str(path).encode() for path in (paths[0], tmp_path / "bomb.png", paths[1])]
+    answers = list(images.predict(lines))
+    message = f"image has more than {MAX_IMAGE_PIXELS} pixels"
+    assert answers[1]["error"].startswith(message)
+    assert "label" in answers[0] and "label" in answers[2]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Graph execution error:\n\nDetected at node x\nthe axes differ\n\t [[node]]\nmore",
+         "the axes differ"),
+        ("assertion failed: [a [1, 2]; received] [8 9]\n\t [[x]] [Op:f]", "a [1, 2]; received 8 9"),
+        ("assertion failed: [too long: number in the batch, from 0:] [3]\n\t [[x]]", "too long"),
+        ("assertion failed: [unknown format]\n\t [[x]] [Op:f]", "unknown format"),
+        ("x" * 1000, "x" * 300),
+    ],
+)  # fmt: skip
+def test_of_a_long_message_the_sentence_is_told(message, reason):
+    error = tf.errors.InvalidArgumentError(None, None, message)
+    assert exported.reason_of(error) == reason
 
 
 def test_no_more_lines_are_read_ahead_than_can_be_answered_soon(texts):

@@ -1,59 +1,82 @@
-"""KServe's server with an exported model, started as a user starts it and asked over HTTP."""
+"""KServe's server with an exported model, in a process of its own and asked over HTTP."""
 
 import base64
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-import keras
+import made_exports
 import numpy as np
 import pytest
 import requests
 import tensorflow as tf
 
-import keras_ldam
-from keras_ldam.experiments import cli, datasets
-from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.extras import MissingExtraError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 # TensorFlow, tensorflow_text and KServe, which wants older packages than requirements.txt names.
 OWN = Path(os.environ.get("SERVING_PYTHON", ROOT / ".venv-serving" / "bin" / "python"))
 PYTHON = OWN if OWN.exists() else Path(sys.executable) if find_spec("kserve") else None
 needs_kserve = pytest.mark.skipif(
     PYTHON is None, reason="KServe is not installed; `make serving` installs it in .venv-serving"
 )
+SERVE = """
+import contextlib, json, sys, time
+from keras_ldam.serving import server
+
+path, arguments, settings = json.loads(sys.argv[1])
+for name, value in settings.items():
+    setattr(server, name, value)
+output = sys.stdout
+with contextlib.redirect_stdout(sys.stderr):
+    for started in server.serve(path, port=0, **arguments):
+        print(json.dumps(started), file=output, flush=True)
+"""
 
 
-def start(model, log, *flags):
+def start(model, log, *, program=SERVE, settings=None, **arguments):
+    """Starts a server with these arguments of `serve`, and settings of its module."""
+    given = json.dumps([str(model), arguments, settings or {}])
     with open(log, "wb") as file:
         return subprocess.Popen(
-            [PYTHON, ROOT / "bin" / "serve", "--model", model, "--port=0", *flags],
-            stdout=subprocess.PIPE,
-            stderr=file,
+            [PYTHON, "-c", program, given], cwd=ROOT, stdout=subprocess.PIPE, stderr=file
         )
 
 
-@pytest.fixture(scope="module")
-def any_size_export(tmp_path_factory):
-    """The folder of an exported model of images of any size."""
-    inputs = keras.Input((None, None, 3))
-    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs))
-    folder = tmp_path_factory.mktemp("exports") / "any_size"
-    return keras_ldam.export_saved_model(keras.Model(inputs, outputs), folder, class_names="ab")
+@contextlib.contextmanager
+def started(*args, **kwargs):
+    """The URL of a server, which is ended afterwards."""
+    program = start(*args, **kwargs)
+    try:
+        line = program.stdout.readline()
+        assert line, Path(args[1]).read_text()[-2000:]
+        yield json.loads(line)["url"]
+    finally:
+        program.terminate()
+        program.wait(30)
+        program.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def urls(digits_export, text_export, any_size_export, tmp_path_factory):
-    """Where the exports are served; each by a process of its own, on loopback."""
+def image_export(tmp_path_factory):
+    return made_exports.of_digits(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(scope="module")
+def urls(image_export, text_export, tmp_path_factory):
+    """Where three exports are served; each by a process of its own, on loopback."""
+    any_size_export = made_exports.of_any_size(tmp_path_factory.mktemp("exports"))
     logs = [tmp_path_factory.mktemp("logs") / "log" for _ in range(3)]
     programs = [
-        start(Path(digits_export["folder"]).parent, logs[0]),
-        start(text_export, logs[1], "--name=reviews"),
+        start(image_export.parent, logs[0]),
+        start(text_export, logs[1], name="reviews"),
         start(any_size_export, logs[2]),
     ]
     try:
@@ -83,8 +106,8 @@ def any_size(urls):
 
 
 @pytest.fixture(scope="module")
-def pixels(finished_run):
-    return datasets.load(RunFolder(finished_run).read_config()).test.examples[:16]
+def pixels():
+    return np.random.default_rng(3).integers(0, 256, (16, 8, 8, 1), np.uint8)
 
 
 def ask(url, request):
@@ -116,8 +139,8 @@ def assert_same(response, outputs):
 
 
 @needs_kserve
-def test_pixels_and_files_are_answered_in_tensorflow_servings_form(images, digits_export, pixels):
-    outputs = expected(digits_export["folder"], image=pixels)
+def test_pixels_and_files_are_answered_in_tensorflow_servings_form(images, image_export, pixels):
+    outputs = expected(image_export, image=pixels)
     files = [b64(png(image)) for image in pixels]
     assert images.endswith("/v1/models/digits:predict")
     for request in (
@@ -162,6 +185,22 @@ def test_no_instance_is_no_prediction(images, texts):
         assert (response.status_code, response.json()) == (200, {"predictions": []})
 
 
+@needs_kserve
+def test_a_request_with_more_than_is_computed_together_is_answered_in_order(
+    images, texts, image_export, text_export, pixels
+):
+    lines = [f"good {'film ' * (i % 7)}" for i in range(150)]
+    assert_same(ask(texts, {"instances": lines}), expected(text_export, text=lines))
+    many = np.concatenate([pixels] * 10)
+    outputs = expected(image_export, image=many)
+    assert_same(ask(images, {"instances": many.tolist()}), outputs)
+    files = [b64(png(image)) for image in many]
+    request = {"signature_name": "serving_bytes", "instances": files}
+    assert_same(ask(images, request), outputs)
+    refused = ask(texts, {"instances": [*lines, ""]})
+    assert refused.json()["error"] == "instance 150, from 0: text is empty"
+
+
 def image(height, width, value=0):
     return [[[value]] * width] * height
 
@@ -173,6 +212,9 @@ def image(height, width, value=0):
         ({"instances": [""]}, "text is empty"),
         ({"instances": ["good", "x" * 10**6]}, "instance 1, from 0: text is longer than 100000"),
         ({"instances": [b64(b"good \xff\xfe")]}, "text is not valid UTF-8"),
+        ({"instances": [b64("good".encode("utf-16"))]}, "text is not valid UTF-8"),
+        ({"instances": [b64("good".encode("utf-16-le"))]}, "text holds a NUL byte, as UTF-16"),
+        ({"instances": ["good", "go\0od"]}, "instance 1, from 0: text holds a NUL byte"),
         ({"instances": ["good", "a", " .. ", ""]}, "instance 2, from 0: text has no words"),
         ({"instances": [1]}, 'an instance must be a string or {"b64"'),
         ({"instances": [["good"]]}, 'an instance must be a string or {"b64"'),
@@ -256,9 +298,9 @@ def test_among_files_of_several_sizes_the_bad_one_is_named(any_size):
 
 @needs_kserve
 def test_many_clients_at_once_each_get_their_own_answer_and_bad_ones_harm_nobody(
-    images, digits_export, pixels
+    images, image_export, pixels
 ):
-    outputs = expected(digits_export["folder"], image=pixels)
+    outputs = expected(image_export, image=pixels)
 
     def client(number):
         first = number % 8
@@ -294,43 +336,140 @@ def test_no_client_can_take_the_model_out_or_bring_another(verb, texts):
         url = f"{root}/v2/repository/models/{name}/{verb}"
         refused = requests.post(url, timeout=60)
         assert refused.status_code == 400, refused.text
-        assert "keeps the one model that it was started with" in refused.json()["error"]
+        assert "keeps the model that it was started with" in refused.json()["error"]
     assert ask(texts, {"instances": ["good"]}).status_code == 200
 
 
+# ----------------------------------------------------------------------------- limits
+
+
+def connected(url):
+    _, _, address, path = url.split("/", 3)
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=20), f"/{path}".encode()
+
+
+@pytest.fixture(scope="module")
+def strict(text_export, tmp_path_factory):
+    """The URL of a server with narrow limits, and its log."""
+    log = tmp_path_factory.mktemp("logs") / "log"
+    settings = {"REQUEST_SECONDS": 2, "MAX_REQUEST_BYTES": 200_000, "LOG_LINES_A_MINUTE": 400}
+    with started(text_export, log, name="reviews", settings=settings) as url:
+        yield url, log
+
+
+@needs_kserve
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"",
+        b"\r\n",
+        b"PO",
+        b"POST %b HTTP/1.1\r\nContent-Length: 9\r\nX: ",
+        b"POST %b HTTP/1.1\r\nContent-Length: 100\r\n\r\n{",
+        b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{",
+        b"GET / HTTP/1.1\r\n\r\nGET / HT",
+    ],
+)
+def test_a_connection_with_half_a_request_is_closed(half, strict):
+    client, path = connected(strict[0])
+    with client:
+        client.sendall(half.replace(b"%b", path))
+        begun, received = time.monotonic(), b""
+        while part := client.recv(10_000):
+            received += part
+        # A request that was complete is answered before.
+        assert received.count(b"HTTP/1.1 ") == half.count(b"\r\n\r\n") * half.startswith(b"GET")
+    assert time.monotonic() - begun < 10
+    assert ask(strict[0], {"instances": ["good"]}).status_code == 200
+
+
+@needs_kserve
+def test_a_client_that_sends_a_byte_now_and_then_is_not_waited_for(strict):
+    client, path = connected(strict[0])
+    with client, pytest.raises(OSError):
+        client.sendall(b"POST %b HTTP/1.1\r\nContent-Length: 100\r\n\r\n" % path)
+        for _ in range(30):
+            client.sendall(b" ")
+            time.sleep(0.2)
+
+
+@needs_kserve
+@pytest.mark.parametrize("head", [b"GET /", b"GET / HTTP/1.1\r\nX: "])
+def test_headers_without_an_end_are_not_read_for_ever(head, strict):
+    client, _ = connected(strict[0])
+    with client, pytest.raises(OSError):
+        client.sendall(head)
+        for _ in range(1000):
+            client.sendall(b"x" * 9999)  # 10 MB, of which far fewer are taken.
+
+
+@needs_kserve
+def test_a_request_that_is_too_large_gets_a_sentence_and_code_413(strict):
+    large = json.dumps({"instances": ["good " * 50_000]}).encode()
+    for contents in (large, (large[i : i + 9999] for i in range(0, len(large), 9999))):  # Chunked.
+        refused = requests.post(strict[0], data=contents, timeout=60)
+        assert refused.status_code == 413
+        assert refused.json() == {"error": "the request is larger than 200000 bytes."}
+
+
+@needs_kserve
+def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(any_size):
+    bomb = made_exports.claimed_png(20_000)
+    files = [b64(png(np.zeros([8, 9, 3], np.uint8))), b64(bomb)]
+    response = ask(any_size, {"signature_name": "serving_bytes", "instances": files})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"].startswith("instance 1, from 0: image has more than 50000000")
+
+
+@needs_kserve
+def test_a_refused_request_leaves_one_line_of_reason_and_a_flood_of_them_few(strict):
+    url, log = strict
+    before = log.read_text()
+    assert ask(url, {"instances": ["\x1b[31m\n" * 100, ""]}).status_code == 400
+    assert ask(url, {"signature_name": "x" * 10**4, "instances": []}).status_code == 400
+    assert ask(url.replace("reviews", "o" * 10**4), {"instances": []}).status_code == 404
+    lines = log.read_text()[len(before) :].splitlines()
+    assert len(lines) == 6, lines  # With those of the access log.
+    assert sum("refused: " in line for line in lines) == 3
+    assert max(map(len, lines)) < 400
+    with requests.Session() as session:
+        for _ in range(500):
+            session.post(url, data=b"{}", timeout=60)
+    text = log.read_text()
+    assert "Traceback" not in text and "\x1b" not in text
+    # A new minute may have begun meanwhile.
+    assert len(text.splitlines()) < 2 * 400 + 50
+
+
 # A server that takes its time, and is given little when it has to end.
-SLOW = """
-import sys, time
-from keras_ldam.serving import server as serving
+SLOW = (
+    """
+import time
+from keras_ldam.serving import server
 
 def answer(model, payload):
-    print("asked", flush=True)
+    print("asked", file=sys.__stdout__, flush=True)
     time.sleep(0.5)
     return {"predictions": ["late"]}
 
-serving.GRACE_SECONDS = 2
-serving.ServedModel._predict = answer
-for started in serving.serve(sys.argv[1], port=0):
-    print(started["url"], flush=True)
+server.ServedModel._predict = answer
 """
+    + SERVE
+)
 
 
 @needs_kserve
 def test_a_server_told_to_end_still_answers_and_waits_little_for_half_a_request(
     text_export, tmp_path
 ):
-    command = [PYTHON, "-c", SLOW, text_export]
-    with (
-        open(tmp_path / "log", "wb") as log,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as program,
-        ThreadPoolExecutor(1) as clients,
-    ):
+    program = start(text_export, tmp_path / "log", program=SLOW, settings={"GRACE_SECONDS": 2})
+    with program, ThreadPoolExecutor(1) as clients:
         try:
-            url = program.stdout.readline().decode().strip()
-            _, _, address, path = url.split("/", 3)
-            host, port = address.split(":")
-            with socket.create_connection((host, int(port))) as half:
-                half.sendall(f"POST /{path} HTTP/1.1\r\nContent-Length: 100\r\n\r\n{{".encode())
+            url = json.loads(program.stdout.readline())["url"]
+            half, path = connected(url)
+            with half:
+                half.sendall(b"POST %b HTTP/1.1\r\nContent-Length: 100\r\n\r\n{" % path)
                 whole = clients.submit(ask, url, {"instances": ["good"]})
                 assert program.stdout.readline() == b"asked\n"
                 program.terminate()
@@ -340,22 +479,41 @@ def test_a_server_told_to_end_still_answers_and_waits_little_for_half_a_request(
             program.kill()
 
 
+# ----------------------------------------------------------------------------- wrong settings
+
+
 @needs_kserve
-def test_a_port_that_is_taken_ends_with_one_sentence_and_code_2(texts, text_export):
-    port = texts.split(":")[2].split("/")[0]
-    done = subprocess.run(
-        [PYTHON, ROOT / "bin" / "serve", "--model", text_export, "--port", port],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"port": 70_000}, "`port` must be from 0 to 65535. Received: 70000"),
+        ({"name": "a/b"}, "'.', '_' and '-'. Received: 'a/b'"),
+        ({"host": "256.1.1.1"}, "Cannot listen at 256.1.1.1, port 0: "),
+    ],
+)
+def test_wrong_arguments_get_a_sentence(arguments, message, text_export):
+    program = (
+        "import sys, json; from keras_ldam.serving import server\n"
+        "path, arguments = json.loads(sys.argv[1])\n"
+        "try: next(server.serve(path, **{'port': 0, **arguments}))\n"
+        "except ValueError as error: print(error)"
     )
-    assert done.returncode == 2
-    assert f"port {port}: Address already in use" in done.stderr
-    assert done.stdout == ""
+    given = json.dumps([str(text_export), arguments])
+    done = subprocess.run([PYTHON, "-c", program, given], cwd=ROOT, capture_output=True, text=True)
+    assert message in done.stdout, done.stderr[-2000:]
 
 
-def test_without_kserve_the_program_says_how_to_get_it(text_export, monkeypatch, capsys):
+@needs_kserve
+def test_kserve_does_not_take_the_arguments_of_the_program_for_its_own():
+    program = "import sys; from keras_ldam.serving import server; print(sys.argv[1:])"
+    done = subprocess.run(
+        [PYTHON, "-c", program, "--http_port=none"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "['--http_port=none']\n", done.stderr[-2000:]
+
+
+def test_without_kserve_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "kserve", None)
-    monkeypatch.delitem(sys.modules, "keras_ldam.serving", raising=False)
-    assert cli.main("serve", [f"--model={text_export}"]) == 2
-    assert "needs the package kserve" in capsys.readouterr().err
+    monkeypatch.delitem(sys.modules, "keras_ldam.serving.server", raising=False)
+    with pytest.raises(MissingExtraError, match=r"needs kserve.* 'keras_ldam\[serve\]'"):
+        import keras_ldam.serving.server  # noqa: F401

@@ -1,0 +1,38 @@
+"""Small exported models of images, with random weights, and a file that is dangerous to them."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import keras
+
+import keras_ldam
+
+
+def of_digits(folder: Path) -> Path:
+    """Exports a model of gray images of 8 × 8 pixels, ten classes; returns the version's folder."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    outputs = keras.layers.Dense(10, kernel_initializer=keras.initializers.GlorotUniform(1))(x)
+    model = keras.Model(inputs, outputs)
+    return keras_ldam.export_saved_model(model, folder / "digits", class_names=list("0123456789"))
+
+
+def of_any_size(folder: Path) -> Path:
+    """Exports a model of color images of any size in two classes; returns the version's folder."""
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    outputs = keras.layers.Dense(2, kernel_initializer=keras.initializers.GlorotUniform(1))(x)
+    model = keras.Model(inputs, outputs)
+    return keras_ldam.export_saved_model(model, folder / "any_size", class_names=list("ab"))
+
+
+def claimed_png(side: int) -> bytes:
+    """Returns a PNG of a few bytes that claims to be a square of this size in pixels."""
+
+    def chunk(kind: bytes, contents: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + contents))
+        return struct.pack(">I", len(contents)) + kind + contents + check
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
