@@ -28,6 +28,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as error:
+        if error.errno is not None:  # A full disk names no file, other errors the temporary one.
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

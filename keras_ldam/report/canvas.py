@@ -1,7 +1,7 @@
-"""What figures are drawn on: a page that sets the text colour, narrow or wide, or white paper.
+"""What figures are drawn on: a page that sets the text color, narrow or wide, or white paper.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; markers and dashes
-tell the methods apart without colour.
+The colors are those of Okabe and Ito (2008), which color-blind readers can tell apart; markers and
+dashes tell methods apart without color.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from keras_ldam.experiments.tables.collection import Run
-from keras_ldam.report import tables
+from keras_ldam.report.record import Run
 
 INK = "#1b1b1f"
 _PAGE_INK = "#010203"
-"""Stands for the page's own text colour in an SVG, and is replaced by it."""
+"""Stands for the page's own text color in an SVG, and is replaced by it."""
 
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 RED, PURPLE, GREY = "#d55e00", "#cc79a7", "#8c8c8c"
@@ -48,7 +49,7 @@ class Canvas:
 
     Args:
         width: Inches. Below 5 panels stand under each other and legends above them.
-        ink: Colour of text and lines.
+        ink: Color of text and lines.
     """
 
     width: float = 8.0
@@ -60,17 +61,17 @@ class Canvas:
         return self.width < 5
 
     def figure(self, height: float) -> Figure:
-        """An empty figure of this width; `height` in inches."""
+        """Returns an empty figure of this width and a height in inches."""
         figure = Figure(figsize=(self.width, height), layout="constrained")
         FigureCanvasAgg(figure)
         figure.patch.set_alpha(0)
         return figure
 
     @contextlib.contextmanager
-    def style(self):
-        """Matplotlib's settings for this canvas, and only inside."""
+    def style(self) -> Iterator[None]:
+        """Sets Matplotlib's settings for this canvas, inside the `with` block only."""
         ink = self.ink
-        settings = {
+        settings: Any = {
             "font.size": 9,
             "font.family": "sans-serif",
             "axes.titlesize": 10,
@@ -99,30 +100,38 @@ class Canvas:
             "axes.unicode_minus": True,
             "text.parse_math": False,  # A name may hold dollar signs.
         }
-        with matplotlib.rc_context(settings):
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
+            # A class may have a name in any script; browsers have fonts for it.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             yield
 
 
-def png(draw: Callable, runs: Sequence[Run], path: Path) -> bool:
-    """Draws a figure into a PNG file on white; returns False if there is nothing to draw."""
+def png(draw: Callable[..., Figure | None], runs: Sequence[Run]) -> bytes | None:
+    """Draws a figure as a PNG file on white; returns None if there is nothing to draw."""
     canvas = Canvas()
     with canvas.style():
         figure = draw(runs, canvas)
         if figure is None:
-            return False
+            return None
         figure.patch.set_alpha(1)
-        figure.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return True
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
 
 
-def svg(draw: Callable, runs: Sequence[Run], name: str, width: float) -> str | None:
-    """Draws a figure as an `<svg>` element that takes the text colour of the page around it.
+def svg(
+    draw: Callable[..., Figure | None], runs: Sequence[Run], name: str, width: float
+) -> str | None:
+    """Draws a figure as an `<svg>` element that takes the text color of the page around it.
 
     Args:
-        draw: One of this module's figures.
+        draw: One of the functions of `keras_ldam.report.figures`.
         runs: What it shows.
-        name: Goes before every id, so that several figures can stand in one page.
+        name: Prefix of every id, so that several figures can be in one page.
         width: Inches.
+
+    Returns:
+        The element, or None if there is nothing to draw.
     """
     canvas = Canvas(width, _PAGE_INK)
     with canvas.style():
@@ -142,37 +151,42 @@ def svg(draw: Callable, runs: Sequence[Run], name: str, width: float) -> str | N
 
 
 def looks(runs: Sequence[Run]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and dashes for each name in `by_label(runs)`; a method keeps its own."""
-    return assigned({name: same[0].method for name, same in by_label(runs).items()})
+    """Returns color, marker and dashes for each name in `by_label(runs)`."""
+    return assigned({name: same[0].title for name, same in by_label(runs).items()})
 
 
-def assigned(methods: dict[str, str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and dashes for each name, given the method that it stands for."""
+def assigned(titles: Mapping[str, str]) -> dict[str, tuple[str, str, str]]:
+    """Returns color, marker and dashes for each name, given its title; well-known methods keep
+    their own.
+    """
     given: dict[str, tuple[str, str, str]] = {}
-    for name, method in methods.items():
-        own = _LOOKS.get(method) or _LOOKS.get(re.sub(r"[^a-z]+", "_", name.lower()))
+    for name, title in titles.items():
+        own = _LOOKS.get(key(title))
         if own is not None and own not in given.values():
             given[name] = own
     looks = [*_LOOKS.values(), *_SPARE]
-    for name in methods:
+    for name in titles:
         if name not in given:
             given[name] = next((look for look in looks if look not in given.values()), looks[0])
     return given
 
 
+def key(title: str) -> str:
+    """Returns a title in lower case with underscores: `"LDAM-DRW"` as `"ldam_drw"`."""
+    return re.sub(r"[^a-z]+", "_", title.lower())
+
+
 def by_label(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that are seeds of one thing together, under the name that figures give it."""
-    columns = {run.column for run in runs}
+    """Returns the runs that are seeds of one thing together, by their name in figures."""
+    several = len({run.group for run in runs}) > 1
     together: dict[str, list[Run]] = {}
     for run in runs:
-        name = run.label or tables.method_title(run.method)
-        if len(columns) > 1:
-            name += f", {tables.profile_title(run.column)}"
+        name = f"{run.title}, {run.group}" if several else run.title
         together.setdefault(name, []).append(run)
     return together
 
 
-def legend_above(figure: Figure, axes, canvas: Canvas, count: int) -> None:
+def legend_above(figure: Figure, axes: Axes, canvas: Canvas, count: int) -> None:
     """Puts a legend of `count` entries above all panels."""
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(count, 2 if canvas.narrow else 6))

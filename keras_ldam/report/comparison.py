@@ -1,147 +1,226 @@
-"""The report for a user's own models and arrays."""
+"""Runs made from Keras models and the examples to evaluate them on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_ldam import evaluation
-from keras_ldam.counts import check_counts
-from keras_ldam.experiments.tables.collection import Run
+from keras_ldam.counts import in_class_order
 from keras_ldam.layers import gives_cosines
+from keras_ldam.report.record import Run
 
 _BATCH = 256
+_SETTINGS = ("max_margin", "exponent", "scale")
+_Batches = Iterable[tuple[Any, np.ndarray]]
 
 
 def runs_of(
     models: Mapping[str, keras.Model],
-    train: tuple[Any, Any],
-    test: tuple[Any, Any],
+    train: Any,
+    test: Any,
     *,
-    class_names: Sequence[str] | None,
+    class_names: Sequence[str] | Mapping[int, str] | None,
     histories: Mapping[str, Any] | None,
     scale: float | None,
-    title: str,
 ) -> list[Run]:
     """Evaluates models and returns them as runs; see `keras_ldam.report.compare`."""
     if not models:
-        raise ValueError("nothing to report on: models is empty.")
+        raise ValueError("`models` must hold at least one model. Received: models={}")
     histories = histories or {}
     unknown = sorted(set(histories) - set(models))
     if unknown:
         raise ValueError(
-            f"histories names {unknown[0]!r}, which is no model; the models are: "
-            f"{', '.join(models)}."
+            f"`histories` must have names of models as keys, which are {', '.join(models)}. "
+            f"Received: {unknown[0]!r}"
         )
-    splits = {"train": _checked("train", train), "test": _checked("test", test)}
-    most = int(max(labels.max() for _, labels in splits.values())) + 1
-    names = tuple(map(str, range(most) if class_names is None else class_names))
-    if most > len(names):
+    splits = {"train": _batches_of("train", train), "test": _batches_of("test", test)}
+    labels = {name: np.concatenate([y for _, y in batches()]) for name, batches in splits.items()}
+    most = int(max(found.max() for found in labels.values())) + 1
+    names = _names(class_names, most)
+    counts = np.bincount(labels["train"], minlength=len(names))
+    if not counts.all():
+        j = int(counts.argmin())
         raise ValueError(
-            f"class_names names {len(names)} classes, but there are labels up to {most - 1}."
+            f"`train` must have examples of every class. Received: none of class {j} ({names[j]})"
         )
-    counts = check_counts(np.bincount(splits["train"][1], minlength=len(names)))
     return [
-        _run(name, model, splits, counts, names, histories.get(name), scale, title)
+        _run(name, model, splits, counts, names, histories.get(name), scale)
         for name, model in models.items()
     ]
 
 
-def _run(name, model, splits, counts, class_names, history, scale, title):
-    loss = getattr(model, "loss", None)
-    diagnosed = {}
-    for split, (examples, labels) in splits.items():
-        scored = evaluation.score(
-            model, _batches(examples, labels), len(counts), scale=_scale(name, model, loss, scale)
+def _names(class_names: Any, most: int) -> tuple[str, ...]:
+    if class_names is None:
+        return tuple(map(str, range(most)))
+    names = in_class_order("class_names", class_names, len(class_names))
+    if most > len(names):
+        raise ValueError(
+            f"`class_names` must name at least {most} classes, since there are labels up to "
+            f"{most - 1}. Received: {len(names)} names"
         )
-        diagnosed[split] = evaluation.diagnose(scored, counts)
-    results = {
-        "method": name,
-        "seed": None,
-        "split": "test",
-        "last": evaluation.errors_of_ranks(scored.ranks, scored.labels, counts),
-        "best": None,
-        "counts": counts.tolist(),
-        "parameters": int(model.count_params()),
-        "margins": {split: values["margins"] for split, values in diagnosed.items()},
-    }
-    if getattr(loss, "max_margin", 0) > 0:
-        results["required"] = np.asarray(loss.margins).tolist()
-        results["config"] = {
-            "loss": type(loss).__name__,
-            "max_margin": loss.max_margin,
-            "exponent": loss.exponent,
-            "scale": loss.scale,
-        }
+    return tuple(map(str, names))
+
+
+def _run(
+    name: str,
+    model: keras.Model,
+    splits: Mapping[str, Callable[[], _Batches]],
+    counts: np.ndarray,
+    class_names: tuple[str, ...],
+    history: Any,
+    scale: float | None,
+) -> Run:
+    loss: Any = getattr(model, "loss", None)
+    _check_output(name, model, next(iter(splits["train"]()))[0])
+    diagnosed = {}
+    for split, batches in splits.items():
+        errors, diagnosed[split] = evaluation.diagnose(
+            model, batches(), counts, scale=_scale(name, model, loss, scale)
+        )
+    rows = _rows(history)
+    demands = getattr(loss, "max_margin", 0) > 0
     return Run(
-        results,
-        title,
-        class_names,
-        history=_rows(history),
-        diagnosis={"splits": diagnosed},
-        label=name,
+        title=name,
+        class_names=class_names,
+        errors=errors,
+        counts=counts.tolist(),
+        history=rows,
+        margins={split: found["margins"] for split, found in diagnosed.items()},
+        diagnosis=diagnosed["test"],
+        demanded=np.asarray(loss.margins) if demands else None,
+        start_epoch=_start_epoch(rows),
+        settings={"loss": type(loss).__name__, **{name: getattr(loss, name) for name in _SETTINGS}}
+        if demands
+        else {},
+        facts={"parameters": f"{model.count_params():,}"},
     )
 
 
-def _scale(name, model, loss, scale):
-    """What turns the model's scores into logits: 1, unless head or loss have it otherwise."""
+def _check_output(name: str, model: keras.Model, examples: Any) -> None:
+    scores = model.predict_on_batch(examples)
+    if not hasattr(scores, "shape"):
+        raise ValueError(
+            f"model {name!r} must give one output of shape (batch, num_classes); make it one with "
+            "keras.Model(model.inputs, model.outputs[0]), say. Received: "
+            f"{len(keras.tree.flatten(scores))} outputs in a {type(scores).__name__}"
+        )
+
+
+def _scale(name: str, model: keras.Model, loss: Any, scale: float | None) -> float:
+    """Returns the factor that makes logits of the model's scores."""
     own = getattr(loss, "scale", None)
     if own is None and not gives_cosines(model):
         return 1.0
     scale = own if scale is None else scale
     if scale is None:
         raise ValueError(
-            f"{name!r} gives cosines, and is not compiled with a loss that knows their scale: give "
-            "scale, for softmax(scale * cosines) to be its probabilities."
+            f"model {name!r} gives cosines, whose softmax scale is unknown: compile it with a "
+            "margin loss, or pass `scale`, as used by the loss. Received: scale=None"
         )
     return scale
 
 
-def _rows(history) -> tuple[dict, ...]:
+def _rows(history: Any) -> list[dict[str, float]]:
     logs = getattr(history, "history", history) or {}
     lengths = {len(values) for values in logs.values()}
     if len(lengths) > 1:
         raise ValueError(
-            "a history must hold lists of one length, as that of keras.Model.fit; received "
-            f"lengths {sorted(lengths)}."
+            "a history must hold lists of one length, as that of keras.Model.fit does. Received: "
+            f"lengths {sorted(lengths)}"
         )
-    return tuple(
-        {name: float(values[epoch]) for name, values in logs.items()}
-        for epoch in range(max(lengths, default=0))
-    )
+    balanced = [
+        name for name in logs if name.startswith("val_") and name.endswith("balanced_error")
+    ]
+    rows = []
+    for epoch in range(max(lengths, default=0)):
+        row = {name: float(logs[name][epoch]) for name in ("loss", "reweighted") if name in logs}
+        if balanced:
+            row["error"] = 100 * float(logs[balanced[0]][epoch])
+        rows.append(row)
+    return rows
 
 
-def _checked(name, pair):
+def _start_epoch(rows: Sequence[Mapping[str, float]]) -> int | None:
+    on = [row.get("reweighted", 0) > 0 for row in rows]
+    return on.index(True) if any(on) and not on[0] else None
+
+
+# ----------------------------------------------------------------------------- examples and labels
+
+
+def _batches_of(name: str, data: Any) -> Callable[[], _Batches]:
+    """Returns a function that gives the batches of a split, with class numbers as labels."""
+    if isinstance(data, tuple | list) and len(data) == 2:
+        examples, labels = data[0], _classes(name, data[1])
+        if isinstance(examples, tuple | list) and all(isinstance(x, str | bytes) for x in examples):
+            examples = np.array(examples, dtype=object)
+        _check_sizes(name, examples, labels)
+        return lambda: _slices(examples, labels)
+    if isinstance(data, Mapping) or hasattr(data, "shape") or not _is_read_again(data):
+        raise ValueError(
+            f"`{name}` must be a pair (examples, labels), or a dataset that gives batches of such "
+            f"pairs each time it is iterated over. Received: {type(data).__name__}"
+        )
+    endless = getattr(data, "num_batches", 0) is None
+    if endless or (hasattr(data, "cardinality") and int(data.cardinality()) == -1):
+        raise ValueError(f"`{name}` must end; take a part of it. Received: an infinite dataset")
+    return lambda: _checked(name, data)
+
+
+def _is_read_again(data: Any) -> bool:
     try:
-        examples, labels = pair
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a pair (examples, labels).") from None
+        return iter(data) is not data
+    except TypeError:
+        return False
+
+
+def _slices(examples: Any, labels: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+    for start in range(0, len(labels), _BATCH):
+        part = slice(start, start + _BATCH)
+        yield keras.tree.map_structure(lambda whole, part=part: whole[part], examples), labels[part]
+
+
+def _checked(name: str, dataset: Iterable[Any]) -> Iterator[tuple[Any, np.ndarray]]:
+    empty = True
+    for batch in dataset:
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            raise ValueError(
+                f"`{name}` must give pairs (examples, labels). Received: {type(batch).__name__}"
+            )
+        labels = _classes(name, batch[1])
+        _check_sizes(name, batch[0], labels)
+        empty = False
+        yield batch[0], labels
+    if empty:
+        raise ValueError(f"`{name}` must hold examples. Received: a dataset without any")
+
+
+def _check_sizes(name: str, examples: Any, labels: np.ndarray) -> None:
+    shapes = (getattr(part, "shape", None) for part in keras.tree.flatten(examples))
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    if sizes != {len(labels)}:
+        raise ValueError(
+            f"`{name}` must have arrays of examples, and a label for each. Received: "
+            f"{len(labels)} labels for {', '.join(map(str, sorted(sizes)))} examples"
+        )
+
+
+def _classes(name: str, labels: Any) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2:
         labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
     if labels.ndim != 1 or not len(labels):
         raise ValueError(
-            f"{name}: labels must be of shape [n], [n, 1] or [n, K], with n at least 1; received "
-            f"shape {labels.shape}."
-        )
-    sizes = {len(part) for part in keras.tree.flatten(examples)}
-    if sizes != {len(labels)}:
-        raise ValueError(
-            f"{name} has {len(labels)} labels for {', '.join(map(str, sorted(sizes)))} examples."
+            f"`{name}` must have labels of shape (n,), (n, 1) or (n, num_classes), n at least 1, "
+            f"and a dataset batches of such. Received: labels of shape {labels.shape}"
         )
     number = np.issubdtype(labels.dtype, np.number) or labels.dtype == bool
-    if not number or np.any(labels != np.floor(labels)):
-        raise ValueError(f"{name}: labels must be whole numbers, one for each class from 0.")
-    labels = labels.astype(np.int64)
-    if labels.min() < 0:
-        raise ValueError(f"{name}: labels must not be negative; received {labels.min()}.")
-    return examples, labels
-
-
-def _batches(examples, labels) -> Iterator[tuple[Any, np.ndarray]]:
-    for start in range(0, len(labels), _BATCH):
-        part = slice(start, start + _BATCH)
-        yield keras.tree.map_structure(lambda whole, part=part: whole[part], examples), labels[part]
+    if not number or np.any(labels != np.floor(labels)) or labels.min() < 0:
+        raise ValueError(
+            f"`{name}` must have class numbers from 0 on as labels. Received: {labels[:5].tolist()}"
+        )
+    return labels.astype(np.int64)

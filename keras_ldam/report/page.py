@@ -5,136 +5,140 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from keras_ldam.experiments.tables import published
-from keras_ldam.experiments.tables.collection import Run
+from matplotlib.figure import Figure
+
 from keras_ldam.report import figures, tables
-from keras_ldam.report.canvas import by_label, svg
+from keras_ldam.report.canvas import by_label, key, svg
+from keras_ldam.report.record import Run
 
 _WIDE, _NARROW = 8.8, 3.7
 
 
 class Section(NamedTuple):
-    """A figure of the page: its name, heading, how to read it, what draws it, and what to say where
-    that finds nothing to draw.
+    """A figure of the page: its name, heading, how to read it, the function that draws it, and what
+    to say if that finds nothing to draw.
     """
 
     name: str
     heading: str
     text: str
-    draw: Callable
+    draw: Callable[..., Figure | None]
     needs: str = ""
 
 
-_SECTIONS = (
-    Section(
-        "errors",
-        "Errors",
-        "Each method's error; where there are several seeds, each of them with mean and standard "
-        "deviation; and the paper's number where it has one. Left is better.",
-        figures.errors,
-    ),
-    Section(
-        "margins",
-        "Where the margins went",
-        "The margin of an example is its label's score minus the best other score: above 0 it is "
-        "right, and the more so the higher. The dashed line is what LDAM asks for: the fewer "
-        "training examples, the larger. Scores of a head without normalisation are "
-        "divided by the length of the example's features and of the longest class vector, which "
-        "moves no decision and makes them comparable with cosines.",
-        figures.margins,
-        "bin/evaluate --run_dir RUN finds the margins of a run.",
-    ),
-    Section(
-        "class_errors",
-        "Error class by class",
-        "From the most frequent class to the rarest.",
-        figures.class_errors,
-        "These results hold no class counts.",
-    ),
-    Section(
-        "groups",
-        "Many, medium, few",
-        "The mean error over the classes with many, medium and few training examples.",
-        figures.groups,
-        "All classes are in one group here.",
-    ),
-    Section(
-        "curves",
-        "Training",
-        "Loss and balanced error, epoch by epoch. The values of different losses do not compare; "
-        "their course does. The dotted line is where the deferred rule came on.",
-        figures.curves,
-        "Histories are in run folders, not in results files.",
-    ),
-    Section(
-        "confusion",
-        "What is taken for what",
-        "Each row is what becomes of a class's examples, from the most frequent class to the "
-        "rarest, and sums to 100 %. What leaves the diagonal of the rare classes is what the "
-        "frequent ones take from them.",
-        figures.confusion,
-        "bin/evaluate --run_dir RUN finds the confusions of a run.",
-    ),
-    Section(
-        "reliability",
-        "Can the probabilities be believed?",
-        "Guesses of a given confidence, and how many of them are right: on the dotted line both "
-        "agree. ECE is the mean distance from it. Faint points stand for fewer than "
-        f"{figures.FEWEST_GUESSES} guesses.",
-        figures.reliability,
-        "bin/evaluate --run_dir RUN finds the reliability of a run.",
-    ),
-    Section(
-        "trade_off",
-        "Why the fourth root of the count",
-        "For two classes the bound on the balanced error is 1/(γ₁√n₁) + 1/(γ₂√n₂), and the two "
-        "margins share the room β between the classes. Left: dots mark the least bound. Right: it "
-        "lies where γ ∝ n^(-1/4) says (lines), and where a search finds it (dots). If it is known "
-        "how frequent the classes are at test time, p, that becomes γ ∝ (p/n)^(1/4). This figure "
-        "is calculated, and the same for all runs.",
-        figures.trade_off,
-    ),
-)
-SECTIONS = {section.name: section for section in _SECTIONS}
+SECTIONS = {
+    section.name: section
+    for section in (
+        Section(
+            "errors",
+            "Errors",
+            "Each method's error; with several seeds, each of them with mean and standard "
+            "deviation; and the paper's number where it has one. Left is better.",
+            figures.errors,
+        ),
+        Section(
+            "margins",
+            "Where the margins went",
+            "The margin of an example is its label's score minus the best other score: above 0 it "
+            "is right, and the more so the higher. The dashed line is what the loss demands: the "
+            "fewer training examples, the larger. Scores of a head without normalization are "
+            "divided by the length of the example's features and of the longest class vector, "
+            "which changes no decision and makes them comparable with cosines.",
+            figures.margins,
+            "No run here has margins: they come with the evaluation of a model.",
+        ),
+        Section(
+            "class_errors",
+            "Error class by class",
+            "From the most frequent class to the rarest.",
+            figures.class_errors,
+            "No run here has class counts.",
+        ),
+        Section(
+            "groups",
+            "Many, medium, few",
+            "The mean error over the classes with many, medium and few training examples.",
+            figures.groups,
+            "All classes are in one group here.",
+        ),
+        Section(
+            "curves",
+            "Training",
+            "Loss and balanced error, epoch by epoch. The values of different losses do not "
+            "compare; their course does. The dotted line marks where the deferred rule came on.",
+            figures.curves,
+            "No run here has a training history.",
+        ),
+        Section(
+            "confusion",
+            "What is taken for what",
+            "Each row shows what becomes of a class's examples, from the most frequent class to "
+            "the rarest, and sums to 100 %. What leaves the diagonal of the rare classes is what "
+            "the frequent ones take from them.",
+            figures.confusion,
+            "No run here has confusions: they come with the evaluation of a model.",
+        ),
+        Section(
+            "reliability",
+            "Can the probabilities be believed?",
+            "Guesses of a given confidence, and how many of them are right: on the dotted line "
+            "both agree. ECE is the mean distance from it. Faint points stand for fewer than "
+            f"{figures.FEWEST_GUESSES} guesses.",
+            figures.reliability,
+            "No run here has reliability: it comes with the evaluation of a model.",
+        ),
+        Section(
+            "trade_off",
+            "Why the fourth root of the count",
+            "For two classes the bound on the balanced error is 1/(γ₁√n₁) + 1/(γ₂√n₂), and the two "
+            "margins share the room β between the classes. Left: dots mark the least bound. Right: "
+            "it lies where γ ∝ n^(-1/4) says (lines), and where a search finds it (dots). If the "
+            "class frequencies p at test time are known, that becomes γ ∝ (p/n)^(1/4). This figure "
+            "is calculated, and the same for all runs.",
+            figures.trade_off,
+        ),
+    )
+}
 """The figures by name, in the order of the page."""
 
 GENERATOR = '<meta name="generator" content="keras_ldam">'
-"""Stands in every page: by it a report is told from what is none."""
+"""Is in every page, and tells a report from other pages."""
 
 _FOCUS = ("erm", "ldam_drw", "ldam", "ce_drw", "rw")
 _AT_MOST = 4
 
 
-def focus(runs: Sequence[Run]) -> list[Run]:
-    """The runs that figures overlay: of one column, and of few enough methods to be told apart."""
-    column = runs[0].column
-    runs = [run for run in runs if run.column == column]
-    names = list(by_label(runs))
-    if len(names) <= _AT_MOST:
-        return runs
-    methods = list(dict.fromkeys(run.method for run in runs))
-    chosen = [method for method in _FOCUS if method in methods]
-    chosen = [*chosen, *(m for m in methods if m not in chosen)][:_AT_MOST]
-    return [run for run in runs if run.method in chosen]
+def shown(section: Section, runs: Sequence[Run], everything: Sequence[Run]) -> Sequence[Run]:
+    """Returns the runs that a figure is about.
+
+    That of errors is about everything. The others overlay runs: those of one group, and of so few
+    titles that they can be told apart.
+    """
+    if section.name == "errors":
+        return everything
+    runs = [run for run in runs if run.group == runs[0].group]
+    titles = list(dict.fromkeys(run.title for run in runs))
+    if len(titles) > _AT_MOST:
+        rank = {name: i for i, name in enumerate(_FOCUS)}
+        titles = sorted(titles, key=lambda title: rank.get(key(title), len(rank)))[:_AT_MOST]
+    return [run for run in runs if run.title in titles]
 
 
-def page(runs: Sequence[Run], everything: Sequence[Run], title: str | None = None) -> str:
-    """The page as text.
+def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) -> str:
+    """Returns the page as HTML.
 
     Args:
         runs: Runs that the figures are about.
-        everything: Runs that the table and the figure of errors are about.
-        title: Of the page; the dataset's by default.
+        table: The table, whose title is the page's.
+        everything: Runs that the figure of errors is about.
     """
-    table = tables.headline(everything)
-    title = title or table.title
-    shown = focus(runs)
-    parts = [f"<header><h1>{escape(title)}</h1>{_summary(shown)}</header>", _table(table)]
+    first = shown(SECTIONS["margins"], runs, everything)
+    parts = [f"<header><h1>{escape(table.title)}</h1>{_summary(first)}</header>", _table(table)]
     number = 0
     for section in SECTIONS.values():
-        about = everything if section.name == "errors" else shown
+        about = shown(section, runs, everything)
         wide = svg(section.draw, about, f"{section.name}-w", _WIDE)
         if wide is None:
             parts.append(_missing(section))
@@ -148,21 +152,20 @@ def page(runs: Sequence[Run], everything: Sequence[Run], title: str | None = Non
             f'<div class="narrow" role="img" aria-label="{escape(section.heading)}">{narrow}</div>'
             f"<figcaption>{caption}</figcaption></figure></section>"
         )
-    parts.append(_settings(shown))
+    parts.append(_settings(first))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f'{GENERATOR}<link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(table.title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
 
 
-def _summary(runs):
+def _summary(runs: Sequence[Run]) -> str:
     first = runs[0]
-    split = first.results["split"]
     sentences = []
     if first.counts:
         n, ratio = sum(first.counts), max(first.counts) / min(first.counts)
@@ -171,25 +174,20 @@ def _summary(runs):
             f"{max(first.counts):,} down to {min(first.counts):,} a class (ratio {ratio:,.3g})."
         )
     cards = []
-    paper = published.PAPER.get(first.dataset, {})
     for name, same in by_label(runs).items():
-        cell = tables.spread([run.results["last"]["mean_error"] for run in same])
+        cell = tables.spread([run.errors["mean_error"] for run in same])
         spread = "" if cell.deviation is None else f"<small> ± {cell.deviation:.2f}</small>"
+        paper = same[0].published.get((first.group, "mean_error"))
+        beside = "" if paper is None else f"; paper: {paper:.2f} %"
         cards.append(
             f"<div><dt>{escape(name)}</dt><dd>{cell.mean:.2f} %{spread}</dd>"
-            f"<dd><small>{_seeds(same)}{_published(paper, same[0])}</small></dd></div>"
+            f"<dd><small>{_seeds(same)}{beside}</small></dd></div>"
         )
-    when = "" if first.label else ", last epoch"
-    sentences.append(f"Balanced error on the {split} split{when}:")
+    sentences.append(f"Balanced error on the {first.split} split:")
     return f'<p>{escape(" ".join(sentences))}</p><dl class="cards">{"".join(cards)}</dl>'
 
 
-def _published(paper, run):
-    error = paper.get(run.method, {}).get((*run.column, "mean_error"))
-    return "" if error is None else f"; paper: {error:.2f} %"
-
-
-def _seeds(runs):
+def _seeds(runs: Sequence[Run]) -> str:
     seeds = sorted({run.seed for run in runs if run.seed is not None})
     if not seeds:
         return "one model"
@@ -200,12 +198,13 @@ def _seeds(runs):
     return f"seeds {shown}, n = {len(seeds)}"
 
 
-def _who(section, runs):
-    """What a caption adds: how classes are drawn, whose runs they are, and their seeds."""
+def _who(section: Section, runs: Sequence[Run]) -> str:
+    """Returns what a caption adds: how classes are drawn, whose runs they are, their seeds."""
     if section.name == "trade_off":
         return ""
-    if section.name in ("margins", "confusion", "reliability"):
-        runs = figures.diagnosed(runs) or runs
+    evaluated = section.name in ("margins", "confusion", "reliability")
+    if evaluated:
+        runs = [run for run, _ in figures.diagnosed(runs).values()] or runs
     together = by_label(runs)
     whose = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
     sentences = [f"{whose}."]
@@ -213,56 +212,46 @@ def _who(section, runs):
     if section.name == "margins":
         sentences.insert(
             0,
-            "A point is the smallest margin of a class, the line their mean over classes of like "
-            "count."
+            "A point is the smallest margin of a class, the line their mean over classes of "
+            "similar counts."
             if crowded
             else "Filled marks are the smallest margin of a class, the dash its 5 % quantile, "
             "hollow marks its median.",
         )
     if section.name == "class_errors" and crowded:
-        sentences.insert(0, "A point is a class, the line their mean over classes of like count.")
-    elif section.name in ("class_errors", "groups") and _several(together):
+        sentences.insert(0, "A point is a class, the line their mean over similar counts.")
+    elif section.name in ("class_errors", "groups") and len(together) < len(runs):
         sentences.append("Bars: standard deviation over seeds.")
-    split = (runs[0].diagnosis or {}).get("splits", {}).get(runs[0].results["split"])
-    if split and section.name in ("margins", "confusion", "reliability"):
-        sentences.append(f"{split['n']:,} {runs[0].results['split']} examples.")
-    if split and section.name == "confusion":
-        if split["confusion"] is None:
+    found = runs[0].diagnosis
+    if found and evaluated:
+        sentences.append(f"{found['n']:,} {runs[0].split} examples.")
+    if found and section.name == "confusion":
+        if found["confusion"] is None:
             sentences.insert(
                 0,
-                "Classes stand together by their training examples; on the diagonal a guess stays "
+                "Classes are grouped by their training examples; on the diagonal a guess stays "
                 "in its group, right or wrong.",
             )
-        sentences.append(_most_confused(runs))
+        sentences.append(_most_confused(runs[-1], (runs[-1].diagnosis or found)["most_confused"]))
     return " ".join(sentences).strip()
 
 
-def _several(together):
-    return any(len(same) > 1 for same in together.values())
-
-
-def _most_confused(runs):
-    run = runs[-1]
-    most = run.diagnosis["splits"][run.results["split"]]["most_confused"][:5]
+def _most_confused(run: Run, most: Sequence[tuple[int, int, int]]) -> str:
     if not most:
         return ""
     names = run.class_names
-
-    def name(j):
-        return names[j] if j < len(names) else j
-
-    pairs = ", ".join(f"{name(label)} as {name(guess)} ({n}×)" for label, guess, n in most)
-    return f"Most frequent mistakes of {run.label or tables.method_title(run.method)}: {pairs}."
+    pairs = ", ".join(f"{names[label]} as {names[guess]} ({n}×)" for label, guess, n in most[:5])
+    return f"Most frequent mistakes of {run.title}: {pairs}."
 
 
-def _missing(section):
+def _missing(section: Section) -> str:
     return (
         f'<section id="{section.name}"><h2>{escape(section.heading)}</h2>'
         f'<p class="missing">Not shown. {escape(section.needs)}</p></section>'
     )
 
 
-def _table(table):
+def _table(table: tables.Table) -> str:
     head = "".join(f"<th scope=col>{escape(column.title)}</th>" for column in table.columns)
     rows, above = [], None
     for row in table.rows:
@@ -276,50 +265,38 @@ def _table(table):
             f"<td>{escape(row.source)}</td>{cells}</tr>"
         )
     notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
+    quoted = any(row.source == "paper" for row in table.rows)
     return (
-        '<section id="table"><h2>Beside the paper</h2>'.replace(
-            "Beside the paper",
-            "Beside the paper" if any(r.source == "paper" for r in table.rows) else "Numbers",
-        )
-        + '<div class="scroll" tabindex="0"><table><thead><tr><th scope=col>method</th><th></th>'
+        f'<section id="table"><h2>{"Beside the paper" if quoted else "Numbers"}</h2>'
+        '<div class="scroll" tabindex="0"><table><thead><tr><th scope=col>method</th><th></th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f'<div class="notes">{notes}</div></section>'
     )
 
 
-def _no_break(text):
-    # "6.70 ± 1.56 (n=2)": the number stays whole, n may go below it.
+def _no_break(text: str) -> str:
+    # "6.70 ± 1.56 (n=2)": the number is not broken, n may go below it.
     match = re.fullmatch(r"([^()]*?) (\(n=\d+\))", text)
     if match is None:
         return escape(text)
     return f"<span>{escape(match[1])}</span> <small>{escape(match[2])}</small>"
 
 
-def _settings(runs):
+def _settings(runs: Sequence[Run]) -> str:
     named = {name: same[0] for name, same in by_label(runs).items()}
-    configs = {name: run.results.get("config") or {} for name, run in named.items()}
-    fields = list(dict.fromkeys(field for config in configs.values() for field in config))
-    fields = [field for field in fields if field not in ("seed", "data_dir")]
-    rows = []
-    for name, run in named.items():
-        about = [
-            ("hardware", run.results.get("hardware")),
-            ("versions", ", ".join(f"{k} {v}" for k, v in run.results.get("versions", {}).items())),
-            (
-                "training time",
-                f"{run.results['seconds']:,.0f} s" if "seconds" in run.results else "",
-            ),
-            ("parameters", f"{run.results['parameters']:,}" if "parameters" in run.results else ""),
-        ]
-        text = "; ".join(f"{key}: {value}" for key, value in about if value)
-        if text:
-            rows.append(f"<p><b>{escape(name)}</b> {escape(text)}.</p>")
-    if not fields and not rows:
+    facts = "".join(
+        f"<p><b>{escape(name)}</b> "
+        f"{escape('; '.join(f'{fact}: {value}' for fact, value in run.facts.items()))}.</p>"
+        for name, run in named.items()
+        if run.facts
+    )
+    fields = list(dict.fromkeys(field for run in named.values() for field in run.settings))
+    if not fields and not facts:
         return ""
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in named)
     body = []
     for field in fields:
-        values = [configs[name].get(field) for name in named]
+        values = [run.settings.get(field) for run in named.values()]
         differs = any(value != values[0] for value in values)
         cells = "".join(f"<td>{escape(_value(value))}</td>" for value in values)
         body.append(
@@ -334,16 +311,16 @@ def _settings(runs):
     )
     return (
         '<section id="settings"><h2>What was run</h2>'
-        f'<div class="notes">{"".join(rows)}</div>'
+        f'<div class="notes">{facts}</div>'
         "<details><summary>All settings; those that differ are bold</summary>"
         f"{table}</details></section>"
     )
 
 
-def _value(value):
+def _value(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
 

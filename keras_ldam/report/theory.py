@@ -1,4 +1,4 @@
-"""The trade-off that the margins come from: the paper's bound, and where it is smallest."""
+"""The trade-off behind the margins: the paper's bound, and where it is smallest."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def bound(
     *,
     test_prior: Sequence[float] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The part of the bound on the balanced test error that margins decide, Σ_j 1/(γ_j √n_j).
+    """Returns the part of the bound on the balanced test error that the margins decide.
 
-    With a test prior p, Σ_j √(K p_j)/(γ_j √n_j), whose minimum is equation 15 of the paper; equal
-    p_j give the form without.
+    It is Σ_j 1/(γ_j √n_j); with a test prior p, Σ_j √(K p_j)/(γ_j √n_j), whose minimum is equation
+    15 of the paper. Equal p_j give the form without a prior.
 
     Args:
-        gammas: Margins γ, shape `[…, K]`, positive.
-        counts: Training examples per class, shape `[K]`.
-        test_prior: How frequent the classes are at test time, shape `[K]`.
+        gammas: Margins γ, shape `(…, num_classes)`, positive.
+        counts: Training examples per class, shape `(num_classes,)`.
+        test_prior: Class frequencies p at test time, shape `(num_classes,)`; equal by default.
 
     Returns:
-        Array of shape `[…]`.
+        Array of shape `(…)`.
 
     References:
         Cao et al., 2019, theorem 2 and equation 8.
@@ -34,25 +34,26 @@ def bound(
     counts = check_counts(counts)
     weights = 1.0 / np.sqrt(counts)
     if test_prior is not None:
-        weights = weights * np.sqrt(len(counts) * check_prior(test_prior, len(counts)))
-    return np.sum(weights / np.asarray(gammas, dtype=np.float64), axis=-1)
+        prior = check_prior("test_prior", test_prior, len(counts))
+        weights = weights * np.sqrt(len(counts) * prior)
+    return np.asarray(np.sum(weights / np.asarray(gammas, dtype=np.float64), axis=-1))
 
 
 def best_margins(
     counts: Sequence[int] | np.ndarray,
-    total: float = 1.0,
     *,
+    total: float = 1.0,
     test_prior: Sequence[float] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The margins of a given sum at which `bound` is smallest, γ_j ∝ (p_j/n_j)^(1/4).
+    """Returns the margins of a given sum at which `bound` is smallest, γ_j ∝ (p_j/n_j)^(1/4).
 
     Args:
-        counts: Training examples per class, shape `[K]`.
-        total: β = Σ_j γ_j, positive: how much room there is between the classes.
-        test_prior: p, shape `[K]`; equal by default.
+        counts: Training examples per class, shape `(num_classes,)`.
+        total: β = Σ_j γ_j, positive: the room between the classes.
+        test_prior: Class frequencies p at test time, shape `(num_classes,)`; equal by default.
 
     Returns:
-        float64 array of shape `[K]`.
+        float64 array of shape `(num_classes,)`.
 
     Example:
 
@@ -63,23 +64,23 @@ def best_margins(
         Cao et al., 2019, theorem 3: γ_1 = β n_2^(1/4) / (n_1^(1/4) + n_2^(1/4)) for two classes.
     """
     counts = check_counts(counts)
-    prior = 1.0 if test_prior is None else check_prior(test_prior, len(counts))
+    prior = 1.0 if test_prior is None else check_prior("test_prior", test_prior, len(counts))
     relative = (prior / counts) ** 0.25
-    return total * relative / relative.sum()
+    return np.asarray(total * relative / relative.sum())
 
 
-def minimised(
+def minimized(
     counts: Sequence[int] | np.ndarray,
     *,
     test_prior: Sequence[float] | np.ndarray | None = None,
     steps: int = 20_000,
 ) -> float:
-    """γ_1/β of two classes where `bound` is smallest, found by trying `steps` values.
+    """Returns γ_1/β of two classes where `bound` is smallest, found by trying `steps` values.
 
     Args:
-        counts: Training examples of the two classes.
-        test_prior: How frequent they are at test time; equal by default.
-        steps: The answer is exact to 1/steps.
+        counts: Training examples of the two classes, shape `(2,)`.
+        test_prior: Class frequencies p at test time, shape `(2,)`; equal by default.
+        steps: Number of values; the answer is exact to 1/steps.
     """
     share = np.arange(1, steps) / steps
     values = bound(np.stack([share, 1 - share], axis=-1), counts, test_prior=test_prior)

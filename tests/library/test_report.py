@@ -1,62 +1,24 @@
-"""Reports: tables, results files, figures of few and of many classes, a user's own models."""
+"""Reports: tables and figures of few and of many classes, the page, a user's own models."""
 
-import dataclasses
-import json
 import re
-import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import keras
 import matplotlib.image
 import numpy as np
 import pytest
+import tensorflow as tf
+from made_runs import made_up_run
 from sklearn.metrics import balanced_accuracy_score
 
 import keras_ldam
-from keras_ldam import evaluation, report
-from keras_ldam.experiments import cli
-from keras_ldam.experiments.config import METHODS
-from keras_ldam.experiments.tables.collection import Run
+from keras_ldam import losses, report
 from keras_ldam.report import figures, tables
 from keras_ldam.report.canvas import Canvas, looks
 from keras_ldam.report.comparison import runs_of
-from keras_ldam.report.page import SECTIONS, page
-
-RESULTS = sorted((Path(__file__).parent.parent / "results").glob("*.json"))
-FIGURES = ["errors", "margins", "class_errors", "groups", "curves", "confusion", "reliability"]
-FIGURES += ["trade_off"]
-
-
-def made_up_run(counts, method="erm", seed=0, dataset="digits", *, better=0.0):
-    """A run as an evaluation would leave it, of random scores."""
-    rng = np.random.default_rng([seed, len(counts), len(method)])
-    counts, num_classes = np.asarray(counts), len(counts)
-    splits = {}
-    for name, sizes in (("train", counts), ("test", np.full(num_classes, 6))):
-        labels = np.repeat(np.arange(num_classes), sizes)
-        margins = rng.normal(0.2 + better, 0.3, len(labels))
-        right = margins > 0
-        guesses = np.where(right, labels, (labels + 1) % num_classes)
-        ranks = np.where(right, 0, 1)
-        confidences = np.clip(0.5 + margins, 0.1, 1)
-        scored = evaluation.Scored(labels, guesses, ranks, margins, confidences, "cosine")
-        splits[name] = evaluation.diagnose(scored, counts)
-    errors = evaluation.errors_of_ranks(ranks, labels, counts)
-    loss, rule = METHODS[method]
-    config = {"loss": loss, "rule": rule, "max_margin": 0.5, "start_epoch": 3}
-    config |= {"imbalance": "longtail", "imbalance_ratio": 10.0 if dataset == "imdb" else 100.0}
-    return Run(
-        {
-            "method": method, "seed": seed, "split": "test", "last": errors, "best": errors,
-            "counts": counts.tolist(), "config": config, "seconds": 2.0, "parameters": 7,
-            "margins": {name: split["margins"] for name, split in splits.items()},
-        },
-        dataset,
-        tuple(f"c <{j}> $^$" for j in range(num_classes)),
-        tuple({"loss": 3.0 / (1 + e), "test_mean_error": 50.0 - e} for e in range(5)),
-        {"splits": splits},
-    )  # fmt: skip
+from keras_ldam.report.page import SECTIONS
 
 
 class Outline(HTMLParser):
@@ -96,305 +58,108 @@ def check_page(text):
     return outline
 
 
-# ----------------------------------------------------------------------------- bin/report
+# ----------------------------------------------------------------------------- the page
 
 
-def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(reported):
-    printed, folder = reported
-    assert "| ERM | last epoch | **" in printed
-    text = (folder / "index.html").read_text()
+def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(tmp_path):
+    runs = [made_up_run([200, 60, 8]), made_up_run([200, 60, 8], "LDAM-DRW", start_epoch=3)]
+    files = report.draw(runs, tables.plain(runs, "Mine <3"))
+    report.save(files, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(files)
+    text = (tmp_path / "index.html").read_text("utf-8")
     check_page(text)
-    for name in FIGURES:
+    assert "<h1>Mine &lt;3</h1>" in text and "c &lt;0&gt; $^$" in text
+    for name in SECTIONS:
         assert f'<svg id="{name}-w' in text or re.search(
             rf'<section id="{name}".*?<svg', text, re.S
         )
-        assert matplotlib.image.imread(folder / f"{name}.png").std() > 0
-    assert "Not shown" not in text
-    assert "ERM: seed 0; LDAM-DRW: seed 0. 500 test examples." in text
-    assert "417" in text and "training examples in 10 classes" in text
-    assert ">DRW on<" in text
-    kept = json.loads((folder / "digits.json").read_text())
-    assert [run["method"] for run in kept["runs"]] == ["erm", "ldam_drw"]
-    assert set(kept["runs"][0]["margins"]) == {"train", "test"}
+        assert matplotlib.image.imread(tmp_path / f"{name}.png").std() > 0
+    assert "Not shown" not in text and ">DRW on<" in text
+    assert "ERM: seed 0; LDAM-DRW: seed 0. 18 test examples." in text
 
 
-def test_a_results_file_gives_the_figures_that_it_holds(reported, tmp_path, capsys):
-    shutil.copytree(reported[1], tmp_path / "first")
-    file = tmp_path / "first" / "digits.json"
-    before = file.read_bytes()
-    report.write([file], results_dir=tmp_path / "elsewhere", output_dir=tmp_path / "first")
-    text = (tmp_path / "first" / "index.html").read_text()
+def test_what_runs_do_not_hold_is_named_on_the_page_and_refused_as_a_figure():
+    runs = [made_up_run([30, 25], history=(), diagnosis=None, margins={})]
+    files = report.draw(runs, tables.plain(runs, "Mine"))
+    text = files["index.html"].decode()
     check_page(text)
-    assert text.count("Not shown.") == 3
-    assert "Histories are in run folders" in text
-    left = {png.stem for png in (tmp_path / "first").glob("*.png")}
-    assert left == set(FIGURES) - {"curves", "confusion", "reliability"}
-    assert file.read_bytes() == before and not (tmp_path / "elsewhere").exists()
-    output = tmp_path / "one"
-    arguments = [str(file), "--figures=margins", f"--output_dir={output}"]
-    assert cli.main("report", arguments) == 0
-    assert [path.name for path in output.iterdir()] == ["margins.png"]
-    capsys.readouterr()
-    assert cli.main("report", [str(file), "--figures=curves", f"--output_dir={output}"]) == 2
-    assert "figure 'curves' is not in these results" in capsys.readouterr().err
+    assert text.count("Not shown.") == 5
+    assert set(files) == {"errors.png", "class_errors.png", "trade_off.png", "index.html"}
+    with pytest.raises(ValueError, match="figure 'curves' is not in these results"):
+        report.draw(runs, tables.plain(runs, "Mine"), figures=["curves"])
+    with pytest.raises(ValueError, match="unknown figure 'pie'; known: errors, margins"):
+        report.draw(runs, tables.plain(runs, "Mine"), figures=["pie"])
 
 
-def test_a_run_anew_takes_the_place_of_the_old_and_others_stay(compared_runs, tmp_path):
-    file = tmp_path / "digits.json"
-    collection.merge([made_up_run([9, 8], seed=4), made_up_run([9, 8], "ldam", seed=0)], file)
-    merged = collection.merge([made_up_run([9, 8], seed=4, better=5.0)], file)
-    assert [(run.method, run.seed) for run in merged] == [("erm", 4), ("ldam", 0)]
-    assert merged[0].results["last"]["mean_error"] == 0.0
-    assert [run.key for run in collection.read_file(file)] == [run.key for run in merged]
-
-
-def with_config(run, **changes):
-    run.results["config"] = {**run.results["config"], **changes}
-    return run
-
-
-def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
-    file = tmp_path / "digits.json"
-    collection.merge([with_config(made_up_run([9, 8]), epochs=200)], file)
-    before = file.read_bytes()
-    trial = with_config(made_up_run([9, 8], better=5.0), epochs=2)
-    (shown,) = collection.merge([trial], file)
-    assert shown is trial and file.read_bytes() == before
-    told = "erm, seed 0, is shown and not written: the file has it with epochs=200, this run has 2"
-    assert told in capsys.readouterr().err
-    # What is not about what is learned may differ.
-    again = with_config(made_up_run([9, 8], better=5.0), epochs=200, evaluate_every=10, jit="on")
-    collection.merge([again], file)
-    assert collection.read_file(file)[0].results == again.results
-
-
-def test_a_run_over_replicas_does_not_take_the_place_of_one_without(tmp_path, capsys):
-    file = tmp_path / "digits.json"
-    collection.merge([made_up_run([9, 8])], file)
-    over = with_config(made_up_run([9, 8], better=5.0), strategy="cores")
-    (shown,) = collection.merge([over], file)
-    assert shown is over and collection.read_file(file)[0].results != over.results
-    assert "not written: the file has it with several replicas=False" in capsys.readouterr().err
-    assert (
-        "over several replicas, with batch normalisation by each one's part of a batch: ERM."
-        in (" ".join(tables.headline([over, made_up_run([9, 8], "ldam")]).notes))
-    )
-    # What counts is who computed its epochs, not where it ended.
-    over.results["replicas"] = [1, 2]
-    assert with_config(over, strategy="none").replicated
-    over.results["replicas"] = [1]
-    assert not with_config(over, strategy="mirrored").replicated
-
-
-@pytest.mark.parametrize("names", [("oak", "elm"), ("oak", "elm", "ash")])
-def test_results_on_other_images_are_not_mixed(names, tmp_path):
-    file = tmp_path / "folder.json"
-    one = dataclasses.replace(made_up_run([9, 8], dataset="folder"), class_names=("cat", "dog"))
-    collection.merge([one], file)
-    before = file.read_bytes()
-    other = made_up_run([9] * len(names), "ldam", dataset="folder")
-    with pytest.raises(ValueError, match="holds results on other classes, or on another split"):
-        collection.merge([dataclasses.replace(other, class_names=names)], file)
-    # The same names, but other images.
-    again = dataclasses.replace(made_up_run([9, 7], dataset="folder"), class_names=("cat", "dog"))
-    collection.merge([again], file)
-    assert file.read_bytes() == before
-
-
-def test_two_runs_of_one_name_and_different_settings_are_not_chosen_from(tmp_path):
-    for name, epochs in (("one", 200), ("two", 5)):
-        run = with_config(made_up_run([9, 8]), epochs=epochs)
-        collection.merge([run], tmp_path / f"{name}.json")
-    with pytest.raises(ValueError, match="seed 0, with epochs=5, and an earlier source with 200"):
-        collection.gather([tmp_path / "one.json", tmp_path / "two.json"])
-
-
-def test_results_files_are_shown_beside_run_folders_and_not_copied(compared_runs, tmp_path):
-    theirs = tmp_path / "theirs" / "digits.json"
-    first = collection.gather(compared_runs)[0]
-    run = made_up_run(first.results["counts"], "cb_rs", seed=7)
-    collection.merge([dataclasses.replace(run, class_names=first.class_names)], theirs)
-    table = report.write(
-        [theirs, *compared_runs],
-        results_dir=tmp_path,
-        output_dir=tmp_path / "o",
-        figures=["errors"],
-    )
-    assert "CB RS" in table
-    written = collection.read_file(tmp_path / "digits.json")
-    assert [run.method for run in written] == [
-        run.method for run in collection.gather(compared_runs)
+def test_seeds_and_published_errors_stand_beside_the_mean_on_the_page():
+    published = {("step", "mean_error"): 36.82}
+    runs = [
+        made_up_run([1250, 125], seed=seed, group="step", published=published) for seed in range(3)
     ]
+    errors = [run.errors["mean_error"] for run in runs]
+    text = report.draw(runs, tables.plain(runs[:1], "Mine"))["index.html"].decode()
+    check_page(text)
+    assert f"{np.mean(errors):.2f} %" in text and "seeds 0–2, n = 3; paper: 36.82 %" in text
 
 
-def test_a_row_of_the_paper_without_a_number_in_these_columns_is_left_out():
-    run = with_config(made_up_run([9] * 10, dataset="cifar10"), imbalance_ratio=50.0)
-    table = tables.headline([run], only_ours=True)
-    assert [row.source for row in table.rows] == ["last epoch", "best epoch †"]
-    assert not any(note.startswith("Paper") for note in table.notes)
-
-
-@pytest.mark.parametrize("change", [{"steps_per_epoch": 5}, {"validation_fraction": 0.1}])
-def test_trials_and_errors_on_held_out_examples_are_not_results(tmp_path, change, capsys):
-    run = with_config(made_up_run([9, 8]), **change)
-    assert collection.merge([run], tmp_path / "digits.json") == [run]
-    assert not (tmp_path / "digits.json").exists()
-    assert "not written" in capsys.readouterr().err
-    collection.merge([made_up_run([9, 8], "ldam")], tmp_path / "digits.json")
-    shown = collection.merge([run], tmp_path / "digits.json")
-    assert [each.method for each in shown] == (["erm"] if run.held_out else ["erm", "ldam"])
-
-
-def test_the_validation_images_of_a_release_are_what_its_results_are_about(tmp_path):
-    run = made_up_run([9, 8], dataset="inaturalist2018")
-    run.results["split"] = "validation"
-    collection.merge([run], tmp_path / "inaturalist2018.json")
-    assert collection.read_file(tmp_path / "inaturalist2018.json")[0].key == run.key
-
-
-@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
-def test_the_results_in_the_repository_can_be_reported_on(file, tmp_path):
-    table = report.write([file], output_dir=tmp_path, figures=["errors", "class_errors"])
-    assert "last epoch | **" in table
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_the_margins_on_the_first_page_of_the_documents_are_in_the_results(tmp_path):
-    file = next(file for file in RESULTS if file.name == "digits.json")
-    report.write([file], output_dir=tmp_path, figures=["margins"])
-    runs = {(run.method, run.seed): run for run in collection.read_file(file)}
-    assert set(runs) == {(m, seed) for m in ("erm", "ldam_drw") for seed in (0, 1, 2)}
-    needed = keras_ldam.margins(runs["erm", 0].counts, 0.5)
-    reached = {
-        m: np.array(runs[m, 0].results["margins"]["train"]["min"]) for m in ("erm", "ldam_drw")
-    }
-    # What the picture is there to show: every class has the margin that LDAM asks for, under LDAM.
-    assert np.all(reached["ldam_drw"] >= needed)
-    assert np.all(reached["erm"][-5:] < needed[-5:])
-
-
-def test_a_page_that_is_no_report_is_left_alone(compared_runs, tmp_path):
-    folder = tmp_path / "o"
-    folder.mkdir()
-    (folder / "index.html").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"index\.html is there and is no report"):
-        report.write(compared_runs[:1], results_dir=tmp_path, output_dir=folder)
-    with pytest.raises(ValueError, match=r"index\.html is there and is no report"):
-        report.compare({}, None, None, folder)
-    assert (folder / "index.html").read_bytes() == b"mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
+def test_a_page_that_is_no_report_is_left_alone(tmp_path):
+    (tmp_path / "index.html").write_bytes(b"mine")
+    for write in (lambda: report.save({"index.html": b""}, tmp_path), lambda: report.compare(
+        {}, None, None, tmp_path
+    )):  # fmt: skip
+        with pytest.raises(ValueError, match=r"index\.html exists and is not a report"):
+            write()
+    assert (tmp_path / "index.html").read_bytes() == b"mine"
 
 
 def test_a_figure_that_is_not_drawn_is_removed_from_a_report_only(tmp_path):
-    file = tmp_path / "digits.json"
-    collection.merge([made_up_run([9, 8])], file)  # Without a history.
-    curves = tmp_path / "o" / "curves.png"
-    curves.parent.mkdir()
-    curves.write_bytes(b"mine")
+    runs = [made_up_run([9, 8], history=())]
+    files = report.draw(runs, tables.plain(runs, "Mine"))
+    (tmp_path / "curves.png").write_bytes(b"mine")
     for left in (True, False):
-        report.write([file], results_dir=tmp_path, output_dir=curves.parent)
-        assert curves.exists() == left
+        report.save(files, tmp_path)
+        assert (tmp_path / "curves.png").exists() == left
 
 
-def test_one_run_is_reported_on_alone(compared_runs, tmp_path):
-    report.write(compared_runs[:1], results_dir=tmp_path, output_dir=tmp_path / "o")
-    check_page((tmp_path / "o" / "index.html").read_text())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dataset": "imdb"}, "is about imdb and an earlier run about digits"),
-        (
-            {"split": "validation"},
-            "evaluated on its validation split and an earlier run on its test",
-        ),
-        (
-            {"config": {"validation_fraction": 0.2}},
-            "evaluated on held-out training examples and an earlier run on its test split",
-        ),
-        ({"class_names": ["a", "b"]}, "has not the classes of an earlier run"),
-        ({"last": None}, "is not a run's results"),
-        ("no results", "the run has not ended; the same bin/train command resumes it"),
-        ("damaged", "is not valid JSON; it has been damaged"),
-    ],
-)
-def test_runs_that_do_not_compare_get_a_sentence(compared_runs, tmp_path, change, message, capsys):
-    other = tmp_path / "other"
-    shutil.copytree(compared_runs[1], other)
-    file = other / "results.json"
-    if change == "no results":
-        file.unlink()
-    elif change == "damaged":
-        file.write_text("{")
-    else:
-        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    arguments = [str(compared_runs[0]), str(other), f"--results_dir={tmp_path / 'results'}"]
-    assert cli.main("report", arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error and len(error.strip().splitlines()) == 1
-    assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "nothing to report on: name run folders, or a results file"),
-        (["nowhere"], "no such folder"),
-        (["text.json"], "text.json is not a results file"),
-        (["empty.json"], "nothing to report on: empty.json holds no run"),
-        (["text.json", "--figures=pie"], "unknown figure 'pie'; known: errors, margins"),
-    ],
-)
-def test_what_holds_no_runs_gets_a_sentence(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.json").write_text("[1]")
-    (tmp_path / "empty.json").write_text('{"dataset": "digits", "runs": []}')
-    assert cli.main("report", arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error and len(error.strip().splitlines()) == 1
-    assert len(list(tmp_path.iterdir())) == 2
+def test_names_in_any_script_are_drawn_without_a_warning(tmp_path):
+    runs = [made_up_run([9, 8], "模型", class_names=("猫|", "👍"))]
+    table = tables.plain(runs, "图")
+    assert "猫|" in report.draw(runs, table)["index.html"].decode()
+    assert "error on 猫\\|" in tables.markdown(table)
 
 
 # ----------------------------------------------------------------------------- tables
 
 
-def test_a_table_has_means_and_deviations_over_seeds_beside_the_papers_numbers():
-    runs = [made_up_run([1250, 12500], "erm", seed, "imdb") for seed in (0, 1, 2)]
-    errors = [run.results["last"]["mean_error"] for run in runs]
-    table = tables.headline(runs)
-    ours = next(row for row in table.rows if row.source == "ours, last epoch")
-    expected = f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} (n=3)"
-    assert ours.cells[2] == expected and ours.strong
-    paper = next(row for row in table.rows if (row.method, row.source) == ("ERM", "paper"))
-    assert paper.cells == ("2.86", "70.78", "36.82")
-    assert f"**{expected}**" in tables.markdown(table)
-    text = page(runs, runs)
-    check_page(text)
-    assert "c &lt;0&gt; $^$" in text
-    assert f"{np.mean(errors):.2f} %" in text and "seeds 0–2, n = 3; paper: 36.82 %" in text
+def test_a_cell_has_mean_deviation_and_number():
+    errors = [20.0, 22.0, 27.0]
+    cell = tables.spread(errors)
+    assert cell == (np.mean(errors), np.std(errors, ddof=1), 3)
+    assert str(cell) == "23.00 ± 3.61 (n=3)"
+    assert str(tables.spread(errors[:1])) == "20.00 (n=1)"
 
 
-def test_a_table_says_what_its_numbers_were_computed_in_and_which_epochs_the_best_is_of():
-    run = made_up_run([20, 10])
-    plain = " ".join(tables.headline([run]).notes)
-    assert "Ours in" not in plain and "every" not in plain
-    run.results["config"] |= {"precision": "mixed_bfloat16", "evaluate_every": 10}
-    notes = tables.headline([run]).notes
-    assert "Ours in mixed_bfloat16." in notes
-    assert any("of one epoch in 10 and the last" in note for note in notes)
-    notes = tables.headline([run, made_up_run([20, 10], method="ldam_drw")]).notes
-    assert "Some or all of ours in mixed_bfloat16: ERM." in notes
-
-
-def test_seeds_with_different_settings_are_told_apart(capsys):
-    one, two = made_up_run([20, 10], seed=0), made_up_run([20, 10], seed=1)
-    two.results["config"]["scale"] = one.results["config"]["scale"] = 30.0
-    assert collection.unlike([one, two]) == []
-    two.results["config"]["scale"] = 10.0
-    assert collection.unlike([one, two]) == [
-        "erm: seed 1 has scale=10.0, seed 0 has 30.0; their mean mixes two settings."
+def test_columns_are_the_measures_of_each_group():
+    two = [made_up_run([200, 20])]
+    assert [c[1:] for c in tables.columns(two)] == [
+        ("mean_error", "balanced error"),
+        ("class 0", "error on c <0> $^$"),
+        ("class 1", "error on c <1> $^$"),
     ]
+    runs = [made_up_run([200, 60, 8], group=group) for group in ("step", "long-tailed")]
+    titles = [column.title for column in tables.columns(runs)]
+    assert titles[:2] == ["balanced error, step", "many classes, step"] and len(titles) == 8
+    own = [made_up_run([200, 60, 8], group="step", measures=[("mean_error", "mean error")])]
+    assert tables.columns(own) == (tables.Column("step", "mean_error", "step"),)
+
+
+def test_a_table_in_markdown_has_a_row_for_each_model_and_its_notes_below():
+    runs = [made_up_run([20, 10], "mine", measures=[("class 1", "error on b"), ("x", "other")])]
+    error = runs[0].errors["per_class_error"][1]
+    assert tables.markdown(tables.plain(runs, "Mine")) == "\n".join([
+        "### Mine", "", "| approach | | error on b | other |", "|---|---|---|---|",
+        f"| mine | as given | **{error:.2f}** |  |", "", "Errors in percent on the test split.", "",
+    ])  # fmt: skip
 
 
 # ----------------------------------------------------------------------------- figures
@@ -404,15 +169,17 @@ def test_seeds_with_different_settings_are_told_apart(capsys):
 @pytest.mark.parametrize("num_classes", [2, 10, 100, 1000])
 def test_every_figure_is_drawn_whatever_the_number_of_classes(num_classes, width):
     counts = np.linspace(300, 5, num_classes).astype(int)
-    runs = [made_up_run(counts, "erm"), made_up_run(counts, "ldam_drw", better=0.1)]
-    for name in FIGURES:
+    runs = [made_up_run(counts), made_up_run(counts, "LDAM-DRW", better=0.1, start_epoch=3)]
+    for name in SECTIONS:
         canvas = Canvas(width)
         with canvas.style():
             figure = SECTIONS[name].draw(runs, canvas)
+            figure.canvas.draw()
         panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
         assert panels
         for axes in panels:
             assert axes.has_data(), name
+            assert axes.get_position().height > 0.1, name
             assert axes.get_xlabel(), name
             # Methods stand at the left of errors under their names.
             assert axes.get_ylabel() or name == "errors", name
@@ -424,7 +191,10 @@ def data_limits(axes):
 
 
 def test_no_panel_of_errors_leaves_its_points_outside():
-    runs = [made_up_run([200, 60, 8], "erm"), made_up_run([200, 60, 8], "erm", 1, better=-0.3)]
+    runs = [made_up_run([200, 60, 8], seed=seed) for seed in (0, 1)]
+    for run, error in zip(runs, (40.0, 60.0), strict=True):
+        for name in ("mean_error", "many_error", "medium_error", "few_error"):
+            run.errors[name] = error
     figure = figures.errors(runs, Canvas())
     for axes in figure.axes:
         low, high = axes.get_xlim()
@@ -434,25 +204,31 @@ def test_no_panel_of_errors_leaves_its_points_outside():
 
 @pytest.mark.parametrize(("errors", "from_zero"), [((20.0, 60.0), True), ((50.0, 60.0), False)])
 def test_errors_begin_at_zero_unless_most_of_the_axis_were_empty(errors, from_zero):
-    runs = [made_up_run([20, 10], "erm"), made_up_run([20, 10], "ldam_drw")]
+    runs = [made_up_run([20, 10]), made_up_run([20, 10], "LDAM-DRW")]
     for run, error in zip(runs, errors, strict=True):
-        run.results["last"]["mean_error"] = error
-        run.results["last"]["per_class_error"] = [error, error]
+        run.errors["mean_error"] = error
+        run.errors["per_class_error"] = [error, error]
     low, high = figures.errors(runs, Canvas()).axes[0].get_xlim()
     assert (low <= 0) == from_zero and low < errors[0] and high > errors[1]
 
 
-def test_margins_are_drawn_where_they_are_beside_the_curve_that_the_loss_asks_for():
-    counts = [300, 80, 20, 5]
-    runs = [made_up_run(counts, "erm"), made_up_run(counts, "ldam_drw")]
+@pytest.mark.parametrize("name", [*losses.LOSSES])
+def test_margins_are_drawn_where_they_are_beside_what_the_loss_demands(name):
+    counts, named = [300, 80, 20, 5], losses.LOSSES[name]
+    loss = named.make(counts, {"max_margin": 0.4, "scale": 30.0, "gamma": 1.0})
+    demanded = loss.margins if named.wants_cosines else None
+    runs = [made_up_run(counts), made_up_run(counts, "LDAM-DRW", demanded=demanded)]
     train, test = figures.margins(runs, Canvas()).axes
-    expected = np.asarray(keras_ldam.margins(counts, 0.5))
-    dashed = next(line for line in train.lines if line.get_label().startswith("Δ = C/⁴√n"))
-    np.testing.assert_allclose(dashed.get_ydata(), expected, rtol=1e-5)
-    assert f"C = {0.5 * 5**0.25:.2f}" in dashed.get_label()
+    dashed = [line for line in train.lines if line.get_label().startswith("Δ")]
+    assert len(dashed) == named.wants_cosines
+    for line in dashed:
+        np.testing.assert_allclose(line.get_ydata(), loss.margins, rtol=1e-5)
+        uniform = line.get_label() == "Δ, the same for all"
+        assert uniform or line.get_label() == f"Δ = C/⁴√n, C = {0.4 * 5**0.25:.2f}"
+        assert uniform == (name in ("uniform_margin", "hinge"))
     for axes, split in ((train, "train"), (test, "test")):
         drawn = next(line for line in axes.lines if line.get_label() == "LDAM-DRW")
-        np.testing.assert_allclose(drawn.get_ydata(), runs[1].results["margins"][split]["min"])
+        np.testing.assert_allclose(drawn.get_ydata(), runs[1].margins[split]["min"])
     labels = [label.get_text() for label in train.get_xticklabels()]
     assert labels == [f"c <{j}> $^$\n{n}" for j, n in enumerate(counts)]
 
@@ -460,7 +236,7 @@ def test_margins_are_drawn_where_they_are_beside_the_curve_that_the_loss_asks_fo
 def test_a_confusion_matrix_goes_from_the_most_frequent_class_to_the_rarest():
     runs = [made_up_run([5, 300, 20])]
     panel = figures.confusion(runs, Canvas()).axes[0]
-    cells = np.array(runs[0].diagnosis["splits"]["test"]["confusion"])
+    cells = np.array(runs[0].diagnosis["confusion"])
     order = [1, 2, 0]
     np.testing.assert_allclose(panel.images[0].get_array(), cells[order][:, order] / 6 * 100)
     assert [t.get_text() for t in panel.get_xticklabels()] == [f"c <{j}> $^$" for j in order]
@@ -469,24 +245,27 @@ def test_a_confusion_matrix_goes_from_the_most_frequent_class_to_the_rarest():
 def test_curves_pass_over_the_epochs_that_were_not_evaluated():
     run = made_up_run([9, 8])
     for row in run.history[::2]:
-        del row["test_mean_error"]
+        del row["error"]
     loss, error = figures.curves([run], Canvas()).axes
     assert list(loss.lines[0].get_xdata()) == [1, 2, 3, 4, 5]
     assert list(error.lines[0].get_xdata()) == [2, 4]
     assert list(error.lines[0].get_ydata()) == [49.0, 47.0]
 
 
-def test_curves_show_the_epoch_at_which_the_rule_came_on():
-    for axes in figures.curves([made_up_run([9, 8], "ldam_drw")], Canvas()).axes:
+@pytest.mark.parametrize(
+    ("title", "text"), [("LDAM-DRW", "DRW on"), ("my-model", "deferred rule on")]
+)
+def test_curves_show_the_epoch_at_which_the_rule_came_on(title, text):
+    for axes in figures.curves([made_up_run([9, 8], title, start_epoch=3)], Canvas()).axes:
         line = next(line for line in axes.lines if len(set(line.get_xdata())) == 1)
         assert line.get_xdata()[0] == 3.5  # Between the third epoch and the fourth.
-        assert [text.get_text() for text in axes.texts] == ["DRW on"]
+        assert [shown.get_text() for shown in axes.texts] == [text]
 
 
-def test_methods_are_told_apart_by_colour_and_by_marker():
-    names = ["erm", "ldam", "ce_drw", "ldam_drw", "rw"]
+def test_methods_are_told_apart_by_color_and_by_marker():
+    names = ["ERM", "LDAM", "CE-DRW", "LDAM-DRW", "RW"]
     given = list(looks([made_up_run([9, 8], name) for name in names]).values())
-    assert len({colour for colour, _, _ in given}) == len(names)
+    assert len({color for color, _, _ in given}) == len(names)
     assert len({marker for _, marker, _ in given}) == len(names)
 
 
@@ -497,8 +276,8 @@ def test_methods_are_told_apart_by_colour_and_by_marker():
 def own():
     rng = np.random.default_rng(3)
     y, y_test = np.repeat([0, 1, 2], [150, 40, 10]), np.repeat([0, 1, 2], 20)
-    centres = rng.normal(size=(3, 5))
-    x, x_test = ((centres[c] + rng.normal(size=(len(c), 5))).astype("float32") for c in (y, y_test))
+    centers = rng.normal(size=(3, 5))
+    x, x_test = ((centers[c] + rng.normal(size=(len(c), 5))).astype("float32") for c in (y, y_test))
     counts = np.bincount(y)
 
     def model(head, loss):
@@ -525,22 +304,48 @@ def test_models_of_ones_own_give_the_same_page(own, tmp_path, capsys):
     check_page(text)
     assert "<h1>Mine &lt;3</h1>" in text and "b &amp; c" in text
     assert "Not shown" not in text and ">DRW on<" in text
-    assert {file.stem for file in tmp_path.glob("*.png")} == set(FIGURES)
+    assert {file.stem for file in tmp_path.glob("*.png")} == set(SECTIONS)
     guesses = models["mine"].predict_on_batch(test[0]).argmax(axis=1)
     error = 100 * (1 - balanced_accuracy_score(test[1], guesses))
     assert f"| mine | as given | **{error:.2f}**" in table
     assert "C = 0.71" in text  # 0.4 · 10^(1/4)
 
 
-@pytest.mark.parametrize("form", ["column", "one-hot", "dictionary"])
-def test_labels_and_examples_may_have_the_forms_that_keras_takes(own, tmp_path, form, monkeypatch):
-    monkeypatch.setattr(report, "_draw", lambda *args: None)
+@pytest.fixture
+def undrawn(monkeypatch):
+    monkeypatch.setattr(report, "draw", lambda runs, table: {})
+
+
+class InBatches(keras.utils.PyDataset):
+    """A dataset of Keras, with sample weights, as `fit` takes it."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return -(-len(self.x) // 32)
+
+    def __getitem__(self, i):
+        part = slice(32 * i, 32 * (i + 1))
+        return self.x[part], self.y[part], np.ones(len(self.y[part]))
+
+
+@pytest.mark.parametrize("form", ["column", "one-hot", "dictionary", "tf.data", "PyDataset"])
+def test_labels_and_examples_may_have_the_forms_that_keras_takes(own, tmp_path, form, undrawn):
     models, (x, y), (x_test, y_test), _ = own
     model = models["mine"]
     if form == "dictionary":
         entry = keras.Input((5,), name="features")
         model = keras.Model({"features": entry}, model(entry))
         given, given_test = ({"features": x}, y), ({"features": x_test}, y_test)
+    elif form == "tf.data":
+        given, given_test = (
+            tf.data.Dataset.from_tensor_slices(pair).shuffle(200, seed=1).batch(32)
+            for pair in ((x, y), (x_test, np.eye(3)[y_test]))
+        )
+    elif form == "PyDataset":
+        given, given_test = InBatches(x, y), InBatches(x_test, y_test)
     else:
         labels = {"column": lambda c: c[:, None], "one-hot": lambda c: np.eye(3)[c]}[form]
         given, given_test = (x, labels(y)), (x_test, labels(y_test))
@@ -548,11 +353,43 @@ def test_labels_and_examples_may_have_the_forms_that_keras_takes(own, tmp_path, 
     assert table == report.compare({"mine": models["mine"]}, (x, y), (x_test, y_test), tmp_path)
 
 
-def test_a_cosine_head_of_unknown_scale_is_asked_for_it(own, tmp_path, monkeypatch):
+def test_texts_may_be_a_list(tmp_path, undrawn):
+    words = keras.layers.TextVectorization(output_sequence_length=2, vocabulary=["good", "bad"])
+    entry = keras.Input((), dtype="string")
+    model = keras.Model(
+        entry, keras.layers.Dense(2)(keras.layers.Embedding(4, 1)(words(entry))[..., 0])
+    )
+    texts, labels = ["good", "bad", "good film"], [1, 0, 1]
+    table = report.compare({"mine": model}, (texts, labels), (texts, labels), tmp_path)
+    guesses = keras.ops.convert_to_numpy(model(tf.constant(texts))).argmax(axis=1)
+    error = 100 * (1 - balanced_accuracy_score(labels, guesses))
+    assert f"| mine | as given | **{error:.2f}**" in table
+
+
+def test_of_several_outputs_one_is_to_be_chosen(own, tmp_path, undrawn):
+    models, train, test, _ = own
+    model = models["mine"]
+    both = keras.Model(model.inputs, [model.outputs[0], model.layers[0].output])
+    with pytest.raises(ValueError, match=r"'both' must give one output .* Received: 2 outputs"):
+        report.compare({"both": both}, train, test, tmp_path)
+    one = keras.Model(both.inputs, both.outputs[0])
+    table = report.compare({"mine": one}, train, test, tmp_path)
+    assert table == report.compare({"mine": model}, train, test, tmp_path)
+
+
+def test_class_names_with_keys_are_read_by_these(own, tmp_path, monkeypatch):
+    models, train, test, _ = own
+    drawn = []
+    monkeypatch.setattr(report, "draw", lambda runs, table: drawn.extend(runs) or {})
+    names = {2: "c", 0: "a", 1: "b"}
+    report.compare({"mine": models["mine"]}, train, test, tmp_path, class_names=names)
+    assert drawn[0].class_names == ("a", "b", "c")
+
+
+def test_a_cosine_head_of_unknown_scale_is_asked_for_it(own, tmp_path, undrawn):
     models, train, test, _ = own
     bare = keras.Sequential(models["LDAM-DRW"].layers)
-    monkeypatch.setattr(report, "_draw", lambda *args: None)
-    with pytest.raises(ValueError, match=r"'bare' gives cosines.*give scale"):
+    with pytest.raises(ValueError, match=r"'bare' gives cosines.*pass `scale`"):
         report.compare({"bare": bare}, train, test, tmp_path)
     report.compare({"bare": bare}, train, test, tmp_path, scale=30.0)
 
@@ -563,7 +400,7 @@ def test_a_nested_models_probabilities_are_scaled_too(own, scale):
     flat, entry = models["LDAM-DRW"], keras.Input((5,))
     nested = keras.Model(entry, flat(entry))
     nested.compile(loss=flat.loss)
-    settings = {"class_names": None, "histories": None, "title": ""}
+    settings = {"class_names": None, "histories": None}
     both = {"flat": flat, "nested": nested}
     one, two = (run.diagnosis for run in runs_of(both, train, test, scale=scale, **settings))
     assert one == two
@@ -571,22 +408,37 @@ def test_a_nested_models_probabilities_are_scaled_too(own, scale):
     assert one != other.diagnosis
 
 
+def in_batches(pair):
+    return tf.data.Dataset.from_tensor_slices(pair).batch(32)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a.update(models={}), "models is empty"),
-        (lambda a: a.update(train=a["train"][0]), "train must be a pair"),
+        (lambda a: a.update(models={}), "`models` must hold at least one model"),
+        (lambda a: a.update(train=a["train"][0]), "`train` must be a pair .* ndarray"),
+        (lambda a: a.update(train=zip(*a["train"], strict=True)), "`train` must be a pair .* zip"),
+        (lambda a: a.update(train={"x": 1}), "`train` must be a pair .* dict"),
+        (lambda a: a.update(train=None), "`train` must be a pair .* NoneType"),
+        (lambda a: a.update(train=in_batches(a["train"]).repeat()), "an infinite dataset"),
+        (lambda a: a.update(train=in_batches(a["train"]).take(0)), "a dataset without any"),
+        (lambda a: a.update(train=in_batches(a["train"]).unbatch()), r"labels of shape \(\)"),
+        (
+            lambda a: a.update(train=in_batches(a["train"]).map(lambda x, y: x)),
+            "must give pairs .* Received: .*Tensor",
+        ),
         (lambda a: a.update(train=(a["train"][0], a["train"][1][:-1])), "199 labels for 200 exam"),
-        (lambda a: a.update(train=(a["train"][0], a["train"][1] * 2)), "class 1 has 0"),
-        (lambda a: a.update(test=(a["test"][0], a["test"][1] - 1)), "must not be negative"),
-        (lambda a: a.update(test=(a["test"][0], a["test"][1] + 0.5)), "must be whole numbers"),
+        (lambda a: a.update(train=(a["train"][0], a["train"][1] * 2)), "Received: none of class 1"),
+        (lambda a: a.update(test=(a["test"][0], a["test"][1] - 1)), "class numbers from 0 on"),
+        (lambda a: a.update(test=(a["test"][0], a["test"][1] + 0.5)), "class numbers from 0 on"),
         (
             lambda a: a.update(test=(a["test"][0], a["test"][1].astype(str))),
-            "must be whole numbers",
+            "class numbers from 0 on",
         ),
-        (lambda a: a.update(class_names=["a", "b"]), "names 2 classes, but there are labels up to"),
-        (lambda a: a.update(class_names=list("abcd")), "class 3 has 0"),
-        (lambda a: a.update(histories={"yours": {}}), "histories names 'yours'"),
+        (lambda a: a.update(class_names=["a", "b"]), "must name at least 3 classes"),
+        (lambda a: a.update(class_names={"a": 0, "b": 1, "c": 2}), "`class_names` with keys"),
+        (lambda a: a.update(class_names=list("abcd")), r"Received: none of class 3 \(d\)"),
+        (lambda a: a.update(histories={"yours": {}}), "names of models .* Received: 'yours'"),
         (lambda a: a.update(histories={"mine": {"loss": [1], "x": []}}), "lists of one length"),
     ],
 )
@@ -597,3 +449,28 @@ def test_arrays_that_do_not_fit_get_a_sentence_and_no_page(own, tmp_path, change
     with pytest.raises(ValueError, match=message):
         report.compare(output_dir=tmp_path / "o", **arguments)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("loss", ["ldam", "ldam_hinge", "uniform_margin", "cross_entropy"])
+def test_the_margins_that_a_models_loss_demands_are_drawn(own, loss):
+    models, train, test, _ = own
+    counts, named = np.bincount(train[1]), losses.LOSSES[loss]
+    model = models["LDAM-DRW" if named.wants_cosines else "mine"]
+    copy = keras.Model(model.inputs, model.outputs)
+    copy.compile(loss=named.make(counts, {"max_margin": 0.3, "scale": 20.0}))
+    (run,) = runs_of({"copy": copy}, train, test, class_names=None, histories=None, scale=None)
+    if named.wants_cosines:
+        np.testing.assert_allclose(run.demanded, copy.loss.margins)
+        assert run.settings["max_margin"] == 0.3
+    else:
+        assert run.demanded is None
+
+
+def test_without_matplotlib_a_report_says_what_to_install():
+    code = "import sys; sys.modules['matplotlib'] = None; from keras_ldam import report"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "keras_ldam.extras.MissingExtraError: a report needs matplotlib, which is not installed: "
+        "pip install 'keras_ldam[report]'."
+    )

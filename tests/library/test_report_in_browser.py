@@ -1,4 +1,4 @@
-"""The page of the digits runs as a browser shows it; skipped where no Chromium is installed."""
+"""A page as a browser shows it; skipped where no Chromium is installed."""
 
 import json
 import re
@@ -7,7 +7,10 @@ import subprocess
 from html import unescape
 
 import pytest
+from made_runs import made_up_run
 
+from keras_ldam import report
+from keras_ldam.report import tables
 from keras_ldam.report.page import SECTIONS
 
 CHROMIUM = next(
@@ -79,8 +82,12 @@ def open_page(text, folder, *, width=1400, dark=False):
 
 
 @pytest.fixture(scope="module")
-def text(reported):
-    return (reported[1] / "index.html").read_text()
+def text():
+    counts = [400, 277, 192, 133, 92, 64, 44, 31, 21, 15]
+    runs = [made_up_run(counts, title) for title in ("ERM", "RW", "CE-DRW")]
+    demanded = [0.1] * len(counts)
+    runs.append(made_up_run(counts, "LDAM-DRW", better=0.1, start_epoch=3, demanded=demanded))
+    return report.draw(runs, tables.plain(runs, "Digits"))["index.html"].decode()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -1,4 +1,4 @@
-"""The paper's trade-off: the closed form against numerical minimisers."""
+"""The paper's trade-off: the closed form against numerical minimization."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from keras_ldam.report import theory
 
 @pytest.mark.parametrize("ratio", [1, 2, 10, 100, 1000])
 @pytest.mark.parametrize("prior", [None, (1, 1), (10, 1), (1, 5)])
-def test_for_two_classes_a_minimiser_finds_the_closed_form(ratio, prior):
+def test_for_two_classes_a_minimizer_finds_the_closed_form(ratio, prior):
     n_1, n_2, beta = 100 * ratio, 100, 0.7
     p_1, p_2 = (0.5, 0.5) if prior is None else np.array(prior) / sum(prior)
 
@@ -20,17 +20,17 @@ def test_for_two_classes_a_minimiser_finds_the_closed_form(ratio, prior):
     found = optimize.minimize_scalar(
         bound, bounds=(1e-6, beta - 1e-6), method="bounded", options={"xatol": 1e-10}
     )
-    best = theory.best_margins([n_1, n_2], beta, test_prior=prior)
+    best = theory.best_margins([n_1, n_2], total=beta, test_prior=prior)
     np.testing.assert_allclose(best, [found.x, beta - found.x], rtol=1e-5)
     np.testing.assert_allclose(best.sum(), beta)
-    tried = theory.minimised([n_1, n_2], test_prior=prior)
+    tried = theory.minimized([n_1, n_2], test_prior=prior)
     np.testing.assert_allclose(tried, found.x / beta, atol=1e-4)
 
 
 def test_the_closed_form_is_that_of_theorem_3():
     n_1, n_2, beta = 5000, 50, 1.3
     expected = beta * n_2**0.25 / (n_1**0.25 + n_2**0.25)
-    np.testing.assert_allclose(theory.best_margins([n_1, n_2], beta)[0], expected)
+    np.testing.assert_allclose(theory.best_margins([n_1, n_2], total=beta)[0], expected)
     np.testing.assert_allclose(theory.bound([1, 2], [4, 16]), 1 / 2 + 1 / 8)
 
 
@@ -41,7 +41,7 @@ def test_classes_as_frequent_at_test_time_as_in_training_get_equal_margins():
 
 
 @pytest.mark.parametrize("prior", [None, [8, 4, 2, 1, 1]])
-def test_for_more_classes_a_minimiser_finds_the_margins_of_the_loss(prior):
+def test_for_more_classes_a_minimizer_finds_the_margins_of_the_loss(prior):
     counts = np.array([5000, 1200, 400, 90, 10])
 
     def bound(raw):  # A softmax keeps the margins positive and their sum 1.

@@ -5,58 +5,61 @@
                "best": {…, "epoch": …}, "counts": [...], "config": {…}, "seconds": …,
                "versions": {…}, "hardware": …}, …]}
 
-Errors are in percent. A run is told from another by its method, seed and column (imbalance and its
-ratio); the same run anew takes the place of the old. One with another config does not: a result
-must not be lost to a trial.
+Errors are in percent. A run is identified by its method, its seed and its column (imbalance and
+ratio); the same run anew replaces the old one. One with another config does not: a result must not
+be lost to a trial.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import errno
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from keras_ldam import files
 from keras_ldam.experiments.config import METHODS
 from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
-from keras_ldam.files import write_json
+from keras_ldam.experiments.tables import forms
 
 _KEPT = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
-_ALSO_KEPT = ("replicas", "config", "versions", "hardware", "margins")
+_KEPT += ("replicas", "config", "versions", "hardware", "margins")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A finished run, from its folder or from a results file.
+class Result:
+    """The outcome of a finished run, from its folder or from a results file.
 
     Args:
         results: What the results file holds of it.
         dataset: Name of the dataset.
-        class_names: Name of each class.
-        history: Rows of the training history, one for each epoch; empty where not known.
-        diagnosis: What `diagnosis.json` holds, or None.
-        label: Its name in figures; None for the method's.
+        class_names: Name of each class; empty if unknown.
+        history: Rows of the training history, one for each epoch; empty if unknown.
+        diagnosis: What `diagnosis.json` holds; None if unknown.
     """
 
-    results: dict
+    results: dict[str, Any]
     dataset: str
     class_names: tuple[str, ...]
-    history: tuple[dict, ...] = ()
-    diagnosis: dict | None = None
-    label: str | None = None
+    history: tuple[dict[str, float], ...] = ()
+    diagnosis: dict[str, Any] | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's config; empty if unknown."""
+        return self.results.get("config") or {}
 
     @property
     def method(self) -> str:
-        """The method's name, with loss and rule where the config changed them."""
-        name, config = self.results["method"], self.results.get("config") or {}
-        usual = METHODS.get(name)
-        if self.label is not None or usual is None or not config:
-            return name
+        """The method's name, with the loss and rule that the config changed."""
+        name = self.results["method"]
+        usual = METHODS[name]._asdict() if name in METHODS else {}
         changed = [
-            config[field]
-            for field, value in zip(("loss", "rule"), usual, strict=True)
-            if config.get(field) not in (None, "", value)
+            self.config[field]
+            for field in ("loss", "rule")
+            if field in usual and self.config.get(field) not in (None, "", usual[field])
         ]
         return "+".join([name, *changed])
 
@@ -67,64 +70,68 @@ class Run:
 
     @property
     def column(self) -> tuple[str, float]:
-        """The imbalance and its ratio; `("none", 0)` for data as they come."""
-        config = self.results.get("config") or {}
-        imbalance = config.get("imbalance", "none")
-        if imbalance == "none" or self.dataset == "inaturalist2018":
+        """The imbalance and its ratio; `("none", 0)` for the data as they are."""
+        imbalance = self.config.get("imbalance", "none")
+        if imbalance == "none":
             return "none", 0
-        ratio = float(config["imbalance_ratio"])
-        # IMDB has two classes, for which both profiles are the same.
-        return "longtail" if self.dataset == "imdb" else imbalance, ratio
+        if len(self.results["last"]["per_class_error"]) == 2:
+            imbalance = "longtail"  # For two classes both profiles are the same.
+        return imbalance, float(self.config.get("imbalance_ratio", 1))
 
     @property
     def key(self) -> tuple:
-        """What tells this run from others of its dataset."""
+        """What distinguishes this run from others on its dataset."""
         return (self.method, *self.column, self.seed)
 
     @property
     def held_out(self) -> bool:
         """Whether its errors are those on a part of the training examples."""
-        config = self.results.get("config")
-        if not config:
+        if not self.config:
             return self.results["split"] != "test"
-        return config.get("validation_fraction", 0) > 0
+        return self.config.get("validation_fraction", 0) > 0
 
     @property
     def cut_short(self) -> bool:
-        """Whether its epochs were, to try things out."""
-        return (self.results.get("config") or {}).get("steps_per_epoch", 0) > 0
+        """Whether its epochs were cut short, for a trial."""
+        return self.config.get("steps_per_epoch", 0) > 0
 
     @property
     def replicated(self) -> bool:
         """Whether it was computed, at least for a time, by several replicas."""
-        config = self.results.get("config") or {}
-        several = config.get("strategy", "none") != "none"
-        return max(self.results.get("replicas", [1 + several])) > 1
+        several = self.config.get("strategy", "none") != "none"
+        return max(self.results.get("replicas") or [1 + several]) > 1
 
     @property
     def counts(self) -> list[int] | None:
         """Training examples per class."""
         return self.results.get("counts")
 
+    @property
+    def split(self) -> str:
+        """What its errors are measured on."""
+        return (
+            "held-out training examples" if self.held_out else f"its {self.results['split']} split"
+        )
 
-def gather(sources: Sequence[str | Path]) -> list[Run]:
-    """Reads runs from run folders and results files, all of one dataset.
+
+def gather(sources: Sequence[str | Path]) -> list[Result]:
+    """Reads runs from run folders and results files, all on one dataset.
 
     Args:
-        sources: Run folders that `bin/train` has made, results files, or both. A run that several
-            sources hold is taken from the last.
+        sources: Run folders of `bin/train`, results files, or both. A run that several sources hold
+            is taken from the last.
 
     Returns:
-        The runs, by method, column and seed.
+        The runs, by column, method and seed.
 
     Raises:
-        ValueError: without a source, for one that cannot be read, for different datasets or
-            splits in one comparison, or for two runs of one method and seed with different
-            settings.
+        ValueError: without a source, for one that cannot be read or holds results that cannot be,
+            for different datasets or splits in one comparison, or for two runs of one method and
+            seed with different settings.
     """
     if not sources:
         raise ValueError("nothing to report on: name run folders, or a results file.")
-    runs: dict[tuple, Run] = {}
+    runs: dict[tuple, Result] = {}
     for source in map(Path, sources):
         found = read_file(source) if source.is_file() else [read_folder(source)]
         for run in found:
@@ -132,16 +139,16 @@ def gather(sources: Sequence[str | Path]) -> list[Run]:
             if run.dataset != first.dataset:
                 raise ValueError(
                     f"{source} is about {run.dataset} and an earlier run about {first.dataset}: "
-                    "compare runs of one dataset."
+                    "compare runs on one dataset."
                 )
             if run.class_names and first.class_names and run.class_names != first.class_names:
                 raise ValueError(
-                    f"{source} has not the classes of an earlier run: compare runs of one dataset."
+                    f"{source} has other classes than an earlier run: compare runs on one dataset."
                 )
-            if _evaluated(run) != _evaluated(first):
+            if run.split != first.split:
                 raise ValueError(
-                    f"{source} was evaluated on {_evaluated(run)} and an earlier run on "
-                    f"{_evaluated(first)}: they do not compare."
+                    f"{source} was evaluated on {run.split} and an earlier run on {first.split}: "
+                    "they do not compare."
                 )
             other = _difference(run, runs.get(run.key, run))
             if other is not None:
@@ -155,14 +162,8 @@ def gather(sources: Sequence[str | Path]) -> list[Run]:
     return in_order(runs.values())
 
 
-def _evaluated(run):
-    if run.held_out:
-        return "held-out training examples"
-    return f"its {run.results.get('split')} split"
-
-
-def in_order(runs: Iterable[Run]) -> list[Run]:
-    """Runs in the order of tables: by column, by method as `METHODS` lists them, by seed."""
+def in_order(runs: Iterable[Result]) -> list[Result]:
+    """Returns runs in the order of tables: by column, by method as in `METHODS`, by seed."""
     rank = {name: i for i, name in enumerate(METHODS)}
     return sorted(
         runs,
@@ -176,83 +177,83 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     )
 
 
-def read_folder(path: str | Path) -> Run:
-    """Reads one run folder; raises `ValueError` if its run has not ended or is damaged."""
+def read_folder(path: str | Path) -> Result:
+    """Reads a run folder.
+
+    Raises:
+        ValueError: if its run has not ended, or a file is damaged or holds what cannot be.
+    """
     folder = RunFolder(path)
     results = folder.read_results()
-    kept = _checked(results, folder.results_file)
-    diagnosis = folder.read_diagnosis() if folder.diagnosis_file.exists() else None
-    if diagnosis is not None:
+    forms.check_results(results, folder.results_file)
+    kept = _kept(results)
+    diagnosis = None
+    if folder.diagnosis_file.exists():
+        diagnosis = folder.read_diagnosis()
+        classes = len(results["last"]["per_class_error"])
+        forms.check_diagnosis(diagnosis, classes, folder.diagnosis_file)
         kept["margins"] = {
             split: values["margins"] for split, values in diagnosis["splits"].items()
         }
-    return Run(
+    return Result(
         kept,
-        results["dataset"],
-        tuple(results.get("class_names", ())),
+        results.get("dataset") or folder.path.name,
+        tuple(results.get("class_names") or ()),
         history=tuple(folder.read_history()),
         diagnosis=diagnosis,
     )
 
 
-def read_file(path: str | Path) -> list[Run]:
-    """Reads a results file; raises `ValueError` if it is not one."""
+def read_file(path: str | Path) -> list[Result]:
+    """Reads a results file; raises `ValueError` if it is not one, or holds what cannot be."""
     path = Path(path)
-    try:
-        content = json.loads(path.read_text())
-        dataset, runs = content.get("dataset", path.stem), content["runs"]
-        names = tuple(content.get("class_names", ()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(
-            f'{path} is not a results file: it must be JSON with a list "runs".'
-        ) from None
-    return [Run(_checked(results, path), dataset, names) for results in runs]
+    content = files.read_json(path)
+    forms.check_content(content, path)
+    dataset, names = content.get("dataset") or path.stem, tuple(content.get("class_names") or ())
+    runs = []
+    for i, results in enumerate(content["runs"]):
+        forms.check_results(results, path, f"runs[{i}]", num_classes=len(names) or None)
+        runs.append(Result(_kept(results), dataset, names))
+    return runs
 
 
-def _checked(results, path):
-    try:
-        kept = {name: results[name] for name in _KEPT if name in results}
-        kept |= {name: results[name] for name in _ALSO_KEPT if name in results}
-        kept["method"], kept["seed"]
-        float(kept["last"]["mean_error"])
-        float(kept["best"]["mean_error"])
-        kept.setdefault("split", "test")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a run's results: it lacks {error}.") from None
+def _kept(results):
+    kept = {name: results[name] for name in _KEPT if name in results}
+    kept.setdefault("split", "test")
     return kept
 
 
-def merge(runs: Sequence[Run], path: str | Path) -> list[Run]:
-    """Writes runs into a results file, beside those that are there already.
+def merge(runs: Sequence[Result], path: str | Path) -> tuple[list[Result], dict[str, Any] | None]:
+    """Merges runs with those of a results file; writes nothing.
 
     Args:
-        runs: Runs of one dataset, as `gather` gives them. Those on held-out training examples are
-            not written, as the file is for results; nor are those with `steps_per_epoch`, and those
-            that would replace a run with another config. What is not written is said.
-        path: The results file; made, with its folder, if it is not there.
+        runs: Runs on one dataset, as `gather` returns them. Those on held-out training examples are
+            not to be written, as the file is for results; nor are those with `steps_per_epoch`, and
+            those that would replace a run with another config. What is not written is said.
+        path: The results file, which need not exist.
 
     Returns:
-        What there is to show: all runs that the file holds, those given in place of theirs, with
-        their histories; on held-out examples those given alone.
+        All runs to show: those of the file, and those given in place of theirs, with their
+        histories; on held-out examples those given alone. And what the file is to hold, for `keep`;
+        None if it stays as it is.
 
     Raises:
         ValueError: if the file exists and is not a results file of this dataset, these classes
             and this split.
     """
     path = Path(path)
-    if runs and runs[0].held_out:
+    if runs[0].held_out:
         print(f"{path}: runs on held-out examples are not written into it.", file=sys.stderr)
-        return in_order(runs)
+        return in_order(runs), None
     held = read_file(path) if path.exists() else []
-    if held and runs and held[0].dataset != runs[0].dataset:
+    if held and held[0].dataset != runs[0].dataset:
         raise ValueError(
-            f"{path} holds results of {held[0].dataset}; these runs are of {runs[0].dataset}."
+            f"{path} holds results on {held[0].dataset}; these runs are on {runs[0].dataset}."
         )
-    if held and runs and _about(held[0]) != _about(runs[0]):
+    if held and (held[0].class_names, held[0].split) != (runs[0].class_names, runs[0].split):
         raise ValueError(
             f"{path} holds results on other classes, or on another split, than these runs' "
-            f"{len(runs[0].class_names)} classes and {_evaluated(runs[0])}: choose another "
-            "--results_dir."
+            f"{len(runs[0].class_names)} classes and {runs[0].split}: choose another --results_dir."
         )
     shown = {run.key: run for run in held}
     written = dict(shown)
@@ -266,42 +267,50 @@ def merge(runs: Sequence[Run], path: str | Path) -> list[Run]:
                 f"{path}: {run.method}, seed {run.seed}, is shown and not written: {reason}.",
                 file=sys.stderr,
             )
-    results = [run.results for run in in_order(written.values())]
     content = {
         "dataset": runs[0].dataset,
         "class_names": list(runs[0].class_names),
-        "runs": results,
+        "runs": [run.results for run in in_order(written.values())],
     }
-    if results and not (path.exists() and json.loads(path.read_text()) == content):
+    unchanged = not written or (path.exists() and files.read_json(path) == content)
+    return in_order(shown.values()), None if unchanged else content
+
+
+def keep(content: dict[str, Any], path: str | Path) -> None:
+    """Writes what `merge` returned; says so if the place is read-only."""
+    path = Path(path)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content)
-    return in_order(shown.values())
+        files.write_json(path, content)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"{path} does not keep these runs: {error.strerror}.", file=sys.stderr)
 
 
 def _why_not_written(run, held):
-    """Why a run is not written in place of one of the same name; None where it is."""
+    """Returns why a run is not written in place of one of the same name; None if it is."""
     if run.cut_short:
         return "--steps_per_epoch has cut it short"
     other = _difference(run, held)
     if other is None:
         return None
     return (
-        f"the file has it with {other[0]}={other[2]!r}, this run has {other[1]!r}; take the old "
-        "one out to have the new, or choose another --results_dir"
+        f"the file has it with {other[0]}={other[2]!r}, this run has {other[1]!r}; remove the old "
+        "one to have the new, or choose another --results_dir"
     )
 
 
 def _difference(run, other):
-    """The first setting in which two runs of one name differ, with its values; or None.
+    """Returns the first setting in which two runs of one name differ, with its values; or None.
 
-    On several replicas batch normalisation is by each one's part of a batch, so that matters,
-    though a run may go on on other devices.
+    On several replicas batch normalization is over each one's part of a batch, so that matters,
+    though a run may resume on other devices.
     """
-    ours, theirs = (each.results.get("config") or {} for each in (run, other))
-    for name in ours:
+    for name, value in run.config.items():
         matters = name not in (*PLACE_FIELDS, "evaluate_every")
-        if matters and name in theirs and ours[name] != theirs[name]:
-            return name, ours[name], theirs[name]
+        if matters and name in other.config and value != other.config[name]:
+            return name, value, other.config[name]
     if run.replicated != other.replicated:
         return "several replicas", run.replicated, other.replicated
     if run.counts and other.counts and list(run.counts) != list(other.counts):
@@ -309,25 +318,17 @@ def _difference(run, other):
     return None
 
 
-def _about(run):
-    return run.class_names, _evaluated(run)
-
-
-def unlike(runs: Sequence[Run]) -> list[str]:
-    """Says where runs that differ in their seed only, by their names, differ in more."""
+def unlike(runs: Sequence[Result]) -> list[str]:
+    """Returns a sentence for runs of one name whose settings differ in more than the seed."""
     sentences, first = [], {}
     for run in runs:
-        config = {
-            name: value
-            for name, value in (run.results.get("config") or {}).items()
-            if name not in ("seed", "data_dir")
-        }
-        other = first.setdefault(run.key[:-1], (run, config))
-        for name in config:
-            if name in other[1] and config[name] != other[1][name]:
+        other = first.setdefault(run.key[:-1], run)
+        for name, value in run.config.items():
+            theirs = other.config.get(name, value)
+            if name not in ("seed", "data_dir") and value != theirs:
                 sentences.append(
-                    f"{run.method}: seed {run.seed} has {name}={config[name]!r}, seed "
-                    f"{other[0].seed} has {other[1][name]!r}; their mean mixes two settings."
+                    f"{run.method}: seed {run.seed} has {name}={value!r}, seed {other.seed} has "
+                    f"{theirs!r}; their mean mixes two settings."
                 )
                 break
     return sentences

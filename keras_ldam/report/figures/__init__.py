@@ -1,4 +1,4 @@
-"""Figures of runs. Each takes runs and a `Canvas`, and returns a Matplotlib figure, or None where
+"""Figures of runs: functions of runs and a `Canvas`, which return a Matplotlib figure, or None if
 the runs do not hold what it shows.
 """
 

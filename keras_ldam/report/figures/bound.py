@@ -8,33 +8,33 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report import theory
 from keras_ldam.report.canvas import BLUE, GREY, ORANGE, RED, Canvas
+from keras_ldam.report.record import Run
 
 
 def trade_off(runs: Sequence[Run], canvas: Canvas) -> Figure:
-    """The bound for two classes against the share of the first's margin; and where it is smallest.
+    """Draws the bound for two classes against the share of the first's margin, and its minimum.
 
-    The same for all runs: `runs` is not looked at.
+    The figure is the same for all runs: `runs` is not used.
     """
     rows = 2 if canvas.narrow else 1
     figure = canvas.figure(2.7 * rows)
     left, right = figure.subplots(rows, 2 // rows)
     share = np.linspace(0.02, 0.98, 400)
     pair = np.stack([share, 1 - share], axis=-1)
-    for ratio, colour, dashes in ((1, GREY, "-"), (10, ORANGE, "--"), (100, BLUE, "-.")):
+    for ratio, color, dashes in ((1, GREY, "-"), (10, ORANGE, "--"), (100, BLUE, "-.")):
         counts = [1000, 1000 // ratio]
         best = theory.best_margins(counts)
         smallest = theory.bound(best, counts)
         left.plot(
             share,
             theory.bound(pair, counts) / smallest,
-            color=colour,
+            color=color,
             ls=dashes,
             label=f"n₁/n₂ = {ratio}",
         )
-        left.plot(best[0], 1, "o", color=colour)
+        left.plot(best[0], 1, "o", color=color)
     left.legend(loc="upper center")
     left.set_ylim(0.9, 6)
     left.set_xlim(0, 1)
@@ -53,7 +53,7 @@ def trade_off(runs: Sequence[Run], canvas: Canvas) -> Figure:
             for ratio in ratios
         ]
         right.plot(ratios, closed, color=canvas.ink, ls=dashes, label=text)
-        found = [theory.minimised([1000 * ratio, 1000], test_prior=prior) for ratio in tried]
+        found = [theory.minimized([1000 * ratio, 1000], test_prior=prior) for ratio in tried]
         right.plot(tried, found, "o", color=RED)
     right.plot([], [], "o", color=RED, label="numerical minimum")
     right.set_xscale("log")

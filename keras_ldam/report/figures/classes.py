@@ -1,21 +1,23 @@
-"""Figures class by class: errors and margins against the number of examples."""
+"""Figures of classes: errors and margins against the number of training examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from keras_ldam import counts as class_counts
-from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report.canvas import Canvas, by_label, legend_above, looks
 from keras_ldam.report.figures.common import FEW_CLASSES, SPLIT_TITLES, number, short
+from keras_ldam.report.record import Run
 
 
 def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Error of each class against its number of training examples, methods overlaid."""
+    """Draws the error of each class against its training examples, runs overlaid."""
     runs = [run for run in runs if run.counts]
     if not runs:
         return None
@@ -26,10 +28,8 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     x = _class_axis(axes, runs[0], canvas)
     order = np.argsort(-counts, kind="stable")
     for name, same in by_label(runs).items():
-        colour, marker, dashes = given[name]
-        errors = np.array(
-            [[number(e) for e in run.results["last"]["per_class_error"]] for run in same]
-        )
+        color, marker, dashes = given[name]
+        errors = np.array([[number(e) for e in run.errors["per_class_error"]] for run in same])
         mean = errors.mean(axis=0)
         if len(counts) <= FEW_CLASSES:
             deviation = errors.std(axis=0, ddof=1) if len(same) > 1 else None
@@ -37,7 +37,7 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 x[order],
                 mean[order],
                 None if deviation is None else deviation[order],
-                color=colour,
+                color=color,
                 marker=marker,
                 ls=dashes,
                 capsize=2,
@@ -45,8 +45,8 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 label=name,
             )
         else:
-            axes.plot(x, mean, marker, color=colour, **_cloud(counts))
-            axes.plot(*_running(x, mean), color=colour, ls=dashes, label=name)
+            axes.plot(x, mean, marker, color=color, **_cloud(counts))
+            axes.plot(*_running(x, mean), color=color, ls=dashes, label=name)
     axes.set_ylabel("error (%)")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.set_ylim(-2, None)
@@ -55,25 +55,25 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
 
 
 def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Achieved margin of each class against its training examples, with C n^(-1/4) beside it."""
-    runs = [run for run in runs if run.counts and run.results.get("margins")]
+    """Draws the margin of each class against its training examples, and what the loss demands."""
+    runs = [run for run in runs if run.counts and run.margins]
     runs = [same[0] for same in by_label(runs).values()]
     if not runs:
         return None
     counts = np.array(runs[0].counts)
-    splits = [split for split in runs[0].results["margins"] if split in SPLIT_TITLES]
+    splits = [split for split in runs[0].margins if split in SPLIT_TITLES]
     rows = len(splits) if canvas.narrow else 1
     figure = canvas.figure(2.9 * rows + 0.7)
     panels = figure.subplots(rows, len(splits) // rows, squeeze=False).flatten()
     given = looks(runs)
     few = len(counts) <= FEW_CLASSES
-    units = {run.results["margins"][splits[0]]["unit"] for run in runs}
+    units = {values["unit"] for run in runs for values in run.margins.values()}
     for axes, split in zip(panels, splits, strict=True):
         x = _class_axis(axes, runs[0], canvas, beside=len(splits) // rows)
         order = np.argsort(-counts, kind="stable")
         for place, (name, (run,)) in enumerate(by_label(runs).items()):
-            colour, marker, _ = given[name]
-            values = run.results["margins"].get(split)
+            color, marker, _ = given[name]
+            values = run.margins.get(split)
             if values is None:
                 continue
             low, q05, q50 = (
@@ -81,15 +81,18 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             )
             if few:
                 at = x + (place - (len(runs) - 1) / 2) * 0.16
-                axes.vlines(at, low, q50, color=colour, lw=1.2)
-                axes.plot(at, q05, "_", color=colour, ms=7, mew=1.6)
-                axes.plot(at, q50, marker, color=colour, mfc="none", ms=4.5)
-                axes.plot(at, low, marker, color=colour, label=name)
+                axes.vlines(at, low, q50, color=color, lw=1.2)
+                axes.plot(at, q05, "_", color=color, ms=7, mew=1.6)
+                axes.plot(at, q50, marker, color=color, mfc="none", ms=4.5)
+                axes.plot(at, low, marker, color=color, label=name)
             else:
-                axes.plot(x, low, marker, color=colour, **_cloud(counts))
-                axes.plot(*_running(x, low), color=colour, label=name)
-        for needed, text in _required(runs):
-            axes.plot(x[order], needed[order], color=canvas.ink, ls=(0, (4, 2)), lw=1.3, label=text)
+                axes.plot(x, low, marker, color=color, **_cloud(counts))
+                axes.plot(*_running(x, low), color=color, label=name)
+        for i, (demanded, text) in enumerate(_demanded(runs)):
+            dashes = (4, 2) if i == 0 else (1, 1.5)
+            axes.plot(
+                x[order], demanded[order], color=canvas.ink, ls=(0, dashes), lw=1.3, label=text
+            )
         axes.axhline(0, color=canvas.ink, lw=0.8)
         axes.set_title(f"{SPLIT_TITLES[split]} examples")
         axes.set_ylabel(f"margin γ ({_unit_title(units)})")
@@ -101,38 +104,36 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     return figure
 
 
-def _required(runs):
-    """The margins Δ `[K]` that the runs' losses ask for, and what they are called; each once."""
-    found = {}
+def _demanded(runs: Sequence[Run]) -> list[tuple[np.ndarray, str]]:
+    """Returns the margins that the runs' losses demand, each once, and what they are called."""
+    found: dict[tuple[float, ...], str] = {}
     for run in runs:
-        config = run.results.get("config") or {}
-        exponent = config.get("exponent", 0.0 if config.get("loss") == "uniform_margin" else 0.25)
-        needed = run.results.get("required")  # A user's own loss; ours follow from the config.
-        if needed is None and config.get("loss") in ("ldam", "ldam_hinge", "uniform_margin"):
-            needed = class_counts.margins(run.counts, config["max_margin"], exponent=exponent)
-        if needed is None:
+        if run.demanded is None:
             continue
-        constant = np.asarray(needed) * np.asarray(run.counts) ** 0.25
+        demanded = np.asarray(run.demanded)
+        constant = demanded * np.asarray(run.counts) ** 0.25
         if np.allclose(constant, constant[0], rtol=1e-3):
             text = f"Δ = C/⁴√n, C = {constant[0]:.2f}"
         else:
-            text = "Δ, the same for all" if exponent == 0 else "Δ, as the loss asks"
-        found.setdefault(tuple(np.round(needed, 6)), text)
-    return [(np.array(needed), text) for needed, text in found.items()]
+            uniform = np.allclose(demanded, demanded[0], rtol=1e-3)
+            text = "Δ, the same for all" if uniform else "Δ, as the loss demands"
+        found.setdefault(tuple(np.round(demanded, 6)), text)
+    return [(np.array(demanded), text) for demanded, text in found.items()]
 
 
-def _unit_title(units):
-    if units <= {"cosine", "normalised score"}:
+def _unit_title(units: set[str]) -> str:
+    cosines = {"cosine", "normalized score", "normalised score"}  # The last in older results.
+    if units <= cosines:
         return "cosine units"
-    if units <= {"cosine", "normalised score", "score"}:
+    if units <= {*cosines, "score"}:
         return "score units"
     return ", ".join(sorted(units))
 
 
-def _class_axis(axes, run, canvas, beside=1):
-    """Prepares the axis of classes; returns each class's place on it, in class order.
+def _class_axis(axes: Axes, run: Run, canvas: Canvas, beside: int = 1) -> np.ndarray:
+    """Prepares the axis of classes; returns the place of each class on it, in class order.
 
-    `beside` is how many panels share the width.
+    `beside` is the number of panels that share the width.
     """
     counts = np.array(run.counts)
     if len(counts) > FEW_CLASSES and len(np.unique(counts)) > 2:
@@ -164,26 +165,26 @@ def _class_axis(axes, run, canvas, beside=1):
     return places
 
 
-def _cloud(counts):
-    """How a point for each class is drawn; thousands as one picture, to keep pages small."""
+def _cloud(counts: np.ndarray) -> dict[str, Any]:
+    """Returns how points for classes are drawn; thousands as one picture, to keep pages small."""
     crowded = len(counts) > 500
     return {"ms": 3, "mew": 0, "alpha": 0.1 if crowded else 0.45, "rasterized": crowded}
 
 
-def _running(x, y, pieces=12):
-    """Means over classes of like count: a line through a cloud."""
+def _running(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
+    """Returns means over classes of similar counts: a line through a cloud."""
     order = np.argsort(x, kind="stable")
-    groups = np.array_split(order, min(pieces, len(order)))
+    groups = np.array_split(order, min(12, len(order)))
     groups = [group for group in groups if np.isfinite(y[group]).any()]
     return [x[g].mean() for g in groups], [np.nanmean(y[g]) for g in groups]
 
 
 def groups(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Error over the classes with many, medium and few training examples."""
+    """Draws the error over the classes with many, medium and few training examples."""
     names = [
         name
         for name in ("many", "medium", "few")
-        if any(f"{name}_error" in run.results["last"] for run in runs)
+        if any(f"{name}_error" in run.errors for run in runs)
     ]
     if len(names) < 2:
         return None
@@ -195,14 +196,14 @@ def groups(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     given, together = looks(runs), by_label(runs)
     width = 0.8 / len(together)
     for place, (label, same) in enumerate(together.items()):
-        colour, _, _ = given[label]
+        color, _, _ = given[label]
         errors = np.array(
-            [[number(run.results["last"].get(f"{name}_error")) for name in names] for run in same]
+            [[number(run.errors.get(f"{name}_error")) for name in names] for run in same]
         )
         at = np.arange(len(names)) + (place - (len(together) - 1) / 2) * width
         deviation = errors.std(axis=0, ddof=1) if len(same) > 1 else None
         mean = errors.mean(axis=0)
-        axes.bar(at, mean, width * 0.92, color=colour, label=label)
+        axes.bar(at, mean, width * 0.92, color=color, label=label)
         if deviation is not None:
             axes.errorbar(at, mean, deviation, fmt="none", ecolor=canvas.ink, capsize=3, lw=1)
         above = mean + (0 if deviation is None else deviation)

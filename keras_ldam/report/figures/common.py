@@ -1,20 +1,21 @@
-"""What several figures share."""
+"""What several figures share: titles, and names cut to a length."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 SPLIT_TITLES = {"train": "training", "test": "test", "validation": "validation"}
 FEW_CLASSES = 12
-"""Up to this many classes stand side by side under their names."""
+"""Up to this many classes are shown side by side under their names."""
 
 
 def number(value: float | None) -> float:
-    """A value that may be missing, as one that is not drawn."""
+    """Returns a value, or NaN, which is not drawn, if it is missing."""
     return math.nan if value is None else value
 
 
-def short(names: list, j: int, longest: int) -> str:
-    """The name of class j in at most `longest` letters."""
-    name = str(names[j]) if j < len(names) else str(j)
+def short(names: Sequence[str], j: int, longest: int) -> str:
+    """Returns the name of class j, cut to at most `longest` letters."""
+    name = names[j]
     return name if len(name) <= longest else name[: longest - 1] + "…"

@@ -1,55 +1,48 @@
-"""Figures of runs that have been evaluated in full: confusions and reliability."""
+"""Figures of diagnosed runs: confusions and reliability."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report.canvas import Canvas, by_label, looks
 from keras_ldam.report.figures.common import FEW_CLASSES, short
+from keras_ldam.report.record import Run
 
 
-def diagnosed(runs: Sequence[Run]) -> list[Run]:
-    """Of each label the first run that has been diagnosed."""
-    return [run for run, _ in _diagnosed(runs).values()]
-
-
-def _diagnosed(runs):
-    found = {}
-    for name, same in by_label(runs).items():
-        for run in same:
-            split = ((run.diagnosis or {}).get("splits") or {}).get(run.results["split"])
-            if split is not None:
-                found[name] = run, split
-                break
-    return found
+def diagnosed(runs: Sequence[Run]) -> dict[str, tuple[Run, Mapping[str, Any]]]:
+    """Returns the first diagnosed run of each name in figures, with its diagnosis."""
+    known = [run for run in runs if run.diagnosis and run.counts]
+    return {name: (same[0], same[0].diagnosis or {}) for name, same in by_label(known).items()}
 
 
 def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Which classes are taken for which: rows are labels, columns guesses, as shares of the row.
-
-    From the most frequent class to the rarest.
+    """Draws which classes are taken for which: rows are labels, columns guesses, from the most
+    frequent class to the rarest, as shares of the row.
     """
-    found = _diagnosed(runs)
+    found = diagnosed(runs)
     if not found:
         return None
     chosen = list(found.items())
     if len(chosen) > 3:
         chosen = [chosen[0], chosen[-1]]
-    grouped = any(split["confusion"] is None for _, (_, split) in chosen)
+    grouped = any(diagnosis["confusion"] is None for _, (_, diagnosis) in chosen)
     rows = len(chosen) if canvas.narrow else 1
     columns = len(chosen) // rows
     side = canvas.width / columns
     figure = canvas.figure(3.35 * rows + 0.8 if canvas.narrow else min(side + 0.4, 4.2))
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (name, (run, split)) in zip(panels, chosen, strict=True):
+    for axes, (name, (run, diagnosis)) in zip(panels, chosen, strict=True):
         if grouped:
-            cells, names = np.array(split["group_confusion"], float), ["many", "medium", "few"]
+            cells, names = (
+                np.array(diagnosis["group_confusion"], np.float64),
+                ["many", "medium", "few"],
+            )
             held = cells.sum(axis=1) + cells.sum(axis=0) > 0
             cells, names = (
                 cells[np.ix_(held, held)],
@@ -57,16 +50,16 @@ def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             )
         else:
             order = np.argsort(-np.array(run.counts), kind="stable")
-            cells = np.array(split["confusion"], float)[np.ix_(order, order)]
+            cells = np.array(diagnosis["confusion"], np.float64)[np.ix_(order, order)]
             names = [short(run.class_names, j, 9) for j in order]
         with np.errstate(invalid="ignore"):
             shares = 100 * cells / cells.sum(axis=1, keepdims=True)
-        colours = LinearSegmentedColormap.from_list("share", ["#0072b200", "#0072b2ff"])
+        colors = LinearSegmentedColormap.from_list("share", ["#0072b200", "#0072b2ff"])
         few = len(cells) <= FEW_CLASSES
         # Among many classes a share of 2 % is much: the square root of shares brings it out.
         scale = PowerNorm(1 if few else 0.5, 0, 100)
         image = axes.imshow(
-            shares, cmap=colours, norm=scale, aspect="equal", interpolation="nearest"
+            shares, cmap=colors, norm=scale, aspect="equal", interpolation="nearest"
         )
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
@@ -96,17 +89,18 @@ def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         label="share of the label's examples (%)",
     )
     bar.outline.set_edgecolor(canvas.ink)
-    bar.solids.set_rasterized(True)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)
     return figure
 
 
 FEWEST_GUESSES = 10
-"""A bin with fewer guesses has a faint point only in the reliability diagram."""
+"""Bins with fewer guesses have a faint point in the reliability diagram."""
 
 
 def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """How often guesses of a given confidence are right."""
-    found = _diagnosed(runs)
+    """Draws how often guesses of a given confidence are right."""
+    found = diagnosed(runs)
     if not found:
         return None
     figure = canvas.figure(3.6 if not canvas.narrow else 5.0)
@@ -116,9 +110,9 @@ def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         axes, below = figure.subplots(1, 2)
     given = looks([run for run, _ in found.values()])
     axes.plot([0, 100], [0, 100], color=canvas.ink, lw=0.9, ls=(0, (2, 2)))
-    for place, (name, (_, split)) in enumerate(found.items()):
-        colour, marker, dashes = given[name]
-        bins = split["reliability"]
+    for place, (name, (_, diagnosis)) in enumerate(found.items()):
+        color, marker, dashes = given[name]
+        bins = diagnosis["reliability"]
         many = [i for i, n in enumerate(bins["count"]) if n >= FEWEST_GUESSES]
         few = [i for i, n in enumerate(bins["count"]) if 0 < n < FEWEST_GUESSES]
         for chosen, look in (
@@ -129,8 +123,8 @@ def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 [100 * bins["confidence"][i] for i in chosen],
                 [100 * bins["accuracy"][i] for i in chosen],
                 marker=marker,
-                color=colour,
-                clip_on=False,
+                color=color,
+                clip_on=not chosen,  # Nothing, not clipped, would take up the whole figure.
                 **look,
             )
         count = np.array(bins["count"])
@@ -140,7 +134,7 @@ def reliability(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             (edges[:-1] + edges[1:]) / 2 + (place - (len(found) - 1) / 2) * width,
             100 * count / count.sum(),
             width,
-            color=colour,
+            color=color,
         )
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 102)

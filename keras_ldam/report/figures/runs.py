@@ -1,4 +1,4 @@
-"""Figures of runs as wholes: their errors in the end, and their curves."""
+"""Figures of whole runs: their errors, and their training curves."""
 
 from __future__ import annotations
 
@@ -8,50 +8,39 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from keras_ldam.experiments.tables import published
-from keras_ldam.experiments.tables.collection import Run
 from keras_ldam.report import tables
 from keras_ldam.report.canvas import Canvas, assigned, by_label, legend_above, looks
 from keras_ldam.report.figures.common import SPLIT_TITLES, number
+from keras_ldam.report.record import Run
 
 
 def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Error per method: each seed, mean and standard deviation, beside the paper's number."""
-    table_columns = [
-        column
-        for column in tables.columns_of(runs)
-        if any(run.column == (column.imbalance, column.ratio) for run in runs)
-    ]
-    if len(table_columns) > 4:
-        table_columns = table_columns[:4]
-    methods = list(dict.fromkeys(run.method for run in runs))
-    name_of = {run.method: run.label or tables.method_title(run.method) for run in runs}
-    look_of = assigned({name_of[method]: method for method in methods})
-    paper_errors = published.PAPER.get(runs[0].dataset, {})
-    rows = 1 if not canvas.narrow else len(table_columns)
-    height = (0.75 + 0.27 * len(methods)) * rows + 0.45
+    """Draws the errors of each title: seeds, mean and standard deviation, beside the paper's."""
+    columns = tables.columns(runs)[:4]
+    published = {run.title: run.published for run in runs}
+    look_of = assigned({title: title for title in published})
+    rows = 1 if not canvas.narrow else len(columns)
+    height = (0.75 + 0.27 * len(published)) * rows + 0.45
     figure = canvas.figure(max(height, 1.9))
     panels = figure.subplots(
-        rows, len(table_columns) // rows, sharex=True, sharey=not canvas.narrow, squeeze=False
+        rows, len(columns) // rows, sharex=True, sharey=not canvas.narrow, squeeze=False
     ).flatten()
-    for axes, column in zip(panels, table_columns, strict=True):
-        for place, method in enumerate(methods):
-            colour, marker, _ = look_of[name_of[method]]
-            cell = tables.cell(runs, method, column, tables.LAST)
-            if cell is not None:
-                seeds = tables.seed_errors(runs, method, column, tables.LAST)
+    for axes, column in zip(panels, columns, strict=True):
+        for place, (title, papers) in enumerate(published.items()):
+            color, marker, _ = look_of[title]
+            seeds = tables.seed_errors(runs, title, column)
+            if seeds:
+                cell = tables.spread(seeds)
                 if len(seeds) > 1:
-                    axes.plot(seeds, [place] * len(seeds), "|", color=colour, ms=9, alpha=0.7)
+                    axes.plot(seeds, [place] * len(seeds), "|", color=color, ms=9, alpha=0.7)
                 axes.errorbar(
-                    cell.mean, place, xerr=cell.deviation, fmt=marker, color=colour, capsize=3
+                    cell.mean, place, xerr=cell.deviation, fmt=marker, color=color, capsize=3
                 )
-            paper = paper_errors.get(method, {}).get(
-                (column.imbalance, column.ratio, column.measure)
-            )
+            paper = papers.get((column.group, column.measure))
             if paper is not None:
                 axes.plot(paper, place, "D", mfc="none", color=canvas.ink, ms=7, mew=1.0)
-        axes.set_yticks(range(len(methods)), [name_of[method] for method in methods])
-        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set_yticks(range(len(published)), list(published))
+        axes.set_ylim(len(published) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(column.title)
         axes.set_xlabel("error (%)")
@@ -62,7 +51,7 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         left = -0.02 * right
     axes.set_xlim(left, right)
     several = len({run.seed for run in runs}) > 1
-    quoted = any(method in paper_errors for method in methods)
+    quoted = any(published.values())
     if several:
         axes.errorbar([], [], xerr=[], fmt="o", color=canvas.ink, capsize=3, label="mean ± sd")
         axes.plot([], [], "|", color=canvas.ink, ms=9, label="one seed")
@@ -76,23 +65,19 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
 
 
 def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Training loss and balanced error by epoch, with the moment the deferred rule came on."""
+    """Draws training loss and balanced error by epoch, and when the deferred rule came on."""
     runs = [run for run in runs if run.history]
     if not runs:
         return None
-    split = runs[0].results["split"]
+    split = runs[0].split
     series = [
-        ("training loss", "loss (log scale)", lambda row: row.get("loss")),
-        (
-            f"balanced error, {SPLIT_TITLES.get(split, split)} examples",
-            "error (%)",
-            _balanced_error(split),
-        ),
+        ("training loss", "loss (log scale)", "loss"),
+        (f"balanced error, {SPLIT_TITLES.get(split, split)} examples", "error (%)", "error"),
     ]
     series = [
-        (title, unit, value)
-        for title, unit, value in series
-        if any(value(row) is not None for run in runs for row in run.history)
+        (title, unit, column)
+        for title, unit, column in series
+        if any(row.get(column) is not None for run in runs for row in run.history)
     ]
     if not series:
         return None
@@ -101,18 +86,18 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     panels = figure.subplots(rows, len(series) // rows, squeeze=False).flatten()
     given = looks(runs)
     switches: dict[int, list[str]] = {}
-    for axes, (title, unit, value) in zip(panels, series, strict=True):
+    for axes, (title, unit, column) in zip(panels, series, strict=True):
         for name, same in by_label(runs).items():
-            colour, _, dashes = given[name]
-            lines = [np.array([number(value(row)) for row in run.history]) for run in same]
+            color, _, dashes = given[name]
+            lines = [np.array([number(row.get(column)) for row in run.history]) for run in same]
             for line in lines if len(lines) > 1 else ():
-                axes.plot(*_points(line), color=colour, lw=0.7, alpha=0.35)
+                axes.plot(*_points(line), color=color, lw=0.7, alpha=0.35)
             longest = max(map(len, lines))
             padded = [np.pad(line, (0, longest - len(line)), "edge") for line in lines]
-            axes.plot(*_points(np.mean(padded, axis=0)), color=colour, ls=dashes, label=name)
-            switch = _switch(same[0])
-            if switch is not None and name not in switches.setdefault(switch, []):
-                switches[switch].append(name)
+            axes.plot(*_points(np.mean(padded, axis=0)), color=color, ls=dashes, label=name)
+            switch = same[0].start_epoch
+            if switch is not None and same[0].title not in switches.setdefault(switch, []):
+                switches[switch].append(same[0].title)
         axes.set_xlabel("epoch")
         axes.set_ylabel(unit)
         axes.set_title(title)
@@ -124,10 +109,11 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         else:
             axes.set_ylim(bottom=0)
     for axes in panels:
-        for switch, names in switches.items():
+        for switch, titles in switches.items():
+            rule = titles[0].rpartition("-")[2] if len(titles) == 1 else ""
             axes.axvline(switch + 0.5, color=canvas.ink, lw=1, ls=(0, (2, 2)))
             axes.annotate(
-                f"{names[0].split('-')[-1] if len(names) == 1 else 'deferred rule'} on",
+                f"{rule if rule in ('DRS', 'DRW') else 'deferred rule'} on",
                 (switch + 0.5, 0.97),
                 xycoords=("data", "axes fraction"),
                 xytext=(-4, 0),
@@ -140,28 +126,7 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     return figure
 
 
-def _balanced_error(split):
-    def value(row):
-        if f"{split}_mean_error" in row:
-            return row[f"{split}_mean_error"]
-        share = row.get("val_balanced_error", row.get("val_class_errors_balanced_error"))
-        return None if share is None else 100 * share
-
-    return value
-
-
-def _points(line):
-    """Epochs, from one, and their values; without the epochs that have none."""
-    there = np.flatnonzero(~np.isnan(line))
-    return there + 1, line[there]
-
-
-def _switch(run):
-    """How many epochs of a run had passed when its deferred rule came on; None for no such rule."""
-    on = [row.get("reweighted", 0) > 0 for row in run.history]
-    if any(on) and not on[0]:
-        return on.index(True)
-    config = run.results.get("config") or {}
-    if config.get("rule") in ("drs", "drw") and config.get("start_epoch", -1) > 0:
-        return config["start_epoch"]
-    return None
+def _points(line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the epochs that have a value, from one, and their values."""
+    known = np.flatnonzero(~np.isnan(line))
+    return known + 1, line[known]
