@@ -71,10 +71,12 @@ def train(
         callbacks = [EpochClock(batches), *schedule(config)]
         with place.scope():
             model = compiled_model(config, data)
-            record = Progress(folder, config, data, place, model)
-            # Only now: what is refused must not leave a folder that refuses the next try.
-            if place.writes:
-                folder.create(config, data.describe())
+        # Outside of the scope: its model is evaluated on one device.
+        record = Progress(folder, config, data, place, model)
+        # Only now: what is refused must not leave a folder that refuses the next try.
+        if place.writes:
+            folder.create(config, data.describe())
+        with place.scope():
             initial_epoch = record.resume()
         callbacks.append(record)
         if tensorboard and place.writes:  # After the record, which adds the errors to the logs.

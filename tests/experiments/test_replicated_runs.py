@@ -1,0 +1,166 @@
+"""Runs over several devices and machines: the same results, and a sentence for a lost machine."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+import replicas
+from conftest import small_config
+
+from keras_ldam import distribution, hardware
+from keras_ldam.experiments import cli, place, progress, training
+from keras_ldam.experiments.datasets.data import Ragged, Split
+from keras_ldam.experiments.datasets.sampling import Batches
+from keras_ldam.experiments.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    return distribution.make_strategy("mirrored", replicas=2)
+
+
+# ----------------------------------------------------------------------------- shares
+
+
+def test_shares_put_together_are_the_batches():
+    split = Split(np.arange(21), np.zeros(21, "int32"))
+    whole = Batches(split, 8, seed=0).plan(3)
+    parts = [Batches(split, 8, seed=0, replicas=4, own=own) for own in
+             (range(2), range(2, 4))]  # fmt: skip
+    assert [len(part) for part in parts] == [6, 6]
+    for step, batch in enumerate(whole):
+        shares = [share for part in parts for share in part.plan(3)[2 * step : 2 * step + 2]]
+        np.testing.assert_array_equal(np.concatenate(shares), batch)
+    assert len(parts[1].plan(3)[-1]) == 0  # 5 examples in shares of 2.
+
+
+def test_shares_of_sequences_stay_with_their_batch_where_a_small_one_is_not_the_last():
+    lengths = np.arange(1, 22)
+    split = Split(Ragged(np.ones(lengths.sum(), "int32"), lengths), np.zeros(21, "int32"))
+    whole = Batches(split, 8, seed=1)
+    cut = Batches(split, 8, seed=1, replicas=2)
+    for epoch in range(4):
+        for batch, (first, second) in zip(
+            whole.plan(epoch), zip(*[iter(cut.plan(epoch))] * 2, strict=True), strict=True
+        ):
+            np.testing.assert_array_equal(np.concatenate([first, second]), batch)
+
+
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused():
+    split = Split(np.arange(21), np.zeros(21, "int32"))
+    with pytest.raises(ValueError, match=r"number of replicas, 2\. Received: batch_size=9"):
+        Batches(split, 9, seed=0, replicas=2)
+
+
+# ----------------------------------------------------------------------------- a whole run
+
+
+def test_a_run_goes_on_over_two_devices_and_its_model_is_as_good_as_it_was(tmp_path):
+    config = small_config(method="ldam_drw", epochs=2, strategy="mirrored", jit="on")
+    found = training.train(config, tmp_path / "run", progress=False)
+    again = training.evaluate(tmp_path / "run")
+    assert again["per_class_error"] == found["last"]["per_class_error"]
+    model = RunFolder(tmp_path / "run").load_model()
+    assert type(model).__module__.startswith("keras.")
+    assert found["config"]["strategy"] == "mirrored"
+
+
+def test_a_run_goes_on_over_other_devices_and_says_so(tmp_path, mirrored, monkeypatch):
+    class CutOffError(Exception):
+        pass
+
+    def cut(self, epoch):
+        save(self, epoch)
+        raise CutOffError
+
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(progress, "EVALUATION_BATCH", 40)  # So that there are several.
+    with monkeypatch.context() as patched:
+        save = progress.Progress._write_checkpoint
+        patched.setattr(progress.Progress, "_write_checkpoint", cut)
+        with pytest.raises(CutOffError):
+            training.train(small_config(method="ldam_drw"), tmp_path / "run")
+    found = training.train(small_config(method="ldam_drw", strategy="cores"), tmp_path / "run")
+    assert found["replicas"] == [1, 2]
+    again = training.evaluate(tmp_path / "run")  # One batch after the other.
+    assert again["per_class_error"] == found["last"]["per_class_error"]
+
+
+def test_cores_are_given_batches_to_evaluate_side_by_side(mirrored, monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    assert place.Place.of(small_config(strategy="cores")).at_once == 2
+    assert place.Place.of(small_config(strategy="mirrored")).at_once == 1
+
+
+def test_a_run_that_was_begun_on_one_device_may_go_on_elsewhere(tmp_path):
+    config = small_config(method="erm")
+    RunFolder(tmp_path).create(config, {})
+    RunFolder(tmp_path).check(small_config(method="erm", strategy="mirrored", jit="on"))
+    with pytest.raises(ValueError, match="precision"):
+        RunFolder(tmp_path).check(small_config(method="erm", precision="mixed_bfloat16"))
+
+
+# ----------------------------------------------------------------------------- wrong settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategy=mirrored", "--replicas=5"], "Received: replicas=5"),
+        (["--strategy=multiworker"], "needs TF_CONFIG of the form"),
+        (["--strategy=mirrored", "--batch_size=33"], "multiple of the number of replicas, 2"),
+        (["--strategy=cloud"], "'cloud'"),
+        (["--jit=perhaps"], "'perhaps'"),
+        (["--precision=mixed_float16"], "needs an accelerator"),
+        (["--steps_per_execution=0"], "steps_per_execution"),
+    ],
+)
+def test_wrong_settings_get_a_sentence(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert cli.main("train", ["--smoke", f"--run_dir={tmp_path / 'run'}", *arguments]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("train: ")
+    assert re.search(message, told), told
+    assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------------- two machines
+
+
+def test_a_killed_machine_ends_the_run_and_the_same_command_resumes_it(tmp_path):
+    run, outputs = tmp_path / "run", tmp_path / "outputs"
+    outputs.mkdir()
+    command = ["bin/train", "--dataset=digits", "--method=erm", "--epochs=8", "--noprogress"]
+    command += ["--strategy=multiworker", "--worker_timeout=60", f"--run_dir={run}"]
+    processes = replicas.start_cluster([command, command], outputs)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(run.glob("checkpoints/epoch-*.h5")):
+            assert time.monotonic() < deadline
+            assert processes[0].poll() is None, (outputs / "0.txt").read_text()[-2000:]
+            time.sleep(0.02)
+        os.kill(processes[1].pid, signal.SIGKILL)
+        assert processes[0].wait(timeout=60) == 1
+    finally:
+        replicas.end(processes)
+    told = (outputs / "0.txt").read_text().splitlines()[-1]
+    assert told.startswith("train: Another worker failed or has stopped")
+    assert not (run / "results.json").exists()
+
+    processes = replicas.start_cluster([command, command], outputs)
+    try:
+        codes = [process.wait(timeout=120) for process in processes]
+    finally:
+        replicas.end(processes)
+    assert codes == [0, 0], (outputs / "0.txt").read_text()[-2000:]
+    texts = [(outputs / f"{index}.txt").read_text() for index in range(2)]
+    assert all("resumes" in text for text in texts)
+    answers = [json.loads(text.splitlines()[-1]) for text in texts]
+    assert answers[0]["last"] == answers[1]["last"]
+    assert len(RunFolder(run).read_history()) == 8
+    assert not list((run / "checkpoints").iterdir())
+    assert not list(run.glob(".*"))  # The chief alone has written.
