@@ -1,41 +1,47 @@
-"""How far probabilities can be believed, and the temperature that mends them."""
+"""What is done to a trained model: its reliability, a temperature, a shift to another prior."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
+from keras_ldam import counts as class_counts
+from keras_ldam import extras
+from keras_ldam.labels import check_labels
+
 TEMPERATURES = (0.05, 20.0)
-"""The temperatures that are looked at."""
+"""The range in which a temperature is fitted."""
 
 BINS = 15
 """Bins of confidence, as in Guo et al., 2017."""
 
 
 def reliability(
-    confidences: np.ndarray,
-    right: np.ndarray,
+    confidences: Sequence[float] | np.ndarray,
+    right: Sequence[bool] | np.ndarray,
     *,
-    weights: np.ndarray | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
     bins: int = BINS,
-) -> dict:
-    """How often guesses of a given confidence are right.
+) -> dict[str, Any]:
+    """Returns how often guesses of a given confidence are right.
 
     Bin b of B holds the guesses whose confidence lies in (b/B, (b+1)/B].
 
     Args:
-        confidences: Probability of each guess, 0 to 1, shape `[n]`; one that is not a number
-            counts as 0.
-        right: Whether it is right, shape `[n]`.
-        weights: Of each guess, ≥ 0, shape `[n]`; equal ones by default.
-        bins: B, at least 1, all of the same width.
+        confidences: Probability of each guess, in [0, 1], shape `(n,)`; NaN counts as 0.
+        right: Whether each guess is right, shape `(n,)`.
+        weights: Weight of each guess, ≥ 0, shape `(n,)`. Defaults to equal weights.
+        bins: B, the number of bins of equal width, at least 1.
 
     Returns:
-        Of each bin `"confidence"` and `"accuracy"` (weighted means, 0 to 1; NaN for an empty bin)
-        and `"count"`, the guesses in it; and `"ece"`, the expected calibration error
+        `"confidence"` and `"accuracy"` of each bin (weighted means, NaN for an empty bin),
+        `"count"`, the number of guesses in each bin, and `"ece"`, the expected calibration error
         Σ_b W_b/W |accuracy_b - confidence_b|, where W_b is the sum of the bin's weights.
 
     Raises:
-        ValueError: for shapes that do not fit, no guess, or fewer than one bin.
+        ValueError: if the shapes do not fit, there is no guess, or `bins` is below 1.
 
     Example:
 
@@ -51,14 +57,15 @@ def reliability(
     weights = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not len(right) or not confidences.shape == right.shape == weights.shape == (len(right),):
         raise ValueError(
-            "confidences, right and weights must be vectors of one length, with at least one "
-            f"guess; received shapes {confidences.shape}, {right.shape} and {weights.shape}."
+            "`confidences`, `right` and `weights` must be vectors of the same length, with at "
+            f"least one guess. Received: shapes {confidences.shape}, {right.shape} and "
+            f"{weights.shape}"
         )
     if bins < 1:
-        raise ValueError(f"bins must be at least 1; received {bins}.")
+        raise ValueError(f"`bins` must be at least 1. Received: bins={bins}")
     place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
 
-    def sums(values):
+    def sums(values: np.ndarray) -> np.ndarray:
         return np.bincount(place, values, minlength=bins)
 
     weight, sum_right, sum_confidence = map(sums, (weights, weights * right, weights * confidences))
@@ -73,24 +80,24 @@ def reliability(
 
 def expected_calibration_error(
     probabilities: np.ndarray,
-    labels: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
     *,
-    weights: np.ndarray | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
     bins: int = BINS,
 ) -> float:
-    """Mean distance of confidence and accuracy: the `"ece"` of `reliability`.
+    """Returns the mean distance between confidence and accuracy, the `"ece"` of `reliability`.
 
     Args:
-        probabilities: Of each class, shape `[n, K]`; the largest is the guess and its confidence.
-        labels: Class of each example, shape `[n]`.
-        weights: Of each example, ≥ 0, shape `[n]`; equal ones by default.
-        bins: As for `reliability`.
+        probabilities: Shape `(n, num_classes)`; the largest is the guess and its confidence.
+        labels: Class of each example, shape `(n,)` or `(n, 1)`.
+        weights: Weight of each example, ≥ 0, shape `(n,)`. Defaults to equal weights.
+        bins: See `reliability`.
 
     Returns:
         A fraction in [0, 1].
 
     Raises:
-        ValueError: as `reliability`.
+        ValueError: if the shapes do not fit, a label is not a class, or there is no example.
 
     Example:
 
@@ -104,33 +111,41 @@ def expected_calibration_error(
 
 def fit_temperature(
     logits: np.ndarray,
-    labels: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
     *,
-    weights: np.ndarray | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
     shift: np.ndarray | float = 0.0,
 ) -> float:
-    """The temperature T under which softmax(logits / T + shift) explains the labels best.
+    """Returns the temperature T under which softmax(logits / T + shift) fits the labels best.
 
-    It minimises the weighted mean of -log p(label). That is convex in 1/T, so the minimum is
-    unique; it is looked for in `TEMPERATURES`, and lies at their end where no T within is best
-    (all examples right, say).
+    It minimizes the weighted mean of -log p(label), which is convex in 1/T, so the minimum is
+    unique. The search is bounded by `TEMPERATURES`; the result lies at one end if no T inside is
+    best, for example if all examples are right.
 
     Args:
-        logits: Shape `[n, K]`.
-        labels: Class of each example, shape `[n]`.
-        weights: Of each example, ≥ 0, shape `[n]`; equal ones by default.
-        shift: Added after the division, shape `[K]`; see `export_saved_model`.
+        logits: Shape `(n, num_classes)`.
+        labels: Class of each example, shape `(n,)` or `(n, 1)`.
+        weights: Weight of each example, ≥ 0, shape `(n,)`. Defaults to equal weights.
+        shift: Added after the division, shape `(num_classes,)`; see `prior_shift`.
 
     Returns:
         T.
 
     Raises:
-        ValueError: for shapes that do not fit, or no example.
+        ValueError: if the shapes do not fit, a label is not a class, or there is no example.
+
+    Example:
+
+    ```python
+    logits, labels = keras_ldam.evaluation.scores(model, validation_batches)
+    temperature = fit_temperature(logits, labels)
+    ```
 
     References:
         Guo et al., 2017, "On Calibration of Modern Neural Networks", section 4.2.
     """
-    from scipy import optimize
+    with extras.needed("export", by="fit_temperature"):
+        from scipy import optimize
 
     logits, labels, weights = _check(logits, labels, weights)
     found = optimize.minimize_scalar(
@@ -143,44 +158,135 @@ def fit_temperature(
 
 
 def negative_log_likelihood(
-    logits: np.ndarray, labels: np.ndarray, *, weights: np.ndarray | None = None
+    logits: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    *,
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> float:
-    """Weighted mean of -log softmax(logits)[label], in nats; arguments as in `fit_temperature`."""
+    """Returns the weighted mean of -log softmax(logits)[label], in nats.
+
+    Arguments and errors are those of `fit_temperature`.
+    """
     logits, labels, weights = _check(logits, labels, weights)
     return float(np.average(-_log_softmax(logits)[np.arange(len(labels)), labels], weights=weights))
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """exp(z_j) / Σ_k exp(z_k) over the last axis, in float64."""
+def softmax(logits: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns exp(z_j) / Σ_k exp(z_k) over the last axis, in float64."""
     return np.exp(_log_softmax(np.asarray(logits, dtype=np.float64)))
 
 
-def prior_weights(labels: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Weights under which examples stand for a population with another class distribution.
+def prior_weights(
+    labels: Sequence[int] | np.ndarray, prior: Sequence[float] | np.ndarray | Mapping[int, float]
+) -> np.ndarray:
+    """Returns weights under which examples stand for a population with other class frequencies.
 
     Args:
-        labels: Class of each example, shape `[n]`.
-        prior: π, the population's class frequencies, shape `[K]`.
+        labels: Class of each example, shape `(n,)` or `(n, 1)`.
+        prior: Class frequencies of the population π, shape `(num_classes,)`, or by class.
 
     Returns:
-        π_y / (share of class y in `labels`) for each example, shape `[n]`.
+        π_y / (share of class y in `labels`) for each example, shape `(n,)`.
+
+    Raises:
+        ValueError: if a label is not a class, or `prior` is not one number per class.
+
+    Example:
+
+    >>> prior_weights([0, 0, 0, 1], [0.5, 0.5]).round(3).tolist()
+    [0.667, 0.667, 0.667, 2.0]
     """
+    prior = class_counts.per_class("prior", prior, len(prior))
+    labels = _column_or_vector(labels)
+    check_labels(labels, len(prior))
+    labels = labels.astype(np.int64)
     shares = np.bincount(labels, minlength=len(prior)) / len(labels)
-    return np.asarray(prior, dtype=np.float64)[labels] / shares[labels]
+    return prior[labels] / shares[labels]
 
 
-def _log_softmax(logits):
+def prior_shift(
+    num_classes: int,
+    *,
+    counts: Sequence[int] | np.ndarray | None = None,
+    target_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
+    source_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, list[float] | None, list[float] | None]:
+    """Returns the shift of the logits to another prior, log π_j - log ρ_j.
+
+    Args:
+        num_classes: K.
+        counts: Training examples per class, shape `(num_classes,)`; used as ρ without
+            `source_prior`.
+        target_prior: π, class frequencies where the model is used: K numbers above 0, normalized
+            here, or such numbers by class. None: no shift.
+        source_prior: ρ, class frequencies that the scores have learned, in the same form.
+        class_names: Names that may stand for the classes in priors with keys.
+
+    Returns:
+        The shift, float32 of shape `(num_classes,)`, and the normalized target and source priors;
+        both are None without a target prior.
+
+    Raises:
+        ValueError: if a prior is not K finite numbers above 0, or there is no source prior.
+
+    Example:
+
+    >>> shift, target, source = prior_shift(2, counts=[90, 10], target_prior=[1, 1])
+    >>> print(shift.round(3), target, source)
+    [-0.588  1.609] [0.5, 0.5] [0.9, 0.1]
+
+    References:
+        Saerens et al., 2002, "Adjusting the Outputs of a Classifier to New a Priori
+        Probabilities".
+    """
+    if target_prior is None:
+        if source_prior is not None:
+            raise ValueError(
+                "`source_prior` needs `target_prior`. Received: "
+                f"target_prior=None, source_prior={source_prior}"
+            )
+        return np.zeros(num_classes, np.float32), None, None
+    if source_prior is None:
+        if counts is None:
+            raise ValueError(
+                "`target_prior` needs `counts`, the training examples per class, or "
+                "`source_prior`. Received: counts=None, source_prior=None"
+            )
+        source_prior = np.asarray(counts, dtype=np.float64)
+    target = class_counts.check_prior(
+        "target_prior", target_prior, num_classes, class_names=class_names
+    )
+    source = class_counts.check_prior(
+        "source_prior", source_prior, num_classes, class_names=class_names
+    )
+    shift = np.log(target) - np.log(source)
+    return shift.astype(np.float32), target.tolist(), source.tolist()
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _check(scores, labels, weights):
-    scores = np.asarray(scores, dtype=np.float64)
+def _column_or_vector(labels: Sequence[int] | np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _check(
+    scores: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    weights: Sequence[float] | np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores = np.asarray(scores, dtype=np.float64)
+    labels = _column_or_vector(labels)
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if scores.ndim != 2 or not len(scores) or not len(scores) == len(labels) == len(weights):
+    if scores.ndim != 2 or not len(scores) or not labels.shape == weights.shape == (len(scores),):
         raise ValueError(
-            "scores must be [n, classes], labels and weights [n], with at least one example; "
-            f"received shapes {scores.shape}, {labels.shape} and {weights.shape}."
+            "Scores must have shape (n, num_classes), `labels` and `weights` shape (n,), with at "
+            f"least one example. Received: shapes {scores.shape}, {labels.shape} and "
+            f"{weights.shape}"
         )
-    return scores, labels, weights
+    check_labels(labels, scores.shape[1])
+    return scores, labels.astype(np.int64), weights

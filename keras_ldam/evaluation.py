@@ -1,12 +1,14 @@
-"""What became of the margins: of each class, with its confusions and the trust in its scores.
+"""One pass of a model over examples: class errors, margins, confusions, reliability, scores.
 
-`margin` and `ClassMargins` work on any backend's tensors; the rest is NumPy, on a model's scores
-over whole splits.
+Everything here runs on any Keras backend and computes in NumPy. Batches are pairs
+`(examples, labels)`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import concurrent.futures
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,220 +21,174 @@ from keras_ldam.labels import check_labels
 from keras_ldam.layers import gives_cosines
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q50": 0.5}
-"""What is kept of a class's margins: name and quantile."""
+"""The quantiles of a class's margins that a diagnosis keeps, by name."""
 
 DENSE_CONFUSION = 200
-"""Up to this many classes a confusion matrix is kept cell by cell."""
-
-# ----------------------------------------------------------------------------- a model's scores
+"""A diagnosis keeps the whole confusion matrix up to this many classes."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """What is kept of a model's scores on n examples.
-
-    Args:
-        labels: Class of each, `[n]`.
-        guesses: Class with the best score, `[n]`.
-        ranks: How many classes scored at least as high as the label; 0 is right, `[n]`.
-        margins: γ, in `unit`, `[n]`.
-        confidences: Probability of the guess, 0 to 1, `[n]`.
-        unit: Unit of the margins.
-    """
-
-    labels: np.ndarray
-    guesses: np.ndarray
-    ranks: np.ndarray
-    margins: np.ndarray
-    confidences: np.ndarray
-    unit: str
-
-
-def score(
+def class_errors(
     model: keras.Model,
-    batches: Iterable[tuple[Any, np.ndarray]],
-    num_classes: int,
+    batches: Iterable[tuple[Any, Any]],
+    counts: Sequence[int] | np.ndarray,
     *,
-    scale: float = 1.0,
-) -> Scored:
-    """Runs a model over examples.
+    at_once: int = 1,
+) -> dict[str, Any]:
+    """Returns the errors of a model by class, in percent.
 
     Args:
-        model: Gives scores or probabilities `[batch, K]`.
-        batches: Pairs of examples and labels `[batch]`.
-        num_classes: K.
-        scale: s; the probabilities are softmax(s z). 1 for a model that gives logits.
+        model: Model with an output of shape `(batch, num_classes)`.
+        batches: Pairs of examples and labels of shape `(batch,)`.
+        counts: Training examples per class, shape `(num_classes,)`, for the groups.
+        at_once: Number of batches to predict at the same time, each in a thread of its own.
+
+    Returns:
+        `per_class_error`: a list, None for a class without examples; `mean_error`: the mean over
+        classes; `balanced_accuracy`: 100 - `mean_error`; `error`: over all examples;
+        `top5_error`, if there are more than 5 classes; `many_error`, `medium_error`,
+        `few_error`, for each group of classes that has examples (see `keras_ldam.shot_groups`).
 
     Raises:
-        ValueError: if the model does not give K scores for each example, or a label is not a class.
+        ValueError: if the output or a label does not fit `counts`, or there are no examples.
     """
-    predict, unit = _scorer(model)
-    parts = []
-    for examples, labels in batches:
-        labels = np.asarray(labels).reshape(-1).astype(np.int64)
-        scores, sizes = predict(examples)
-        if scores.shape != (len(labels), num_classes):
+    counts = class_counts.check_counts(counts)
+    labels, ranks = _one_pass(
+        functools.partial(_scores_of, model),
+        lambda scores, labels, sizes: (labels, _ranks(scores, labels)),
+        batches,
+        len(counts),
+        at_once=at_once,
+    )
+    return _errors(ranks, labels, counts)
+
+
+def diagnose(
+    model: keras.Model,
+    batches: Iterable[tuple[Any, Any]],
+    counts: Sequence[int] | np.ndarray,
+    *,
+    scale: float = 1.0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the errors of a model by class, and its margins, confusions and reliability.
+
+    Args:
+        model: Model with scores or probabilities of shape `(batch, num_classes)`.
+        batches: Pairs of examples and labels of shape `(batch,)`.
+        counts: Training examples per class, shape `(num_classes,)`.
+        scale: s; the probabilities are softmax(s z). 1 for a model that returns logits.
+
+    Returns:
+        The errors, as of `class_errors`, and the diagnosis, which JSON can hold: `n`, the number
+        of examples; `margins`, see `class_margins`; `confusion`, row the label and column the
+        guess, None above `DENSE_CONFUSION` classes; `group_confusion`, the same over many, medium
+        and few; `most_confused`, the most frequent mistakes as `[label, guess, number]`;
+        `reliability`, see `adjustment.reliability`, None for an empty bin.
+
+    Raises:
+        ValueError: if the output or a label does not fit `counts`, or there are no examples.
+    """
+    counts = class_counts.check_counts(counts)
+    predict, unit = _measured(model)
+    labels, guesses, ranks, margins, confidences = _one_pass(
+        predict, functools.partial(_examine, scale=scale), batches, len(counts)
+    )
+    return _errors(ranks, labels, counts), {
+        "n": len(labels),
+        "margins": class_margins(margins, labels, len(counts), unit=unit),
+        **_confusions(labels, guesses, counts),
+        "reliability": _reliability(confidences, guesses == labels),
+    }
+
+
+def scores(model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the output of a model on examples, with their labels.
+
+    Args:
+        model: Model with an output of shape `(batch, num_classes)`.
+        batches: Pairs of examples and labels of shape `(batch,)`.
+
+    Returns:
+        Scores, float64 of shape `(n, num_classes)`, and labels, int64 of shape `(n,)`.
+
+    Raises:
+        ValueError: if a label does not fit the output, or there are no examples.
+    """
+    found, labels = _one_pass(
+        functools.partial(_scores_of, model),
+        lambda scores, labels, sizes: (scores.astype(np.float64), labels),
+        batches,
+    )
+    return found, labels
+
+
+# ----------------------------------------------------------------------------- the loop
+
+
+def _one_pass(
+    predict: Callable[[Any], tuple[np.ndarray, np.ndarray]],
+    keep: Callable[..., tuple[np.ndarray, ...]],
+    batches: Iterable[tuple[Any, Any]],
+    num_classes: int | None = None,
+    *,
+    at_once: int = 1,
+) -> list[np.ndarray]:
+    """Predicts each batch, and concatenates the arrays that are kept of each.
+
+    Args:
+        predict: Maps examples to scores `(batch, num_classes)` and sizes `(batch,)`.
+        keep: Maps scores, labels and sizes to arrays of shape `(batch, …)`.
+        batches: Pairs of examples and labels.
+        num_classes: Number of scores per example; None: any number.
+        at_once: Number of batches to predict at the same time.
+    """
+
+    def of_batch(batch: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
+        examples, labels = batch
+        labels = np.asarray(labels).reshape(-1)
+        found, sizes = predict(examples)
+        expected = num_classes or found.shape[-1]
+        if found.shape != (len(labels), expected):
             raise ValueError(
-                f"the model must give {num_classes} scores for each example; for {len(labels)} "
-                f"examples its output has shape {scores.shape}."
+                f"The model must return {expected} scores per example, one per class, for "
+                f"{len(labels)} labels. Received: output of shape {found.shape}"
             )
-        check_labels(labels, num_classes)
-        parts.append((labels, *_kept(scores, labels, sizes, scale)))
+        check_labels(labels, expected)
+        return keep(found, labels.astype(np.int64), sizes)
+
+    batches = iter(batches)
+    # The first batch builds the model's function, which several threads must not do at once.
+    parts = [of_batch(batch) for batch in itertools.islice(batches, 1)]
     if not parts:
-        raise ValueError("there is no example to evaluate the model on.")
-    return Scored(*(np.concatenate(part) for part in zip(*parts, strict=True)), unit)
+        raise ValueError("`batches` must hold at least one example. Received: no batch")
+    if at_once == 1:
+        parts += map(of_batch, batches)
+    else:
+        with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+            while some := list(itertools.islice(batches, at_once)):
+                parts += threads.map(of_batch, some)
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def _kept(scores, labels, sizes, scale):
-    rows = np.arange(len(labels))
-    own = scores[rows, labels]
-    guesses = np.argmax(scores, axis=1)
-    # As in the evaluation: a score that is not a number, below which nothing is, ranks last.
-    ranks = np.sum(~(scores < own[:, None]), axis=1) - 1
-    rivals = scores.copy()
-    rivals[rows, labels] = -np.inf
-    margins = (own - rivals.max(axis=1)) / sizes
-    best = scores[rows, guesses]
-    if np.all(scores >= 0) and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
-        return guesses, ranks, margins, best
-    with np.errstate(invalid="ignore"):
-        confidences = 1.0 / np.exp(scale * (scores - best[:, None])).sum(axis=1)
-    return guesses, ranks, margins, confidences
+def _scores_of(model: keras.Model, examples: Any) -> tuple[np.ndarray, np.ndarray]:
+    scores = _array(model.predict_on_batch(examples))
+    return scores, np.ones(len(scores), np.float32)
 
 
-def _scorer(model) -> tuple[Callable, str]:
-    """A function from examples to scores and the size that they are measured by; and the unit."""
-    last = model.layers[-1] if getattr(model, "layers", None) else None
-    softmax = getattr(last, "activation", None) is keras.activations.softmax
-    linear = getattr(last, "activation", None) is keras.activations.linear
-    if isinstance(last, keras.layers.Dense) and (linear or softmax):
-        try:
-            both = keras.Model(model.inputs, [last.input, model.outputs[0]])
-        except (AttributeError, ValueError):  # A subclassed model has no graph to look into.
-            both = None
-        if both is not None:
-            kernel = _array(last.kernel)
-            longest = float(np.linalg.norm(kernel, axis=0).max())
-
-            def predict(examples):
-                features, scores = both.predict_on_batch(examples)
-                features, scores = _array(features), _array(scores)
-                if softmax:  # Its margins are those of the scores before it.
-                    scores = features @ kernel + (_array(last.bias) if last.use_bias else 0)
-                sizes = longest * np.linalg.norm(features, axis=-1)
-                return scores, np.maximum(sizes, 1e-12)
-
-            return predict, "normalised score"
-
-    def predict(examples):
-        scores = _array(model.predict_on_batch(examples))
-        return scores, np.ones(len(scores), np.float32)
-
-    if gives_cosines(model):
-        return predict, "cosine"
-    is_probability = softmax or isinstance(last, keras.layers.Softmax)
-    return predict, "probability" if is_probability else "score"
+def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes score at least as high as the label; 0 is right."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    # A NaN compares as not below anything, and so ranks last: a broken model must not look perfect.
+    return np.sum(~(scores < own), axis=1) - 1
 
 
-def _array(tensor):
+def _array(tensor: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(tensor), dtype=np.float32)
 
 
-# ----------------------------------------------------------------------------- what they tell
+# ----------------------------------------------------------------------------- errors
 
 
-def diagnose(scored: Scored, counts: Sequence[int] | np.ndarray) -> dict:
-    """Margins, confusions and reliability of a scored split, as JSON can hold them.
-
-    Args:
-        scored: From `score`.
-        counts: Training examples per class, shape `[K]`.
-
-    Returns:
-        `n`; `margins`: `{"unit", "min", "q05", "q50"}`, each quantile a list over classes, None
-        for a class without an example; `confusion`: K lists of K counts, row the label, column
-        the guess, or None above `DENSE_CONFUSION` classes; `group_confusion`: the same over many,
-        medium and few; `most_confused`: `[label, guess, count]`, the most frequent mistakes;
-        `reliability`: see `adjustment.reliability`, None for an empty bin.
-    """
-    num_classes = len(counts)
-    pairs = scored.labels * num_classes + scored.guesses
-    cells, times = np.unique(pairs, return_counts=True)
-    wrong = cells // num_classes != cells % num_classes
-    order = np.argsort(-times[wrong], kind="stable")[:20]
-    most = [
-        [int(cell // num_classes), int(cell % num_classes), int(n)]
-        for cell, n in zip(cells[wrong][order], times[wrong][order], strict=True)
-    ]
-    confusion = None
-    if num_classes <= DENSE_CONFUSION:
-        confusion = np.bincount(pairs, minlength=num_classes**2)
-        confusion = confusion.reshape(num_classes, num_classes).tolist()
-    groups = class_counts.shot_groups(counts)
-    group_of = np.zeros(num_classes, dtype=np.int64)
-    for i, classes in enumerate(groups.values()):
-        group_of[classes] = i
-    grouped = np.bincount(
-        group_of[scored.labels] * len(groups) + group_of[scored.guesses],
-        minlength=len(groups) ** 2,
-    )
-    return {
-        "n": len(scored.labels),
-        "margins": class_margins(scored.margins, scored.labels, num_classes, scored.unit),
-        "confusion": confusion,
-        "group_confusion": grouped.reshape(len(groups), len(groups)).tolist(),
-        "most_confused": most,
-        "reliability": _reliability(scored),
-    }
-
-
-def class_margins(
-    margins: np.ndarray, labels: np.ndarray, num_classes: int, unit: str = "score"
-) -> dict:
-    """γ_j of each class: the minimum and low quantiles of its examples' margins.
-
-    Args:
-        margins: γ of each example, `[n]`.
-        labels: Class of each example, `[n]`.
-        num_classes: K.
-        unit: Unit of the margins, kept as it is.
-
-    Returns:
-        `{"unit": …, "min": […], "q05": […], "q50": […]}`; None for a class without an example.
-    """
-    order = np.argsort(labels, kind="stable")
-    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
-    own = np.split(np.asarray(margins)[order], ends[:-1])
-    return {
-        "unit": unit,
-        **{
-            name: [
-                round(float(np.quantile(values, q)), 5)
-                if len(values) and np.isfinite(values).all()
-                else None
-                for values in own
-            ]
-            for name, q in QUANTILES.items()
-        },
-    }
-
-
-def _reliability(scored):
-    found = adjustment.reliability(scored.confidences, scored.guesses == scored.labels)
-
-    def shown(values):
-        return [None if np.isnan(value) else round(float(value), 5) for value in values]
-
-    return {
-        "confidence": shown(found["confidence"]),
-        "accuracy": shown(found["accuracy"]),
-        "count": found["count"].tolist(),
-        "ece": round(found["ece"], 5),
-    }
-
-
-def errors_of_ranks(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict:
-    """Errors as of `training.evaluate_split`, from how many classes scored as high as the label."""
+def _errors(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
     num_classes = len(counts)
     totals = np.bincount(labels, minlength=num_classes)
     wrong = np.bincount(labels[ranks > 0], minlength=num_classes)
@@ -251,3 +207,127 @@ def errors_of_ranks(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -
         if np.isfinite(per_class[classes]).any():
             errors[f"{group}_error"] = round(float(np.nanmean(per_class[classes])), 4)
     return errors
+
+
+# ----------------------------------------------------------------------------- the diagnosis
+
+
+def _measured(model: keras.Model) -> tuple[Callable[[Any], tuple[np.ndarray, np.ndarray]], str]:
+    """A function from examples to scores and the sizes to divide them by, and the unit then."""
+    last = model.layers[-1] if getattr(model, "layers", None) else None
+    softmax = getattr(last, "activation", None) is keras.activations.softmax
+    linear = getattr(last, "activation", None) is keras.activations.linear
+    if isinstance(last, keras.layers.Dense) and (linear or softmax):
+        try:
+            both = keras.Model(model.inputs, [last.input, model.outputs[0]])
+        except (AttributeError, ValueError):  # A subclassed model has no graph to look into.
+            both = None
+        if both is not None:
+            kernel = _array(last.kernel)
+            longest = float(np.linalg.norm(kernel, axis=0).max())
+
+            def predict(examples: Any) -> tuple[np.ndarray, np.ndarray]:
+                features, scores = map(_array, both.predict_on_batch(examples))
+                if softmax:  # The margins are those of the logits.
+                    scores = features @ kernel + (_array(last.bias) if last.use_bias else 0)
+                sizes = longest * np.linalg.norm(features, axis=-1)
+                return scores, np.maximum(sizes, 1e-12)
+
+            return predict, "normalised score"
+    predict = functools.partial(_scores_of, model)
+    if gives_cosines(model):
+        return predict, "cosine"
+    is_probability = softmax or isinstance(last, keras.layers.Softmax)
+    return predict, "probability" if is_probability else "score"
+
+
+def _examine(
+    scores: np.ndarray, labels: np.ndarray, sizes: np.ndarray, *, scale: float
+) -> tuple[np.ndarray, ...]:
+    """Label, guess, rank of the label, margin, and probability of the guess, of each example."""
+    rows = np.arange(len(labels))
+    guesses = np.argmax(scores, axis=1)
+    rivals = scores.copy()
+    rivals[rows, labels] = -np.inf
+    margins = (scores[rows, labels] - rivals.max(axis=1)) / sizes
+    best = scores[rows, guesses]
+    if np.all(scores >= 0) and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        confidences = best  # The output is probabilities already.
+    else:
+        with np.errstate(invalid="ignore"):
+            confidences = 1.0 / np.exp(scale * (scores - best[:, None])).sum(axis=1)
+    return labels, guesses, _ranks(scores, labels), margins, confidences
+
+
+def class_margins(
+    margins: np.ndarray, labels: np.ndarray, num_classes: int, *, unit: str = "score"
+) -> dict[str, Any]:
+    """Returns the margins of each class γ_j: minimum and low quantiles of its examples' margins.
+
+    Args:
+        margins: Margin of each example, shape `(n,)`; see `keras_ldam.example_margins`.
+        labels: Class of each example, shape `(n,)`.
+        num_classes: Number of classes.
+        unit: Unit of the margins, passed on.
+
+    Returns:
+        `{"unit": …, "min": […], "q05": […], "q50": […]}`, None for a class without examples or
+        with a margin that is not finite.
+    """
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    own = np.split(np.asarray(margins)[order], ends[:-1])
+    return {
+        "unit": unit,
+        **{
+            name: [
+                round(float(np.quantile(values, q)), 5)
+                if len(values) and np.isfinite(values).all()
+                else None
+                for values in own
+            ]
+            for name, q in QUANTILES.items()
+        },
+    }
+
+
+def _confusions(labels: np.ndarray, guesses: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    num_classes = len(counts)
+    pairs = labels * num_classes + guesses
+    cells, times = np.unique(pairs, return_counts=True)
+    wrong = cells // num_classes != cells % num_classes
+    order = np.argsort(-times[wrong], kind="stable")[:20]
+    most = [
+        [int(cell // num_classes), int(cell % num_classes), int(n)]
+        for cell, n in zip(cells[wrong][order], times[wrong][order], strict=True)
+    ]
+    confusion = None
+    if num_classes <= DENSE_CONFUSION:
+        dense = np.bincount(pairs, minlength=num_classes**2)
+        confusion = dense.reshape(num_classes, num_classes).tolist()
+    groups = class_counts.shot_groups(counts)
+    group_of = np.zeros(num_classes, dtype=np.int64)
+    for i, classes in enumerate(groups.values()):
+        group_of[classes] = i
+    grouped = np.bincount(
+        group_of[labels] * len(groups) + group_of[guesses], minlength=len(groups) ** 2
+    )
+    return {
+        "confusion": confusion,
+        "group_confusion": grouped.reshape(len(groups), len(groups)).tolist(),
+        "most_confused": most,
+    }
+
+
+def _reliability(confidences: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    found = adjustment.reliability(confidences, right)
+
+    def shown(values: np.ndarray) -> list[float | None]:
+        return [None if np.isnan(value) else round(float(value), 5) for value in values]
+
+    return {
+        "confidence": shown(found["confidence"]),
+        "accuracy": shown(found["accuracy"]),
+        "count": found["count"].tolist(),
+        "ece": round(found["ece"], 5),
+    }

@@ -77,9 +77,9 @@ def finished_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits_export(finished_run, tmp_path_factory):
     """What `export` says of the finished run on digits; not to be changed."""
-    from keras_ldam import export
+    from keras_ldam.experiments import exporting
 
-    return export.export(finished_run, tmp_path_factory.mktemp("exports") / "digits")
+    return exporting.export(finished_run, tmp_path_factory.mktemp("exports") / "digits")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""From a trained model to a SavedModel that takes raw reviews or images and needs none of this.
+"""From a trained model to a SavedModel that takes raw texts or images and needs none of this.
 
     DIR/NAME/1/             a version, as TensorFlow Serving expects it
         saved_model.pb      the graphs, with
@@ -6,33 +6,39 @@
         export.json         what was exported, for programs
         model_card.md       what was exported, for people
 
-Inside the graph: tokenizer and vocabulary, image decoding, the model, the softmax's scale, the
-temperature, the shift to another prior, the class names. Left behind: margins, class weights,
-augmentation, dropout.
+The graph holds tokenizer and vocabulary, image decoding, the model, the scale of the softmax, the
+temperature, the shift to another prior, and the class names. Margins, class weights, augmentation
+and dropout stay behind.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import functools
 import json
 import math
 import numbers
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_ldam import counts as class_counts
-from keras_ldam.export import graphs, version_folders
+from keras_ldam import extras
+from keras_ldam.adjustment import prior_shift
+from keras_ldam.export import version_folders
 from keras_ldam.export.card import model_card
+from keras_ldam.export.limits import MAX_IMAGE_PIXELS
 from keras_ldam.hardware import versions
 from keras_ldam.layers import gives_cosines, gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+__all__ = ["CARD_FILE", "EXPORT_FILE", "MAX_IMAGE_PIXELS", "export_saved_model"]
 
 EXPORT_FILE = "export.json"
 CARD_FILE = "model_card.md"
@@ -40,73 +46,80 @@ CARD_FILE = "model_card.md"
 
 def export_saved_model(
     model: keras.Model,
-    output: str | os.PathLike,
+    output: str | os.PathLike[str],
     *,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | Mapping[int, str],
     tokenizer: Callable[[tf.Tensor], tf.Tensor] | None = None,
     image_shape: tuple[int | None, int | None, int] | None = None,
     resize: bool = False,
     decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
     scale: float | None = None,
     temperature: float = 1.0,
-    counts: Sequence[int] | np.ndarray | None = None,
-    target_prior: Sequence[float] | None = None,
-    source_prior: Sequence[float] | None = None,
-    details: dict | None = None,
+    counts: Sequence[int] | np.ndarray | Mapping[Any, int] | None = None,
+    target_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
+    source_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
+    details: Mapping[str, Any] | None = None,
     card: str | None = None,
 ) -> Path:
-    """Writes a model as a SavedModel that takes raw input and answers with probabilities.
+    """Writes a model as a SavedModel that takes raw input and returns probabilities.
 
-    Signatures, each for any batch size, an empty batch included:
+    Signatures, each for any batch size, including an empty batch:
 
-    * `serving_default`: `text`, strings `[batch]`, if there is a tokenizer; else `image`, uint8
-      `[batch, height, width, channels]`.
-    * `serving_bytes`, for images: `image_bytes`, encoded JPEG or PNG files, strings `[batch]`.
+    * `serving_default`: `text`, strings `(batch,)`, if there is a tokenizer; otherwise `image`,
+      uint8 `(batch, height, width, channels)`.
+    * `serving_bytes`, for images: `image_bytes`, encoded JPEG or PNG files, strings `(batch,)`.
 
-    Outputs of both: `probabilities` float32 `[batch, K]`, `logits` float32 `[batch, K]`,
-    `class_index` int64 `[batch]`, `label` string `[batch]`, with
+    Outputs of both: `probabilities` and `logits`, float32 `(batch, num_classes)`, `class_index`,
+    int64 `(batch,)`, and `label`, strings `(batch,)`, with
 
     probabilities = softmax(logits), logits_j = s z_j / T + log π_j - log ρ_j
 
     where z are the model's scores, s is `scale`, T is `temperature`, π is `target_prior` and ρ is
-    `source_prior`; without a target prior the last two terms are not there. Bad input (an empty
-    or over-long text, bytes that are not UTF-8 or not an image) raises `InvalidArgumentError`.
+    `source_prior`; the last two terms are absent without a target prior. Bad input raises
+    `InvalidArgumentError`: a text that is empty, too long, or not UTF-8; bytes that are not an
+    image, or an image of more than 50 million pixels.
+
+    What has one value per class may be a sequence in class order, or a dictionary or pandas Series
+    whose keys are the classes or, except for `class_names`, the class names.
 
     Args:
-        model: Built Keras model with one input and scores `[batch, K]`, no probabilities, on the
-            TensorFlow backend. One of images must take pixels as they are stored, 0 to 255:
-            scaling belongs into it, by `keras.layers.Rescaling(1 / 255)` say.
+        model: Built functional or sequential Keras model with one input and scores of shape
+            `(batch, num_classes)`, not probabilities, on the TensorFlow backend. A model of images
+            must take pixels as they are stored, 0 to 255: put scaling into it, for example
+            `keras.layers.Rescaling(1 / 255)`.
         output: `DIR/NAME` for the next version of that name (1, 2, …), or `DIR/NAME/VERSION`.
-        class_names: Name of each class, in class order; K different ones.
-        tokenizer: For text: turns strings `[batch]` into the model's input with TensorFlow ops, as
-            `keras_ldam.experiments.text.Tokenizer` does. A layer or a `tf.Module`, if it holds a table. Where
-            it gives ids `[batch, time]`, 0 pads, and a text of zeros only is refused. A model that
-            takes strings needs none.
-        image_shape: For images: height, width and channels; by default those of the model's input.
+        class_names: Name of each class; the names must differ.
+        tokenizer: For texts: maps strings `(batch,)` to the model's input with TensorFlow ops. A
+            layer, such as `keras.layers.TextVectorization`, or a `tf.Module` if it holds a table.
+            If it returns ids `(batch, time)`, 0 is padding, and a text of zeros only is refused.
+            A model that takes strings needs none.
+        image_shape: For images: height, width and channels. Defaults to those of the model's
+            input.
         resize: Whether `serving_bytes` takes images of any size and resizes them (bilinear,
-            antialiased, both sides apart); otherwise another size is an error.
-        decode: For images: turns an encoded file, a string scalar, into the model's input, in
-            place of the above; such as `datasets.images.centre_image`.
-        scale: s > 0. By default that of the loss the model was compiled with (`LDAM` has one), or
-            1 where the loss has none.
-        temperature: T > 0; see `keras_ldam.adjustment`.
-        counts: Training examples per class n, by default those of the loss the model was compiled
-            with; they go into the card, and give the source prior.
-        target_prior: How frequent the classes are where the model is used: K numbers > 0, which
-            are normalised to sum to 1. None: the scores stay as trained.
-        source_prior: The class frequencies that the scores have learned; by default n_j w_j, with
-            the class weights w of the loss the model was compiled with, as `keras_ldam.DRW` leaves
-            them (1/K each, if to full balance). After re-sampling, or `class_weight` in `fit`, say
-            what these have made of the counts.
-        details: What else `export.json` is to hold.
-        card: Text of the model card; made from the above by default.
+            antialiased, without keeping the aspect ratio); otherwise another size is an error.
+        decode: For images: maps an encoded file, a string scalar, to the model's input, in place
+            of decoding and resizing as above.
+        scale: s > 0. Defaults to the scale of the loss that the model was compiled with (`LDAM`
+            has one), or 1 if the loss has none.
+        temperature: T > 0; see `keras_ldam.adjustment.fit_temperature`.
+        counts: Training examples per class n. Defaults to those of the loss that the model was
+            compiled with. They appear in the model card, and give the source prior.
+        target_prior: Class frequencies where the model is used: one number above 0 per class,
+            normalized to sum to 1. None: the scores stay as trained.
+        source_prior: Class frequencies that the scores have learned. Defaults to n_j w_j, with the
+            class weights w of the loss that the model was compiled with, as `keras_ldam.DRW`
+            leaves them (so 1/K each after full balance). After re-sampling, or `class_weight` in
+            `fit`, pass what these have made of the counts.
+        details: More entries for `export.json`.
+        card: Text of the model card, in place of the one made from the above.
 
     Returns:
         The folder of the version that was written.
 
     Raises:
-        ValueError: for a model, a name, a number or a prior that is not as above, or an output
-            folder that exists. Nothing is written then.
+        ValueError: if the model, a name, a number or a prior is not as above, or `output` exists.
+            Nothing is written then.
+        MissingExtraError: if TensorFlow is not installed.
 
     Example:
 
@@ -120,37 +133,39 @@ def export_saved_model(
         Guo et al., 2017, "On Calibration of Modern Neural Networks", for the temperature; Saerens
         et al., 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities".
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "export_saved_model needs Keras' TensorFlow backend; this is "
-            f"{keras.backend.backend()}. Save the model as .keras and load it with "
-            "KERAS_BACKEND=tensorflow."
-        )
-    class_names = _check_names(model, class_names)
-    scale = _scale_of(model) if scale is None else _check_positive("scale", scale)
-    temperature = _check_positive("temperature", temperature)
-    num_classes = len(class_names)
+    with extras.needed("export", by="export_saved_model"):
+        from keras_ldam.export import graphs
+
+    num_classes = _num_classes(model)
+    class_names = _checked_names(class_names, num_classes)
+    scale = _scale_of(model) if scale is None else _positive("scale", scale)
+    temperature = _positive("temperature", temperature)
     loss = _weighted_loss_of(model)
     if counts is None and loss is not None:
         counts = loss.counts
     if counts is not None:
-        counts = class_counts.check_counts(counts)
-        _check_length("counts", counts, num_classes)
+        counts = class_counts.in_class_order("counts", counts, num_classes, class_names)
+        counts = class_counts.check_counts(counts, class_names)
     if target_prior is not None and source_prior is None and counts is not None:
-        source_prior = counts * (1.0 if loss is None else loss.class_weights.numpy())
+        source_prior = counts * (
+            1.0 if loss is None else keras.ops.convert_to_numpy(loss.class_weights)
+        )
     shift, target_prior, source_prior = prior_shift(
-        num_classes, counts=counts, target_prior=target_prior, source_prior=source_prior
+        num_classes,
+        counts=counts,
+        target_prior=target_prior,
+        source_prior=source_prior,
+        class_names=class_names,
     )
     folder = version_folders.choose(Path(output))
-    answer = graphs.Answer(model, scale / temperature, shift, class_names)
-    if tokenizer is None and model.inputs and model.inputs[0].dtype == "string":
-        shape = tuple(model.inputs[0].shape[1:])  # The model has its own tokenizer.
-        if shape in ((), (1,)):
-            tokenizer = tf.identity if not shape else (lambda text: tf.expand_dims(text, -1))
-    if tokenizer is not None:
-        served = graphs.ServedText(answer, tokenizer)
-    else:
-        served = graphs.ServedImages(answer, _image_shape(model, image_shape), resize, decode)
+    served = graphs.served(
+        model,
+        graphs.Answer(model, scale / temperature, shift, class_names),
+        tokenizer=tokenizer,
+        image_shape=image_shape,
+        resize=resize,
+        decode=decode,
+    )
     facts = {
         "name": folder.parent.name,
         "version": int(folder.name),
@@ -165,88 +180,57 @@ def export_saved_model(
         "versions": versions(),
         **(details or {}),
     }
-
-    def write(aside):
-        with graphs.portable(model):
-            try:
-                tf.saved_model.save(served, str(aside), signatures=served.signatures())
-            except AssertionError as error:
-                if "untracked" not in str(error):
-                    raise
-                raise ValueError(
-                    "the tokenizer or the model uses a table that would not be saved with it; pass "
-                    "the layer or tf.Module that holds the table, not a function around it."
-                ) from error
-        (aside / EXPORT_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
-        (aside / CARD_FILE).write_text(card if card is not None else model_card(facts))
-
-    version_folders.write_whole(folder, write)
+    with version_folders.written_whole(folder) as aside:
+        graphs.save(served, model, aside)
+        text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
+        (aside / EXPORT_FILE).write_text(text, encoding="utf-8")
+        text = model_card(facts) if card is None else card
+        (aside / CARD_FILE).write_text(text, encoding="utf-8")
     return folder
 
 
-def prior_shift(
-    num_classes: int,
-    *,
-    counts: np.ndarray | None = None,
-    target_prior: Sequence[float] | None = None,
-    source_prior: Sequence[float] | None = None,
-) -> tuple[np.ndarray, list[float] | None, list[float] | None]:
-    """What is added to the logits to answer under another prior: log π_j - log ρ_j.
-
-    Args:
-        num_classes: K.
-        counts: Training examples per class; they give ρ where `source_prior` is None.
-        target_prior: π, K numbers > 0, normalised here; None: no shift.
-        source_prior: ρ, likewise.
-
-    Returns:
-        The shift, float32 `[K]`; the normalised target prior and source prior, both None without
-        a target prior.
-
-    Raises:
-        ValueError: for a prior that is not K finite numbers > 0, or without any source prior.
-    """
-    if target_prior is None:
-        if source_prior is not None:
-            raise ValueError("source_prior is of use with a target_prior only; none was given.")
-        return np.zeros(num_classes, np.float32), None, None
-    if source_prior is None:
-        if counts is None:
-            raise ValueError(
-                "target_prior needs the counts of the training examples, or a source_prior."
-            )
-        source_prior = np.asarray(counts, dtype=np.float64)
-    target = _check_prior("target_prior", target_prior, num_classes)
-    source = _check_prior("source_prior", source_prior, num_classes)
-    shift = np.log(target) - np.log(source)
-    return shift.astype(np.float32), target.tolist(), source.tolist()
+# ----------------------------------------------------------------------------- the model
 
 
-# ----------------------------------------------------------------------------- checks
-def _check_names(model, class_names):
-    names = [str(name) for name in class_names]
-    if not model.built or len(getattr(model, "inputs", None) or []) > 1:
-        raise ValueError("the model must be built and have one input; call it on a batch first.")
-    shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or isinstance(shape[0], tuple):
-        raise ValueError(f"the model must give scores [batch, classes]; its output is {shape}.")
-    if gives_probabilities(model) or _takes_probabilities(getattr(model, "loss", None)):
+def _num_classes(model: keras.Model) -> int:
+    """The number of scores of a model that can be exported; raises `ValueError` for another."""
+    if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "the model must give scores, and this one ends in probabilities, which a second "
-            "softmax would level; export it without that activation."
+            "export_saved_model needs Keras' TensorFlow backend. Save the model as .keras and load "
+            f"it with KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()}"
         )
-    _check_length("class_names", names, shape[-1])
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"class_names must differ; {twice!r} is there more than once.")
-    return names
+    inputs, outputs = (getattr(model, name, None) or () for name in ("inputs", "outputs"))
+    if not inputs:
+        raise ValueError(
+            "The model must be a built functional or sequential model. Wrap any other: inputs = "
+            "keras.Input(shape); model = keras.Model(inputs, model(inputs)). Received: "
+            f"{type(model).__name__} {model.name!r}"
+        )
+    if len(inputs) > 1:
+        raise ValueError(
+            "The model must have one input; export one of several inputs with its own `export` "
+            f"method. Received: {len(inputs)} inputs"
+        )
+    shape = model.output_shape
+    if len(outputs) > 1 or not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
+        raise ValueError(
+            "The model must return scores of shape (batch, num_classes). Select them from other "
+            'outputs: keras.Model(model.inputs, model.output["scores"]). Received: output of '
+            f"shape {shape}"
+        )
+    if gives_probabilities(model) or _wants_probabilities(getattr(model, "loss", None)):
+        raise ValueError(
+            "The model must return scores, and this one returns probabilities, which a second "
+            "softmax would flatten. Export the model without its last activation."
+        )
+    return int(shape[1])
 
 
-def _takes_probabilities(loss):
-    """Whether it is a cross-entropy of Keras' that is not told that it gets scores."""
+def _wants_probabilities(loss: Any) -> bool:
+    """Whether it is a cross-entropy of Keras that was not told to expect scores."""
     try:
         loss = keras.losses.get(loss)
-    except (TypeError, ValueError):  # Several, or a function of one's own.
+    except (TypeError, ValueError):  # Several losses, or a custom function.
         return False
     if callable(loss) and not isinstance(loss, keras.losses.Loss):
         names = ("sparse_categorical", "categorical", "binary")
@@ -254,69 +238,39 @@ def _takes_probabilities(loss):
     return getattr(loss, "from_logits", None) is False
 
 
-def _check_length(name, values, num_classes):
-    if len(values) != num_classes:
-        raise ValueError(
-            f"{name} has {len(values)} entries, but the model has {num_classes} classes."
-        )
+def _weighted_loss_of(model: keras.Model) -> ClassWeightedLoss | None:
+    """The loss with class weights that a model was compiled with."""
+    for loss in keras.tree.flatten(getattr(model, "loss", None)):
+        if isinstance(loss, ClassWeightedLoss) and loss.counts is not None:
+            return loss
+    return None
 
 
-def _check_positive(name, value):
-    if not (isinstance(value, numbers.Real) and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number above 0; received {value!r}.")
-    return float(value)
-
-
-def _check_prior(name, prior, num_classes):
-    try:
-        values = np.asarray(prior, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name} must be {num_classes} numbers in class order; received {prior!r}."
-        ) from None
-    if values.shape != (num_classes,) or not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(
-            f"{name} must be {num_classes} finite numbers above 0, one for each class; received "
-            f"{np.array2string(values, threshold=12)}."
-        )
-    return values / values.sum()
-
-
-def _weighted_loss_of(model):
-    """The loss with class weights that a model was compiled with, or None."""
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    return next(
-        (
-            loss
-            for loss in losses
-            if isinstance(loss, ClassWeightedLoss) and loss.counts is not None
-        ),
-        None,
-    )
-
-
-def _scale_of(model):
-    scales = [
-        loss.scale
-        for loss in keras.tree.flatten(getattr(model, "loss", None))
-        if getattr(loss, "scale", None) is not None
-    ]
-    if scales:
-        return float(scales[0])
+def _scale_of(model: keras.Model) -> float:
+    for loss in keras.tree.flatten(getattr(model, "loss", None)):
+        if getattr(loss, "scale", None) is not None:
+            return float(loss.scale)
     if gives_cosines(model):
         raise ValueError(
-            "the model gives cosines, and was not compiled with a loss that has a scale, so that "
-            "of its softmax is not known; give scale=, the one that its loss had."
+            "The model returns cosines and was compiled without a loss that has a scale, so the "
+            "softmax scale is unknown: pass `scale=`, as used by the loss."
         )
     return 1.0
 
 
-def _image_shape(model, image_shape):
-    shape = tuple(model.input_shape[1:]) if image_shape is None else tuple(image_shape)
-    if len(shape) != 3 or not isinstance(shape[2], int):
-        raise ValueError(
-            f"images must be [height, width, channels]; the model's input is {shape}. For text "
-            "give a tokenizer; for anything else put keras.layers.Rescaling(scale) and Softmax() "
-            "after the scores, and use Keras' own model.export."
-        )
-    return shape
+# ----------------------------------------------------------------------------- other arguments
+
+
+def _checked_names(class_names: Any, num_classes: int) -> list[str]:
+    names = class_counts.in_class_order("class_names", class_names, num_classes)
+    names = [str(name) for name in names]
+    if len(set(names)) < num_classes:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`class_names` must differ. Received: {twice!r} more than once")
+    return names
+
+
+def _positive(name: str, value: Any) -> float:
+    if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
+        raise ValueError(f"`{name}` must be a finite number above 0. Received: {name}={value!r}")
+    return float(value)

@@ -1,24 +1,28 @@
-"""The model card of an export: what it is, what it was trained on, how good it is, its limits."""
+"""The model card of an export: what it is, its training data, its errors, its limits."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from keras_ldam.export.limits import MAX_IMAGE_PIXELS
 
 _FREQUENCIES = {
     "learned": "the scores have learned (learned_frequencies in export.json)",
-    "target_prior": "they are to be where the model is used (target_prior in export.json)",
+    "target_prior": "they are where the model is used (target_prior in export.json)",
 }
 
 CLASSES = 100
-"""How many classes the card lists."""
+"""Number of classes that the card lists."""
 
 
-def model_card(facts: dict) -> str:
-    """The text of the card, in Markdown.
+def model_card(facts: dict[str, Any]) -> str:
+    """Returns the text of the card, in Markdown.
 
     Args:
-        facts: What `export.json` holds; what a user's own model has not (`dataset`, `results`,
-            `calibration`, `config`) is left out.
+        facts: The contents of `export.json`; `dataset`, `results`, `calibration` and `config` are
+            optional.
     """
     return (
         "\n\n".join(
@@ -42,31 +46,31 @@ def model_card(facts: dict) -> str:
     )
 
 
-def _summary(facts):
+def _summary(facts: dict[str, Any]) -> str:
     kind = "images" if facts["input"] == "image" else "texts"
-    text = f"A classifier of {kind} into {len(facts['class_names'])} classes"
+    text = f"A classifier of {kind} with {len(facts['class_names'])} classes"
     if "dataset" in facts:
         text += (
             f", trained on {facts['dataset']} by the method {facts['method']} "
             f"(loss {facts['config']['loss']}, rule {facts['config']['rule']}, seed "
             f"{facts['seed']})"
         )
-    return f"{text}. Written {facts['created']}."
+    return f"{text}. Exported {facts['created']}."
 
 
-def _use(facts):
+def _use(facts: dict[str, Any]) -> str:
     if facts["input"] == "image":
-        kind = "images like those it was trained on"
+        kind = "images like those of its training data"
     else:
-        kind = "texts like those it was trained on, in the same language"
+        kind = "texts like those of its training data, in the same language"
     return (
-        f"To tell the classes below apart in {kind}, where every class matters as much as any "
-        "other, however rare it was in training. It answers with one of these classes whatever "
-        "it is given: it was not taught to say that something is none of them."
+        f"Classifying {kind} where every class matters equally, however rare it was in training. "
+        "The model returns one of the classes below for any input: it was not trained to "
+        "recognize that an input belongs to none of them."
     )
 
 
-def _classes(facts):
+def _classes(facts: dict[str, Any]) -> str:
     names, counts, results = facts["class_names"], facts["counts"], facts.get("results")
     head, rule = "| class | name |", "|---|---|"
     if counts:
@@ -84,36 +88,36 @@ def _classes(facts):
         rows.append(row)
     lines = [head, rule, *rows]
     if len(names) > CLASSES:
-        lines += ["", f"The other {len(names) - CLASSES} classes are in export.json."]
+        lines += ["", f"export.json lists the other {len(names) - CLASSES} classes."]
     if results:
         lines += [
             "",
-            f"Mean of the classes' errors: {results['mean_error']:.2f} %. These are errors of the "
+            f"Mean error over classes: {results['mean_error']:.2f} %. The errors are those of the "
             "model as trained, after its last epoch"
             + (", before the shift to another prior." if facts["target_prior"] else "."),
         ]
     return "\n".join(lines)
 
 
-def _probabilities(facts):
+def _probabilities(facts: dict[str, Any]) -> str:
     text = (
-        f"softmax of the model's scores times {facts['scale']:g}, divided by the temperature "
-        f"{facts['temperature']:.4g}"
+        f"The softmax of the model's scores, multiplied by {facts['scale']:g} and divided by the "
+        f"temperature {facts['temperature']:.4g}"
     )
     if facts["target_prior"]:
         text += ", shifted from the class frequencies that the scores have learned to others"
     found = facts.get("calibration")
     if not found:
-        return f"{text}. They were not calibrated: 0.9 need not be right 9 times of 10."
+        return f"{text}. They are not calibrated: a probability of 0.9 may be right less often."
     return (
         f"{text}. The temperature was fitted on {found['fitted_on']}. Expected calibration error "
         f"on {found['measured_on']}: {found['ece_before']:.2f} % before, "
-        f"{found['ece_after']:.2f} % after. In both, examples are weighted as if the classes were "
-        f"as frequent as {_FREQUENCIES[found['class_frequencies']]}."
+        f"{found['ece_after']:.2f} % after. For both, the examples are weighted as if the classes "
+        f"were as frequent as {_FREQUENCIES[found['class_frequencies']]}."
     )
 
 
-def _limits(facts):
+def _limits(facts: dict[str, Any]) -> str:
     limits = []
     counts = facts["counts"]
     if counts:
@@ -123,21 +127,26 @@ def _limits(facts):
             f"examples, the most frequent {max(counts)}."
         )
     if facts.get("results"):
-        limits.append("- The errors are those of one run; another seed gives others.")
+        limits.append("- The errors are those of a single run; they vary with the seed.")
     if facts["input"] == "text":
         if "config" in facts:
-            limits.append(f"- Only the last {facts['config']['max_tokens']} words of a text count.")
+            limits.append(
+                f"- Only the last {facts['config']['max_tokens']} words of a text are read."
+            )
         limits.append(
-            f"- Refused: empty texts, texts without a word, over {facts['max_text_bytes']} bytes, "
-            "or not in UTF-8."
+            "- Refused: texts that are empty, contain no word or a NUL byte, exceed "
+            f"{facts['max_text_bytes']} bytes, or are not UTF-8."
         )
     else:
-        limits.append("- Refused: files that cannot be decoded whole, and images of a wrong shape.")
-    limits.append("- Nothing is known of how it treats groups of people that the data do not name.")
+        limits.append(
+            "- Refused: files that cannot be decoded completely, images of a wrong shape, and "
+            f"images of more than {MAX_IMAGE_PIXELS} pixels."
+        )
+    limits.append("- Its behavior toward groups of people that the data do not name is unknown.")
     return "\n".join(limits)
 
 
-def _config(facts):
+def _config(facts: dict[str, Any]) -> list[str]:
     if "config" not in facts:
         return []
     rows = [f"| {name} | {value} |" for name, value in facts["config"].items() if value != ""]

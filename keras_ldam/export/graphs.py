@@ -1,35 +1,77 @@
-"""The graphs that are served: from raw texts or images to probabilities, with TensorFlow's ops."""
+"""The graphs that are served: from raw texts or images to probabilities, in TensorFlow's ops."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-MAX_TEXT_BYTES = 100_000
-"""Longer texts are refused: the longest review of IMDB has 14,000 bytes."""
+from keras_ldam.export import image_files
+from keras_ldam.export.limits import MAX_IMAGE_PIXELS, MAX_TEXT_BYTES
+from keras_ldam.keras_internals import layers_of
+
+
+def served(
+    model: keras.Model,
+    answer: Answer,
+    *,
+    tokenizer: Callable[[tf.Tensor], tf.Tensor] | None,
+    image_shape: tuple[int | None, int | None, int] | None,
+    resize: bool,
+    decode: Callable[[tf.Tensor], tf.Tensor] | None,
+) -> ServedText | ServedImages:
+    """Returns the graphs for the kind of input that a model takes.
+
+    Arguments are those of `export_saved_model`.
+
+    Raises:
+        ValueError: for a model of neither texts nor images.
+    """
+    shape = tuple(model.inputs[0].shape[1:])
+    if tokenizer is None and model.inputs[0].dtype == "string" and shape in ((), (1,)):
+        # The model has its own tokenizer.
+        tokenizer = tf.identity if not shape else (lambda text: tf.expand_dims(text, -1))
+    if tokenizer is not None:
+        return ServedText(answer, tokenizer)
+    shape = shape if image_shape is None else tuple(image_shape)
+    if len(shape) != 3 or not isinstance(shape[2], int):
+        raise ValueError(
+            "Images must have shape (height, width, channels). For texts pass `tokenizer`; for "
+            "other inputs append keras.layers.Rescaling(scale) and keras.layers.Softmax() to the "
+            f"model and use its own `export` method. Received: input of shape {shape}"
+        )
+    height, width, channels = shape
+    return ServedImages(answer, (height, width, channels), resize=resize, decode=decode)
 
 
 class Answer(tf.Module):
-    """From the model's input to the four outputs.
+    """Maps the model's input to the four outputs.
 
     Args:
-        model: Gives scores z, `[batch, K]`.
-        factor: What the scores are multiplied by: scale / temperature.
-        shift: Added after that, `[K]`.
-        class_names: K names.
+        model: Model with scores z of shape `(batch, num_classes)`.
+        factor: Factor of the scores, scale / temperature.
+        shift: Added after that, shape `(num_classes,)`.
+        class_names: Name of each class.
     """
 
-    def __init__(self, model, factor, shift, class_names):
+    def __init__(
+        self, model: keras.Model, factor: float, shift: np.ndarray, class_names: Sequence[str]
+    ) -> None:
         super().__init__()
         self._model = _Untracked(model)
         # The graph is to hold the weights and nothing else of the Keras model.
         self._weights = [variable.value for variable in model.variables]
-        tables = (getattr(layer, "lookup_table", None) for layer in model._flatten_layers())
+        tables = (getattr(layer, "lookup_table", None) for layer in layers_of(model))
         self._tables = [table for table in tables if table is not None]
         self._factor, self._shift, self._class_names = factor, shift, class_names
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the outputs that `export_saved_model` lists."""
         # Convolutions fail on empty batches where oneDNN fuses them, so an empty one is given an
         # example, which is taken off again.
         shape = tf.shape(inputs)
@@ -38,8 +80,8 @@ class Answer(tf.Module):
         padded = tf.concat([inputs, example], axis=0)
         # Keras compiles a convolution by XLA where it does not know the number of channels.
         padded.set_shape([None, *inputs.shape[1:]])
-        scores = self._model.it(padded, training=False)[:batch]
-        scores = tf.cast(scores, tf.float32)
+        outputs = keras.tree.flatten(self._model.it(padded, training=False))
+        scores = tf.cast(outputs[0][:batch], tf.float32)
         logits = scores * tf.constant(self._factor, tf.float32) + self._shift
         index = tf.argmax(logits, axis=-1)
         return {
@@ -53,24 +95,25 @@ class Answer(tf.Module):
 class _Untracked:
     """Holds an object that is not to be saved with its holder."""
 
-    def __init__(self, it):
+    def __init__(self, it: Any) -> None:
         self.it = it
 
 
 class ServedText(tf.Module):
-    """Texts to answers.
+    """Maps texts to answers.
 
     Args:
         answer: An `Answer`.
-        tokenizer: Strings `[batch]` to the model's input.
+        tokenizer: Maps strings `(batch,)` to the model's input.
     """
 
-    def __init__(self, answer, tokenizer):
+    def __init__(self, answer: Answer, tokenizer: Callable[[tf.Tensor], tf.Tensor]) -> None:
         super().__init__()
         self._answer, self._tokenizer = answer, tokenizer
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
-    def serve(self, text):
+    def serve(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Answers texts, strings `(batch,)`."""
         with tf.control_dependencies(_text_checks(text)):
             ids = self._tokenizer(tf.identity(text))
         if not (ids.dtype.is_integer and ids.shape.rank == 2):
@@ -79,29 +122,38 @@ class ServedText(tf.Module):
         with tf.control_dependencies([_refuse(wordless, "text has no words")]):
             return self._answer(tf.identity(ids))
 
-    def signatures(self):
+    def signatures(self) -> dict[str, Any]:
+        """Returns the functions to save, by the name that they are served under."""
         return {"serving_default": self.serve.get_concrete_function()}
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
+        """Returns the facts of the input for `export.json`."""
         return {"input": "text", "max_text_bytes": MAX_TEXT_BYTES}
 
 
 class ServedImages(tf.Module):
-    """Pixels, or encoded files, to answers.
+    """Maps pixels, or encoded files, to answers.
 
     Args:
         answer: An `Answer`.
         shape: Height, width and channels; None: any.
-        resize: Whether files of another size are resized, not refused.
-        decode: An encoded file to the model's input; None: TensorFlow's decoder.
+        resize: Whether files of another size are resized instead of refused.
+        decode: Maps an encoded file to the model's input. Defaults to TensorFlow's decoder.
     """
 
-    def __init__(self, answer, shape, resize, decode):
+    def __init__(
+        self,
+        answer: Callable[[tf.Tensor], Any],
+        shape: tuple[int | None, int | None, int],
+        *,
+        resize: bool = False,
+        decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self._answer, self._shape, self._resize = answer, shape, resize or decode is not None
-        self._decode = decode
+        self._decode = decode or self._decoded
 
-    def _serve(self, image):
+    def _serve(self, image: tf.Tensor) -> Any:
         wanted = [-1 if length is None else length for length in self._shape]
         message = f"images must be of height, width and channels {wanted}".replace("-1", "any")
         with tf.control_dependencies([_check_rank(image, 4, "images")]):
@@ -110,35 +162,35 @@ class ServedImages(tf.Module):
         with tf.control_dependencies([tf.debugging.Assert(right, [f"{message}; received", size])]):
             return self._answer(tf.identity(image))
 
-    def _serve_bytes(self, image_bytes):
-        height, width, channels = self._shape
-
-        def decode(encoded):
-            image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-            image.set_shape([None, None, channels])
-            if height is None or width is None:
-                return image
-            if self._resize:
-                image = tf.image.resize(image, (height, width), antialias=True)
-                return tf.cast(tf.round(image), tf.uint8)
-            size = tf.shape(image)[:2]
-            message = f"image must be {height} pixels high and {width} wide; its size is"
-            right = tf.reduce_all(size == (height, width))
-            with tf.control_dependencies([tf.debugging.Assert(right, [message, size])]):
-                image = tf.identity(image)
-            image.set_shape((height, width, channels))
-            return image
+    def _serve_bytes(self, image_bytes: tf.Tensor) -> Any:
+        def decode(contents: tf.Tensor) -> tf.Tensor:
+            return self._decode(image_files.checked(contents))
 
         with tf.control_dependencies([_check_rank(image_bytes, 1, "image files")]):
             image_bytes = tf.identity(image_bytes)
         images = tf.map_fn(
-            self._decode or decode,
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(self._shape, tf.uint8),
+            decode, image_bytes, fn_output_signature=tf.TensorSpec(self._shape, tf.uint8)
         )
         return self._answer(images)
 
-    def signatures(self):
+    def _decoded(self, contents: tf.Tensor) -> tf.Tensor:
+        height, width, channels = self._shape
+        image = image_files.decode(contents, channels)
+        if height is None or width is None:
+            return image
+        if self._resize:
+            image = tf.image.resize(image, (height, width), antialias=True)
+            return tf.cast(tf.round(image), tf.uint8)
+        size = tf.shape(image)[:2]
+        message = f"image must be {height} pixels high and {width} wide; its size is"
+        right = tf.reduce_all(size == (height, width))
+        with tf.control_dependencies([tf.debugging.Assert(right, [message, size])]):
+            image = tf.identity(image)
+        image.set_shape((height, width, channels))
+        return image
+
+    def signatures(self) -> dict[str, Any]:
+        """Returns the functions to save, by the name that they are served under."""
         pixels = tf.TensorSpec([None, *self._shape], tf.uint8, name="image")
         files = tf.TensorSpec([None], tf.string, name="image_bytes")
         # Kept as attributes, so that what they have captured is saved.
@@ -149,20 +201,50 @@ class ServedImages(tf.Module):
             "serving_bytes": self.serve_bytes.get_concrete_function(),
         }
 
-    def describe(self):
-        return {"input": "image", "image_shape": list(self._shape), "resize": self._resize}
+    def describe(self) -> dict[str, Any]:
+        """Returns the facts of the input for `export.json`."""
+        return {
+            "input": "image",
+            "image_shape": list(self._shape),
+            "resize": self._resize,
+            "max_image_pixels": MAX_IMAGE_PIXELS,
+        }
 
 
-def _of_any_shape(tensor):
-    """The tensor, its shape to be looked at when it comes.
+def save(served: ServedText | ServedImages, model: keras.Model, folder: Path) -> None:
+    """Writes a SavedModel.
+
+    Raises:
+        ValueError: if a table would not be saved with it.
+        OSError: if writing failed.
+    """
+    try:
+        with portable(model):
+            tf.saved_model.save(served, str(folder), signatures=served.signatures())
+    except AssertionError as error:
+        if "untracked" not in str(error):
+            raise
+        raise ValueError(
+            "The tokenizer or the model uses a table that would not be saved with it; pass the "
+            "layer or tf.Module that holds the table, not a function around it."
+        ) from error
+    except tf.errors.OpError as error:  # As of a full disk.
+        raise OSError(error.message) from error
+
+
+# ----------------------------------------------------------------------------- checks
+
+
+def _of_any_shape(tensor: tf.Tensor) -> tf.Tensor:
+    """The tensor, with a shape that is looked at when it comes.
 
     The shape that a signature states is not enforced by who loads it, but it is taken for granted
-    when the graph is optimised, checks and all.
+    when the graph is optimized, checks and all.
     """
     return tf.compat.v1.placeholder_with_default(tensor, shape=None)
 
 
-def _check_rank(tensor, rank, name):
+def _check_rank(tensor: tf.Tensor, rank: int, name: str) -> tf.Operation:
     shape = tf.shape(_of_any_shape(tensor))
     # Even so the number of axes, which tf.rank gives, is taken from the signature. Written as
     # text, each axis leaves a comma.
@@ -172,29 +254,31 @@ def _check_rank(tensor, rank, name):
     return tf.debugging.Assert(axes == rank, [message, axes])
 
 
-def _text_checks(text):
+def _text_checks(text: tf.Tensor) -> list[tf.Operation]:
     """Errors that say which text of the batch is at fault."""
     with tf.control_dependencies([_check_rank(text, 1, "texts")]):
         text = tf.identity(text)
     valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="ignore")
     length = tf.strings.length(text)
+    without_nul = tf.strings.length(tf.strings.regex_replace(text, r"\x00", ""))
     return [
         _refuse(length > MAX_TEXT_BYTES, f"text is longer than {MAX_TEXT_BYTES} bytes"),
         _refuse(length == 0, "text is empty"),
         _refuse(tf.not_equal(valid, text), "text is not valid UTF-8"),
+        _refuse(without_nul < length, "text holds a NUL byte, as UTF-16 does; encode it in UTF-8"),
     ]
 
 
-def _refuse(bad, message):
+def _refuse(bad: tf.Tensor, message: str) -> tf.Operation:
     return tf.debugging.Assert(
         ~tf.reduce_any(bad), [f"{message}: number in the batch, from 0:", tf.where(bad)[:1, 0]]
     )
 
 
 @contextlib.contextmanager
-def portable(model):
-    """Keeps cuDNN's ops out of the graph: it is to run where there is no GPU, too."""
-    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "use_cudnn")]
+def portable(model: keras.Model) -> Iterator[None]:
+    """Keeps cuDNN's ops out of the graph, which is to run without a GPU too."""
+    layers = [layer for layer in layers_of(model) if hasattr(layer, "use_cudnn")]
     before = [layer.use_cudnn for layer in layers]
     for layer in layers:
         layer.use_cudnn = False

@@ -1,75 +1,89 @@
-"""Numbered folders of versions, as TensorFlow Serving looks for them: DIR/NAME/1, 2, …"""
+"""Numbered folders of versions, as TensorFlow Serving expects them: `DIR/NAME/1`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-import tensorflow as tf
+from keras_ldam.files import remove_leftovers, sync
 
 
 def choose(output: Path) -> Path:
-    """The folder to write: the one named, or the next version; never one that is there.
+    """Returns the folder to write: the version named, or the next one; never an existing one.
 
     Args:
         output: `DIR/NAME` or `DIR/NAME/VERSION`.
 
     Raises:
-        ValueError: for a version that is there or is not a whole number of at least 1, or a NAME
-            that holds something else than versions.
+        ValueError: if the version exists or is not a whole number of at least 1, or NAME is not a
+            folder of versions.
     """
     named = output.name.isascii() and output.name.isdigit()
     parent = output.parent if named else output
     if not parent.name:
-        raise ValueError(f"--output must be DIR/NAME or DIR/NAME/VERSION; received {output}.")
+        raise ValueError(f"`output` must be DIR/NAME or DIR/NAME/VERSION. Received: {output}")
     if parent.exists() and not parent.is_dir():
-        raise ValueError(f"{parent} exists and is not a folder; choose another output.")
+        raise ValueError(
+            f"`output` must be in a folder, and {parent} is a file. Received: {output}"
+        )
     others = sorted(parent.iterdir()) if parent.exists() else []
     strange = [path.name for path in others if not _is_version(path) and path.name[0] != "."]
     if strange:
         raise ValueError(
-            f"{parent} is not a folder of model versions, it holds {strange[0]!r}; choose another "
-            "output."
+            f"`output` must be in a folder of model versions, and {parent} holds {strange[0]!r}. "
+            f"Received: {output}"
         )
     if named:
         if output.name.startswith("0"):
-            raise ValueError(f"a version must be a whole number of at least 1; received {output}.")
+            raise ValueError(f"A version must be a whole number of at least 1. Received: {output}")
         if output.exists():
             raise ValueError(
-                f"{output} exists, and a version is never overwritten; choose another."
+                f"`output` exists, and a version is never overwritten. Received: {output}"
             )
         return output
     taken = [int(path.name) for path in others if _is_version(path)]
     return parent / str(max(taken, default=0) + 1)
 
 
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Writes aside and moves in place, so that a server sees a version whole or not at all.
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Yields a hidden folder to write into, then moves it in place, so that a server sees it whole.
+
+    The contents are on the disk before the folder takes its name, and the name is on the disk at
+    the end. What killed exports have left beside it is removed first.
 
     Args:
-        folder: What `choose` has given.
-        write: Writes into the folder that it is given.
+        folder: What `choose` has returned.
 
     Raises:
-        ValueError: if that failed, or another program was faster. Nothing is left then.
+        ValueError: if writing failed, or another process has written the folder meanwhile; nothing
+            is left then.
     """
-    aside = folder.parent / f".{folder.name}-{os.getpid()}"
-    new = not folder.parent.exists()
+    created = [path for path in folder.parents if not path.exists()]
+    aside = folder.parent / f".{os.getpid()}-{folder.name}"
     try:
-        aside.mkdir(parents=True)
-        write(aside)
-        # Moving would replace an empty folder, but not one that has been filled meanwhile.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
+        aside.mkdir()
+        yield aside
+        for path in [*aside.rglob("*"), aside]:
+            sync(path)
+        # A move replaces an empty folder, but not one that has been filled meanwhile.
         aside.rename(folder)
-    except (OSError, tf.errors.OpError) as error:  # A full disk is TensorFlow's own to tell.
+        for path in [folder.parent, *(path.parent for path in created)]:
+            sync(path)
+    except OSError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{folder} could not be written: {reason}.") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        if new and folder.parent.exists() and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
+        for path in created:
+            with contextlib.suppress(OSError):  # It is not empty: the export has succeeded.
+                path.rmdir()
 
 
-def _is_version(path):
+def _is_version(path: Path) -> bool:
     return path.is_dir() and path.name.isascii() and path.name.isdigit()

@@ -1,10 +1,31 @@
-"""Reliability and its error, by hand and against scikit-learn's bins."""
+"""Reliability against scikit-learn's bins; temperatures, and shifts to another prior, by hand."""
 
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
 from keras_ldam import adjustment
+
+
+class Keyed:
+    """What a pandas Series looks like from outside: sorted by its values, say."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def items(self):
+        return iter(self.values.items())
+
+
+def pandas_series(values):
+    try:
+        import pandas
+    except ImportError:
+        return pytest.param(None, marks=pytest.mark.skip("needs pandas"))
+    return pandas.Series(values)
 
 
 def test_bins_hold_their_right_end_and_their_means_are_those_of_hand():
@@ -44,8 +65,8 @@ def test_a_whole_weight_is_an_example_repeated(rng):
     ("confidences", "right", "bins", "message"),
     [
         ([], [], 15, "at least one guess"),
-        ([0.5, 0.5], [True], 15, "vectors of one length"),
-        ([0.5], [True], 0, "bins must be at least 1; received 0"),
+        ([0.5, 0.5], [True], 15, "vectors of the same length"),
+        ([0.5], [True], 0, "`bins` must be at least 1. Received: bins=0"),
     ],
 )
 def test_what_cannot_be_binned_gets_a_sentence(confidences, right, bins, message):
@@ -67,7 +88,7 @@ def test_a_whole_weight_is_an_example_repeated_for_the_temperature_too(rng):
     logits, weights = rng.normal(scale=2.0, size=(60, 3)), rng.integers(1, 4, 60)
     labels = (logits + rng.gumbel(scale=2.0, size=(60, 3))).argmax(axis=1)
     again = np.repeat(logits, weights, axis=0), np.repeat(labels, weights)
-    for function in (calibration.fit_temperature, calibration.negative_log_likelihood):
+    for function in (adjustment.fit_temperature, adjustment.negative_log_likelihood):
         assert function(logits, labels, weights=weights) == pytest.approx(
             function(*again), rel=1e-4
         )
@@ -86,6 +107,74 @@ def test_weights_of_a_prior_give_each_class_its_share_of_the_population():
     np.testing.assert_allclose(weights, [2 / 3, 2 / 3, 2 / 3, 2])
 
 
+@pytest.mark.parametrize(
+    "prior", [{1: 0.75, 0: 0.25}, Keyed({1: 0.75, 0: 0.25}), pandas_series({1: 0.75, 0: 0.25})]
+)
+def test_a_prior_with_keys_is_read_by_class_and_not_by_place(prior):
+    weights = adjustment.prior_weights(np.array([0, 1]), prior)
+    np.testing.assert_allclose(weights, [0.5, 1.5])
+    _, target, _ = adjustment.prior_shift(2, counts=[1, 1], target_prior=prior)
+    assert target == [0.25, 0.75]
+
+
+def test_a_prior_may_be_given_by_class_names():
+    _, target, source = adjustment.prior_shift(
+        2,
+        target_prior={"dog": 3, "cat": 1},
+        source_prior={"cat": 9, "dog": 1},
+        class_names=["cat", "dog"],
+    )
+    assert (target, source) == ([0.25, 0.75], [0.9, 0.1])
+    with pytest.raises(ValueError, match=r"`target_prior` with keys must have as keys"):
+        adjustment.prior_shift(2, counts=[1, 1], target_prior={"dog": 3, "cat": 1})
+
+
+def test_a_source_prior_stands_over_the_counts():
+    shift, target, source = adjustment.prior_shift(
+        2, counts=np.array([90, 10]), target_prior=[1, 1], source_prior=[1, 3]
+    )
+    np.testing.assert_allclose(shift, np.log([0.5 / 0.25, 0.5 / 0.75]), rtol=1e-6)
+    assert (target, source) == ([0.5, 0.5], [0.25, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target_prior": [1, 1]}, "`target_prior` needs `counts`"),
+        ({"source_prior": [1, 1]}, "`source_prior` needs `target_prior`"),
+        ({"target_prior": [1, 0], "counts": [1, 1]}, "`target_prior` must be 2 finite numbers"),
+        ({"target_prior": [1, 1], "source_prior": [1, np.inf]}, "`source_prior` must be 2 finite"),
+        ({"target_prior": [1], "counts": [1, 1]}, "`target_prior` must have one entry for each"),
+        ({"target_prior": {0.5, 0.25}, "counts": [1, 1]}, "`target_prior` must have one entry"),
+    ],
+)
+def test_what_is_no_prior_gets_a_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        adjustment.prior_shift(2, **arguments)
+
+
+def test_labels_may_be_a_column_as_keras_has_them(rng):
+    logits, labels = rng.normal(size=(50, 3)), rng.integers(0, 3, 50)
+    column = labels[:, None]
+    assert adjustment.fit_temperature(logits, column) == adjustment.fit_temperature(logits, labels)
+    error = adjustment.expected_calibration_error
+    chances = adjustment.softmax(logits)
+    assert error(chances, column) == error(chances, labels)
+    prior = [0.5, 0.25, 0.25]
+    np.testing.assert_array_equal(
+        adjustment.prior_weights(column, prior), adjustment.prior_weights(labels, prior)
+    )
+
+
+@pytest.mark.parametrize("label", [-1, 3, 0.5])
+def test_a_label_that_is_no_class_gets_a_sentence(label):
+    logits, labels = np.zeros((2, 3)), np.array([0, label])
+    with pytest.raises(ValueError, match="Labels must be whole numbers in 0 … 2"):
+        adjustment.fit_temperature(logits, labels)
+    with pytest.raises(ValueError, match="Labels must be whole numbers in 0 … 2"):
+        adjustment.prior_weights(labels, [1, 1, 1])
+
+
 def test_a_confidence_that_is_not_a_number_counts_as_zero():
     found = adjustment.reliability(np.array([np.nan, 0.9]), np.array([False, True]), bins=2)
     assert found["count"].tolist() == [1, 1]
@@ -96,5 +185,5 @@ def test_a_confidence_that_is_not_a_number_counts_as_zero():
     ("scores", "labels"), [(np.ones((2, 2)), [0]), (np.ones(2), [0, 1]), (np.ones((0, 2)), [])]
 )
 def test_scores_and_labels_that_do_not_fit_get_a_sentence(scores, labels):
-    with pytest.raises(ValueError, match=r"scores must be \[n, classes\]"):
+    with pytest.raises(ValueError, match=r"Scores must have shape \(n, num_classes\)"):
         adjustment.expected_calibration_error(scores, np.array(labels, int))

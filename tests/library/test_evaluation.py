@@ -1,10 +1,12 @@
-"""Margins by hand and against NumPy; what is told of a model's scores."""
+"""One pass of a model over examples, against NumPy, scikit-learn and the definitions."""
+
+import threading
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
 import keras_ldam
 from keras_ldam import evaluation
@@ -18,104 +20,17 @@ def oracle_margin(labels, scores):
     )  # fmt: skip
 
 
-@pytest.fixture
-def scored_batch(rng):
-    return rng.integers(0, 4, 60), rng.normal(size=(60, 4)).astype("float32")
-
-
 def values(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def test_a_margin_is_the_labels_score_minus_the_best_other():
-    found = keras_ldam.margin([0, 1, 2], [[0.9, 0.2, 0.1], [0.9, 0.2, 0.1], [0.3, 0.3, 0.3]])
-    np.testing.assert_allclose(values(found), [0.7, -0.7, 0.0], atol=1e-6)
+def halves(x, y):
+    return [(x[:5], y[:5]), (x[5:], y[5:])]
 
 
-@pytest.mark.parametrize("form", ["sparse", "column", "one-hot"])
-def test_margins_are_those_of_the_definition_however_labels_are_given(scored_batch, form):
-    labels, scores = scored_batch
-    given = {"sparse": labels, "column": labels[:, None], "one-hot": np.eye(4)[labels]}[form]
-    found = keras_ldam.margin(given, scores)
-    np.testing.assert_allclose(values(found), oracle_margin(labels, scores), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "message"),
-    [
-        ([0, 1], [[1.0], [1.0]], "at least two classes"),
-        ([[0, 1, 0]], [[1.0, 2.0]], r"received shape \(1, 3\)"),
-        ([0, -1], [[1.0, 0.0], [0.0, 1.0]], r"labels must be whole numbers in 0 … 1.*received -1"),
-        ([0.7, 1], [[1.0, 0.0], [0.0, 1.0]], "received 0.7"),
-    ],
-)
-def test_labels_and_scores_that_have_no_margin_get_a_sentence(labels, scores, message):
-    with pytest.raises(ValueError, match=message):
-        keras_ldam.margin(labels, scores)
-
-
-def test_the_metric_gathers_batches_as_if_they_were_one(scored_batch):
-    labels, scores = scored_batch
-    metric = keras_ldam.ClassMargins(4, quantile=0.25, low=-6, high=6, bins=1200, per_class=True)
-    for part in np.array_split(np.arange(60), 7):
-        metric.update_state(labels[part], scores[part])
-    found = {name: float(value) for name, value in metric.result().items()}
-    margins = oracle_margin(labels, scores)
-    own = [margins[labels == j] for j in range(4)]
-    np.testing.assert_allclose(found["margin_min"], margins.min(), atol=1e-6)
-    np.testing.assert_allclose(found["margin_mean"], margins.mean(), atol=1e-6)
-    for j in range(4):
-        np.testing.assert_allclose(found[f"margin_min_{j}"], own[j].min(), atol=1e-6)
-        quantile = np.quantile(own[j], 0.25, method="inverted_cdf")
-        assert abs(found[f"margin_quantile_{j}"] - quantile) < 0.011  # A bin is 0.01 wide.
-    metric.reset_state()
-    metric.update_state([1], [[0.0, 0.5, 0.0, 0.0]])
-    fresh = {name: float(value) for name, value in metric.result().items()}
-    assert fresh["margin_min"] == 0.5
-    assert np.isnan(fresh["margin_min_0"])
-
-
-def test_the_metric_leaves_out_examples_of_no_weight():
-    metric = keras_ldam.ClassMargins(2)
-    metric.update_state([0, 1], [[0.9, 0.1], [0.9, 0.1]], sample_weight=[1.0, 0.0])
-    np.testing.assert_allclose(float(metric.result()["margin_min"]), 0.8, atol=1e-6)
-
-
-def test_the_metric_works_in_a_compiled_fit_and_survives_saving(tmp_path, rng):
-    model = keras.Sequential([keras.Input((3,)), keras_ldam.CosineDense(3)])
-    x, y = rng.normal(size=(12, 3)).astype("float32"), np.arange(12) % 3
-    model.compile(
-        "sgd", loss=keras_ldam.LDAM([4, 4, 4]), metrics=[keras_ldam.ClassMargins(3, quantile=0.1)]
-    )
-    model.fit(x, y, verbose=0)
-    logs = model.evaluate(x, y, return_dict=True, verbose=0)
-    margins = oracle_margin(y, model.predict_on_batch(x))
-    np.testing.assert_allclose(logs["margin_min"], margins.min(), atol=1e-6)
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert again.evaluate(x, y, return_dict=True, verbose=0)["margin_min"] == logs["margin_min"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_classes": 1}, "num_classes must be a whole number of at least 2"),
-        ({"num_classes": 3, "quantile": 2}, "quantile must be a number in"),
-        ({"num_classes": 3, "low": 1, "high": 1}, "low must be below high"),
-        ({"num_classes": 3, "bins": 0}, "bins must be a whole number"),
-    ],
-)
-def test_a_metric_that_makes_no_sense_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        keras_ldam.ClassMargins(**arguments)
-
-
-# ----------------------------------------------------------------------------- a model's scores
-
-
-def score(model, x, y, num_classes, **options):
-    halves = [(x[:5], y[:5]), (x[5:], y[5:])]
-    return evaluation.score(model, halves, num_classes, **options)
+def identity(num_classes):
+    """A model whose examples are its scores."""
+    return keras.Sequential([keras.Input((num_classes,)), layers.Activation("linear")])
 
 
 @pytest.fixture
@@ -123,16 +38,120 @@ def data(rng):
     return rng.normal(size=(40, 6)).astype("float32"), rng.integers(0, 3, 40)
 
 
+# ----------------------------------------------------------------------------- errors
+
+
+def test_class_errors_are_those_of_scikit_learn(rng):
+    y, z = rng.integers(0, 8, size=300), rng.normal(size=(300, 8)).astype("float32")
+    errors = evaluation.class_errors(identity(8), halves(z, y), np.full(8, 50))
+    recalls = 100 * recall_score(y, z.argmax(1), average=None)
+    np.testing.assert_allclose(errors["per_class_error"], 100 - recalls, atol=1e-4)
+    assert errors["top5_error"] == pytest.approx(
+        100 - 100 * top_k_accuracy_score(y, z, k=5), abs=1e-3
+    )
+    assert errors["medium_error"] == pytest.approx(errors["mean_error"], abs=1e-3)
+    assert evaluation.diagnose(identity(8), halves(z, y), np.full(8, 50))[0] == errors
+
+
+def test_five_classes_have_no_top5_error_and_a_group_without_examples_has_none():
+    scores = np.array([[2, 1, 0, 0, 0], [1, 2, 0, 0, 0], [4, 0, 3, 2, 1]], "float32")
+    errors = evaluation.class_errors(
+        identity(5), [(scores, np.array([0, 0, 1]))], [500, 50, 50, 50, 5]
+    )
+    assert errors["per_class_error"] == [50, 100, None, None, None]
+    assert (errors["many_error"], errors["medium_error"]) == (50, 100)
+    assert not {"top5_error", "few_error"} & set(errors)
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_scores_that_are_not_numbers_or_all_equal_count_as_wrong(value):
+    class Broken:
+        def predict_on_batch(self, examples):
+            return np.full((len(examples), 6), value, dtype=np.float32)
+
+    batches = [(np.zeros((8, 1)), np.arange(8) % 4)]
+    errors = evaluation.class_errors(Broken(), batches, np.full(6, 5))
+    assert errors["error"] == errors["top5_error"] == 100
+
+
+def test_batches_predicted_at_once_give_the_same_errors(rng):
+    x, y = rng.normal(size=(50, 4)).astype("float32"), rng.integers(0, 4, size=50)
+    batches = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 50, 10)]
+    alone, both = iter([True]), threading.Barrier(2, timeout=30)
+
+    class Identity:
+        def predict_on_batch(self, examples):
+            if not next(alone, False):
+                both.wait()  # For another batch's, or for ever.
+            return examples
+
+    found = evaluation.class_errors(Identity(), iter(batches), np.full(4, 5), at_once=2)
+    assert found == evaluation.class_errors(identity(4), batches, np.full(4, 5))
+
+
+def test_scores_come_with_their_labels_in_the_order_of_the_batches(data):
+    x, y = data
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    found, labels = evaluation.scores(model, iter(halves(x, y[:, None])))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-6)
+    np.testing.assert_array_equal(labels, y)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "message"),
+    [
+        (4, [0] * 40, r"must return 4 scores per example.*Received: output of shape \(5, 3\)"),
+        (3, [3] * 40, r"Labels must be whole numbers in 0 … 2.*Received: 3"),
+        (3, [0.5] * 40, r"Labels must be whole numbers in 0 … 2.*Received: 0.5"),
+    ],
+)
+def test_a_model_or_labels_that_do_not_fit_get_a_sentence(data, classes, labels, message):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    batches = halves(data[0], np.array(labels))
+    for function in (evaluation.class_errors, evaluation.diagnose):
+        with pytest.raises(ValueError, match=message):
+            function(model, batches, np.full(classes, 50))
+
+
+def test_no_batch_gets_a_sentence():
+    with pytest.raises(ValueError, match="`batches` must hold at least one example"):
+        evaluation.scores(identity(3), [])
+
+
+# ----------------------------------------------------------------------------- the diagnosis
+
+
+def diagnosed(model, x, y, **options):
+    return evaluation.diagnose(model, halves(x, y), [500, 50, 5], **options)[1]
+
+
+def check_margins(found, margins, labels, *, unit):
+    assert found["unit"] == unit
+    for name, q in (("min", 0), ("q05", 0.05), ("q50", 0.5)):
+        expected = [np.quantile(margins[labels == j], q) for j in range(3)]
+        np.testing.assert_allclose(found[name], expected, atol=2e-5)
+
+
+def check_confidences(found, probabilities, labels):
+    """Each bin's mean says what went into it."""
+    expected = keras_ldam.adjustment.reliability(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    )
+    assert found["count"] == expected["count"].tolist()
+    np.testing.assert_allclose(
+        [np.nan if c is None else c for c in found["confidence"]], expected["confidence"], atol=2e-5
+    )
+    assert found["ece"] == pytest.approx(expected["ece"], abs=2e-5)
+
+
 def test_a_cosine_heads_margins_are_its_own_and_its_probabilities_are_scaled(data):
     x, y = data
     model = keras.Sequential([keras.Input((6,)), keras_ldam.CosineDense(3)])
-    found = score(model, x, y, 3, scale=30.0)
+    found = diagnosed(model, x, y, scale=30.0)
     cosines = model.predict_on_batch(x)
-    assert found.unit == "cosine"
-    np.testing.assert_allclose(found.margins, oracle_margin(y, cosines), atol=1e-6)
-    probabilities = values(keras.ops.softmax(30.0 * cosines))
-    np.testing.assert_allclose(found.confidences, probabilities.max(axis=1), atol=1e-5)
-    np.testing.assert_array_equal(found.guesses, cosines.argmax(axis=1))
+    check_margins(found["margins"], oracle_margin(y, cosines), y, unit="cosine")
+    check_confidences(found["reliability"], values(keras.ops.softmax(30.0 * cosines)), y)
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
@@ -141,14 +160,12 @@ def test_other_heads_are_measured_by_the_lengths_of_features_and_class_vectors(d
     hidden = layers.Dense(5, activation="tanh")
     head = layers.Dense(3, activation=activation, bias_initializer="ones")
     model = keras.Sequential([keras.Input((6,)), hidden, head])
-    found = score(model, x, y, 3)
+    found = diagnosed(model, x, y)
     features = values(hidden(x))
     logits = features @ values(head.kernel) + values(head.bias)
     lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(values(head.kernel), axis=0).max()
-    assert found.unit == "normalised score"
-    np.testing.assert_allclose(found.margins, oracle_margin(y, logits) / lengths, atol=1e-5)
-    probabilities = values(keras.ops.softmax(logits))
-    np.testing.assert_allclose(found.confidences, probabilities.max(axis=1), atol=1e-5)
+    check_margins(found["margins"], oracle_margin(y, logits) / lengths, y, unit="normalised score")
+    check_confidences(found["reliability"], values(keras.ops.softmax(logits)), y)
 
 
 def test_a_model_without_a_head_to_look_into_is_measured_in_its_own_scores(data):
@@ -163,136 +180,53 @@ def test_a_model_without_a_head_to_look_into_is_measured_in_its_own_scores(data)
             return 2.0 * self.head(inputs)
 
     model = Subclassed()
-    found = score(model, x, y, 3)
-    assert found.unit == "score"
-    np.testing.assert_allclose(
-        found.margins, oracle_margin(y, model.predict_on_batch(x)), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize(
-    ("classes", "labels", "message"),
-    [
-        (4, [0] * 40, r"must give 4 scores for each example; .* shape \(5, 3\)"),
-        (3, [3] * 40, r"labels must be whole numbers in 0 … 2.*received 3"),
-    ],
-)
-def test_a_model_or_labels_that_do_not_fit_get_a_sentence(data, classes, labels, message):
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
-    with pytest.raises(ValueError, match=message):
-        score(model, data[0], np.array(labels), classes)
-
-
-def test_a_diagnosis_counts_as_scikit_learn_does(data):
-    x, y = data
-    model = keras.Sequential([keras.Input((6,)), keras_ldam.CosineDense(3)])
-    found = score(model, x, y, 3, scale=30.0)
-    told = evaluation.diagnose(found, [500, 50, 5])
-    matrix = confusion_matrix(y, found.guesses)
-    assert told["confusion"] == matrix.tolist()
-    assert told["group_confusion"] == matrix.tolist()  # One class is many, one medium, one few.
-    assert [n for _, _, n in told["most_confused"]] == sorted(
-        matrix[~np.eye(3, dtype=bool)], reverse=True
-    )
-    for j in range(3):
-        own = found.margins[y == j]
-        np.testing.assert_allclose(told["margins"]["min"][j], own.min(), atol=1e-5)
-        np.testing.assert_allclose(told["margins"]["q05"][j], np.quantile(own, 0.05), atol=1e-5)
-    assert told["n"] == sum(told["reliability"]["count"]) == 40
-
-
-def test_a_class_without_an_example_has_no_margin_and_many_classes_no_matrix():
-    margins = evaluation.class_margins(np.array([0.5, 0.25]), np.array([0, 0]), 2, "cosine")
-    assert margins == {
-        "unit": "cosine", "min": [0.25, None], "q05": [0.2625, None], "q50": [0.375, None],
-    }  # fmt: skip
-    n = evaluation.DENSE_CONFUSION + 1
-    labels = np.arange(n)
-    scored = evaluation.Scored(labels, labels, labels * 0, labels * 0.1, labels / n, "score")
-    told = evaluation.diagnose(scored, np.full(n, 50))
-    assert told["confusion"] is None
-    assert told["group_confusion"] == [[0, 0, 0], [0, n, 0], [0, 0, 0]]
-
-
-def test_one_hot_labels_and_weights_leave_the_margins_of_what_weighs(scored_batch):
-    labels, scores = scored_batch
-    weights = (np.arange(60) % 3 > 0).astype("float32")
-    whole, part = (
-        keras_ldam.ClassMargins(4, quantile=0.25, low=-6, high=6, bins=1200) for _ in range(2)
-    )
-    whole.update_state(np.eye(4)[labels], scores, sample_weight=weights)
-    part.update_state(labels[weights > 0], scores[weights > 0])
-    expected = {name: float(value) for name, value in part.result().items()}
-    assert {name: float(value) for name, value in whole.result().items()} == pytest.approx(expected)
-
-
-def test_margins_beyond_the_histogram_count_at_its_ends():
-    metric = keras_ldam.ClassMargins(2, quantile=0.5, low=0.0, high=1.0, bins=10, per_class=True)
-    metric.update_state([0, 1], [[3.0, 0.0], [3.0, 0.0]])
-    found = {name: float(value) for name, value in metric.result().items()}
-    assert 0.9 <= found["margin_quantile_0"] <= 1.0
-    assert 0.0 <= found["margin_quantile_1"] <= 0.1
-    assert found["margin_quantile"] == pytest.approx(
-        (found["margin_quantile_0"] + found["margin_quantile_1"]) / 2
-    )
-
-
-def test_each_argument_of_the_metric_comes_back_from_its_config():
-    arguments = {"quantile": 0.1, "low": -1.0, "high": 3.0, "bins": 7, "per_class": True}
-    metric = keras_ldam.ClassMargins(3, **arguments)
-    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
-    assert again.num_classes == 3
-    assert {name: getattr(again, name) for name in arguments} == arguments
-
-
-def test_scores_that_are_not_numbers_or_all_equal_rank_last():
-    model = keras.Sequential([keras.Input((3,)), layers.Activation("linear")])
-    x = np.array([[0.5, 0.5, 0.5], [np.nan, np.nan, np.nan], [1.0, 0.0, 2.0]], "float32")
-    found = evaluation.score(model, [(x, np.array([0, 0, 2]))], 3)
-    assert found.ranks.tolist() == [2, 2, 0]
+    found = diagnosed(model, x, y)
+    check_margins(found["margins"], oracle_margin(y, model.predict_on_batch(x)), y, unit="score")
 
 
 def test_probabilities_are_taken_as_they_are(data):
     x, y = data
     model = keras.Sequential([keras.Input((6,)), layers.Dense(3), layers.Softmax()])
-    found = score(model, x, y, 3, scale=30.0)
-    assert found.unit == "probability"
-    np.testing.assert_allclose(found.confidences, model.predict_on_batch(x).max(axis=1), atol=1e-6)
+    found = diagnosed(model, x, y, scale=30.0)
+    assert found["margins"]["unit"] == "probability"
+    check_confidences(found["reliability"], model.predict_on_batch(x), y)
 
 
-def test_the_most_frequent_mistake_is_told_as_label_guess_and_count():
+def test_a_diagnosis_counts_as_scikit_learn_does(data):
+    x, y = data
+    model = keras.Sequential([keras.Input((6,)), keras_ldam.CosineDense(3)])
+    found = diagnosed(model, x, y)
+    matrix = confusion_matrix(y, model.predict_on_batch(x).argmax(axis=1))
+    assert found["confusion"] == matrix.tolist()
+    assert found["group_confusion"] == matrix.tolist()  # One class is many, one medium, one few.
+    assert [n for _, _, n in found["most_confused"]] == sorted(
+        matrix[~np.eye(3, dtype=bool)], reverse=True
+    )
+    assert found["n"] == sum(found["reliability"]["count"]) == 40
+
+
+def test_many_classes_have_no_matrix():
+    n = evaluation.DENSE_CONFUSION + 1
+    batches = [(np.eye(n, dtype="float32"), np.arange(n))]
+    _, found = evaluation.diagnose(identity(n), batches, np.full(n, 50))
+    assert found["confusion"] is None
+    assert found["group_confusion"] == [[0, 0, 0], [0, n, 0], [0, 0, 0]]
+
+
+def test_the_most_frequent_mistake_is_told_as_label_guess_and_number():
     labels, guesses = np.array([0, 0, 0, 1, 2]), np.array([1, 1, 2, 1, 2])
-    nothing = np.zeros(5)
-    scored = evaluation.Scored(labels, guesses, labels != guesses, nothing, nothing, "score")
-    told = evaluation.diagnose(scored, [50, 50, 50])
-    assert told["most_confused"] == [[0, 1, 2], [0, 2, 1]]
+    batches = [(np.eye(3, dtype="float32")[guesses], labels)]
+    _, found = evaluation.diagnose(identity(3), batches, [50, 50, 50])
+    assert found["most_confused"] == [[0, 1, 2], [0, 2, 1]]
+
+
+def test_a_class_without_an_example_has_no_margin():
+    found = evaluation.class_margins(np.array([0.5, 0.25]), np.array([0, 0]), 2, unit="cosine")
+    assert found == {
+        "unit": "cosine", "min": [0.25, None], "q05": [0.2625, None], "q50": [0.375, None],
+    }  # fmt: skip
 
 
 def test_margins_that_are_not_finite_are_told_as_none():
     found = evaluation.class_margins(np.array([0.5, np.inf, 0.25]), np.array([0, 0, 1]), 2)
     assert found["q50"] == [None, 0.25]
-
-
-def test_five_classes_have_no_top5_error_and_a_group_without_examples_has_none():
-    ranks, labels = np.array([0, 1, 4]), np.array([0, 0, 1])
-    errors = evaluation.errors_of_ranks(ranks, labels, [500, 50, 50, 50, 5])
-    assert errors["per_class_error"] == [50, 100, None, None, None]
-    assert (errors["many_error"], errors["medium_error"]) == (50, 100)
-    assert not {"top5_error", "few_error"} & set(errors)
-
-
-def test_the_metric_starts_again_on_every_backend():
-    metric = keras_ldam.ClassMargins(2)
-    metric.update_state([0], [[0.0, 0.5]])
-    metric.reset_state()
-    metric.update_state([0], [[0.75, 0.5]])
-    assert float(metric.result()["margin_min"]) == 0.25
-
-
-def test_the_quantile_zero_is_the_smallest_margin():
-    metric = keras_ldam.ClassMargins(2, quantile=0.0, per_class=True)
-    assert all(np.isnan(float(value)) for value in metric.result().values())
-    metric.update_state([0, 0], [[0.9, 0.1], [0.6, 0.4]])
-    found = metric.result()
-    assert float(found["margin_quantile"]) == pytest.approx(0.2, abs=0.02)
-    assert float(found["margin_min"]) == pytest.approx(0.2, abs=1e-6)

@@ -1,42 +1,65 @@
-"""What is exported: the trained model's probabilities, from raw input, without this library."""
+"""What is exported: the model's probabilities, from raw input, without this library."""
 
 import contextlib
+import io
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config
+from PIL import Image
 
 import keras_ldam
-from keras_ldam import export
-from keras_ldam.experiments import cli, datasets, text, training
-from keras_ldam.experiments.datasets import imdb
-from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam import extras
+from keras_ldam.export import graphs, image_files, limits, version_folders
+from keras_ldam.export.card import model_card
 
 
 @pytest.fixture(scope="module")
-def digits(finished_run):
-    return datasets.load(RunFolder(finished_run).read_config()).test
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def expected(finished_run, digits):
-    """softmax(30 · cosines) of the trained model, in float64."""
-    model = training.load_model(RunFolder(finished_run))
-    scores = 30.0 * model.predict(digits.examples, verbose=0).astype(np.float64)
+def image_model():
+    """An untrained network of digits."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1), dtype="uint8")
+    features = keras.layers.Rescaling(1 / 255)(inputs)
+    features = keras.layers.Conv2D(8, 3, activation="relu")(features)
+    features = keras.layers.Flatten()(features)
+    return keras.Model(inputs, keras_ldam.CosineDense(10)(features))
+
+
+@pytest.fixture(scope="module")
+def image_export(image_model, tmp_path_factory):
+    """The folder of the exported `image_model`; not to be changed."""
+    return keras_ldam.export_saved_model(
+        image_model,
+        tmp_path_factory.mktemp("exports") / "images",
+        class_names=[str(j) for j in range(10)],
+        scale=30.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(image_model, pixels):
+    """softmax(30 · cosines), in float64."""
+    scores = 30.0 * image_model.predict(pixels, verbose=0).astype(np.float64)
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
-def served(digits_export):
-    loaded = tf.saved_model.load(digits_export["folder"])
+def served(image_export):
+    loaded = tf.saved_model.load(str(image_export))
     served.loaded = loaded  # The signatures hold it only weakly.
     return dict(loaded.signatures)
 
@@ -51,8 +74,12 @@ def small_model(units=2, shape=(4, 4, 1)):
     return keras.Model(inputs, keras_ldam.CosineDense(units)(features))
 
 
-def test_images_are_answered_with_the_probabilities_of_the_trained_model(served, digits, expected):
-    answers = served["serving_default"](image=tf.constant(digits.examples))
+def facts_of(folder):
+    return json.loads((folder / "export.json").read_text())
+
+
+def test_images_are_answered_with_the_probabilities_of_the_model(served, pixels, expected):
+    answers = served["serving_default"](image=tf.constant(pixels))
     np.testing.assert_allclose(answers["probabilities"], expected, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(answers["class_index"], expected.argmax(axis=1))
     np.testing.assert_array_equal(
@@ -61,8 +88,8 @@ def test_images_are_answered_with_the_probabilities_of_the_trained_model(served,
     np.testing.assert_allclose(tf.nn.softmax(answers["logits"]), expected, rtol=0, atol=1e-6)
 
 
-def test_encoded_files_are_answered_like_their_pixels(served, digits, expected):
-    files = [png(image) for image in digits.examples[:20]]
+def test_encoded_files_are_answered_like_their_pixels(served, pixels, expected):
+    files = [png(image) for image in pixels[:20]]
     answers = served["serving_bytes"](image_bytes=tf.constant(files))
     np.testing.assert_allclose(answers["probabilities"], expected[:20], rtol=0, atol=1e-6)
 
@@ -93,9 +120,9 @@ def test_bad_images_are_refused(served, signature, argument, value, message):
     assert message in caught.value.message
 
 
-def test_an_image_that_is_cut_off_or_of_another_size_is_refused(served, digits):
-    whole = png(digits.examples[0])
-    jpeg = tf.io.encode_jpeg(digits.examples[0]).numpy()
+def test_an_image_that_is_cut_off_or_of_another_size_is_refused(served, pixels):
+    whole = png(pixels[0])
+    jpeg = tf.io.encode_jpeg(pixels[0]).numpy()
     for contents, message in (
         (whole[:-20], "Invalid PNG data"),
         (jpeg[: len(jpeg) // 2], "Invalid JPEG data"),
@@ -160,16 +187,16 @@ with open(f"{folder}/answers.json", "w") as file:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(digits_export, digits, expected, text_export, text_model, tmp_path_factory):
+def elsewhere(image_export, pixels, expected, text_export, text_model, tmp_path_factory):
     """What is printed for each question by a process that cannot import this library."""
     folder = tmp_path_factory.mktemp("elsewhere")
     texts = ["A good film", "a FILM, a good good film", "what?"]
     model, tokenizer = text_model
     of_texts = tf.nn.softmax(model(tokenizer(tf.constant(texts)))).numpy()
-    np.savez(folder / "images.npz", inputs=digits.examples, expected=expected)
+    np.savez(folder / "images.npz", inputs=pixels, expected=expected)
     np.savez(folder / "texts.npz", inputs=texts, expected=of_texts)
     np.save(folder / "images.npy", np.zeros([2, 8, 8, 1], np.uint8))
-    models = (digits_export["folder"], str(text_export))
+    models = (str(image_export), str(text_export))
     done = subprocess.run(
         [sys.executable, "-I", "-c", ELSEWHERE, *models, str(folder)],
         capture_output=True,
@@ -209,26 +236,26 @@ def ops_of(folder):
     return {node.op for node in nodes} - functions
 
 
-def test_the_graph_of_an_image_model_has_ops_of_tensorflow_only(digits_export):
+def test_the_graph_of_an_image_model_has_ops_of_tensorflow_only(image_export):
     from tensorflow.python.framework import op_def_registry
 
     text_ops = {"CaseFoldUTF8", "TFText>WhitespaceTokenizeWithOffsetsV2"}
-    ops = ops_of(digits_export["folder"])
+    ops = ops_of(image_export)
     assert not ops & text_ops
     assert all(op_def_registry.get(op) for op in ops)
     assert not {op for op in ops if "Cudnn" in op or "PyFunc" in op}
 
 
-def test_the_graph_of_an_image_model_can_be_converted_for_small_devices(digits_export):
+def test_the_graph_of_an_image_model_can_be_converted_for_small_devices(image_export):
     converter = tf.lite.TFLiteConverter.from_saved_model(
-        digits_export["folder"], signature_keys=["serving_default"]
+        str(image_export), signature_keys=["serving_default"]
     )
     # It raises for an op that LiteRT does not have.
     assert converter.convert()[4:8] == b"TFL3"
 
 
-def test_the_graph_needs_no_compiler_where_it_is_served(digits_export, text_export):
-    for folder in (digits_export["folder"], text_export):
+def test_the_graph_needs_no_compiler_where_it_is_served(image_export, text_export):
+    for folder in (image_export, text_export):
         for function in graph_of(folder).library.function:
             assert not function.attr["_XlaMustCompile"].b, function.signature.name
 
@@ -246,104 +273,6 @@ def test_saved_model_cli_runs_it(kind, classes, elsewhere):
     assert answered.shape == (2, classes)
 
 
-def test_a_prior_shifts_the_logits_by_the_log_ratio_to_what_the_rule_has_learned(
-    finished_run, served, digits, tmp_path
-):
-    prior = np.arange(1.0, 11.0)
-    facts = export.export(finished_run, tmp_path / "shifted", target_prior=prior)
-    counts = np.asarray(facts["counts"])
-    loaded = tf.saved_model.load(facts["folder"])
-    images = tf.constant(digits.examples[:50])
-    shifted = loaded.signatures["serving_default"](image=images)
-    plain = served["serving_default"](image=images)
-    learned = counts * (1 - 0.9999) / (1 - 0.9999**counts)  # Effective numbers, from the drop on.
-    shift = np.log(prior / prior.sum()) - np.log(learned / learned.sum())
-    np.testing.assert_allclose(facts["source_prior"], learned / learned.sum(), rtol=1e-5)
-    np.testing.assert_allclose(
-        shifted["logits"] - plain["logits"], np.tile(shift, (50, 1)), atol=1e-5
-    )
-    np.testing.assert_allclose(facts["target_prior"], prior / prior.sum())
-
-
-@pytest.mark.parametrize(
-    ("method", "learned"),
-    [
-        ("erm", [0.9, 0.1]),
-        ("focal", [0.9, 0.1]),
-        ("rs", [0.5, 0.5]),
-        ("rw", [0.5, 0.5]),
-        ("cb_rw", [0.9, 0.1]),
-        ("cb_rs", [0.9, 0.1]),
-        ("ldam_drw", [0.9, 0.1]),
-        ("ldam_hg_drs", [0.9, 0.1]),
-    ],
-)
-def test_re_balanced_scores_have_learned_re_balanced_frequencies(method, learned):
-    # β of almost 0 makes the weights by effective numbers equal.
-    config = small_config(method=method, beta=1e-9)
-    np.testing.assert_allclose(
-        export.learned_frequencies(config, np.array([900, 100])), learned, rtol=1e-6
-    )
-    balanced = small_config(method=method, weighting="inverse")
-    if balanced.deferred:
-        found = export.learned_frequencies(balanced, np.array([900, 100]))
-        np.testing.assert_allclose(found, [0.5, 0.5], rtol=1e-6)
-
-
-def test_the_temperature_is_fitted_on_held_out_examples_and_served(tmp_path):
-    config = small_config(method="ldam_drw", validation_fraction=0.2)
-    run = tmp_path / "run"
-    training.train(config, run)
-    facts = export.export(run, tmp_path / "calibrated", calibrate=True)
-    found = facts["calibration"]
-    assert found["fitted_on"] == "84 validation examples"
-    assert found["measured_on"] == "500 test examples"
-    assert found["temperature"] == facts["temperature"] != 1.0
-    # Fitted on other examples than it is measured on, and still no worse on those.
-    assert found["negative_log_likelihood_after"] <= found["negative_log_likelihood_before"]
-    card = (Path(facts["folder"]) / "model_card.md").read_text()
-    assert "84 validation examples" in card
-    assert "as frequent as the scores have learned" in card
-    test = datasets.load(small_config()).test
-    scores = training.load_model(RunFolder(run)).predict(test.examples, verbose=0)
-    logits = tf.saved_model.load(facts["folder"]).signatures["serving_default"](
-        image=tf.constant(test.examples)
-    )["logits"]
-    np.testing.assert_allclose(logits, 30 * scores / facts["temperature"], atol=1e-4)
-
-
-def test_a_temperature_that_the_examples_do_not_fix_is_refused(tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    training.train(small_config(validation_fraction=0.2, epochs=1, steps_per_epoch=1), run)
-    monkeypatch.setattr(
-        export, "_scores", lambda model, split: 2.0 * np.eye(10)[split.labels] - 1.0
-    )
-    with pytest.raises(ValueError, match=r"84 held-out examples fix no temperature: none between"):
-        export.export(run, tmp_path / "m", calibrate=True)
-    assert not (tmp_path / "m").exists()
-
-
-def test_calibration_needs_held_out_examples(finished_run, tmp_path, capsys):
-    output = tmp_path / "exports" / "m"
-    arguments = [f"--run_dir={finished_run}", f"--output={output}", "--calibrate"]
-    assert cli.main("export", arguments) == 2
-    assert "--validation_fraction" in capsys.readouterr().err
-    assert not output.exists()
-
-
-def test_the_card_and_the_facts_tell_what_the_run_was(digits_export, finished_run):
-    folder = Path(digits_export["folder"])
-    facts = json.loads((folder / "export.json").read_text())
-    results = RunFolder(finished_run).read_results()
-    assert facts["counts"] == results["counts"]
-    assert (facts["scale"], facts["method"]) == (30.0, "ldam_drw")
-    card = (folder / "model_card.md").read_text()
-    for error, count in zip(results["last"]["per_class_error"], facts["counts"], strict=True):
-        assert f"| {count} | {error:.2f} |" in card
-    for word in ("## Intended use", "## Limits", "tensorflow: ", "| max_margin | 0.5 |"):
-        assert word in card
-
-
 def test_versions_are_numbered_and_never_overwritten(tmp_path):
     model = small_model()
     arguments = {"class_names": ["a", "b"], "scale": 30.0}
@@ -353,7 +282,7 @@ def test_versions_are_numbered_and_never_overwritten(tmp_path):
     keras_ldam.export_saved_model(model, tmp_path / "name" / "7", **arguments)
     last = keras_ldam.export_saved_model(model, tmp_path / "name", **arguments)
     assert last.name == "8"
-    with pytest.raises(ValueError, match="exists, and a version is never overwritten"):
+    with pytest.raises(ValueError, match="`output` exists, and a version is never overwritten"):
         keras_ldam.export_saved_model(model, first, **arguments)
     assert before == {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
     assert sorted(path.name for path in (tmp_path / "name").iterdir()) == ["1", "7", "8"]
@@ -374,16 +303,22 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_names": ["a", "b", "c"]}, "class_names has 3 entries, but the model has 2"),
-        ({"class_names": ["a", "a"]}, "'a' is there more than once"),
-        ({"scale": 0.0}, "scale must be a finite number above 0"),
-        ({"scale": None}, "the model gives cosines, and was not compiled with a loss that has"),
-        ({"temperature": float("nan")}, "temperature must be a finite number"),
-        ({"counts": [5, 0]}, "class 1 has 0"),
-        ({"target_prior": [0.5, 0.5]}, "target_prior needs the counts"),
-        ({"target_prior": [1.0, 0.0], "counts": [5, 2]}, "target_prior must be 2 finite numbers"),
-        ({"source_prior": [0.5, 0.5]}, "source_prior is of use with a target_prior only"),
-        ({"image_shape": (4, 4)}, "images must be [height, width, channels]"),
+        (
+            {"class_names": ["a", "b", "c"]},
+            "`class_names` must have one entry for each of the 2 classes. Received: 3",
+        ),
+        ({"class_names": ["a", "a"]}, "`class_names` must differ. Received: 'a' more than once"),
+        ({"class_names": "ab"}, "`class_names` must have one entry for each of the 2 classes"),
+        ({"class_names": {"a": 0, "b": 1}}, "`class_names` with keys must have as keys"),
+        ({"scale": 0.0}, "`scale` must be a finite number above 0. Received: scale=0.0"),
+        ({"scale": None}, "softmax scale is unknown: pass `scale=`, as used by the loss"),
+        ({"temperature": float("nan")}, "`temperature` must be a finite number"),
+        ({"counts": [5, 0]}, "0 for class 1 (b)"),
+        ({"counts": [5, 2, 1]}, "`counts` must have one entry for each of the 2 classes"),
+        ({"target_prior": [0.5, 0.5]}, "`target_prior` needs `counts`"),
+        ({"target_prior": [1.0, 0.0], "counts": [5, 2]}, "`target_prior` must be 2 finite numbers"),
+        ({"source_prior": [0.5, 0.5]}, "`source_prior` needs `target_prior`"),
+        ({"image_shape": (4, 4)}, "Images must have shape (height, width, channels)"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(changes, message, tmp_path):
@@ -398,9 +333,9 @@ def test_the_scale_is_that_of_the_loss_however_it_was_given(tmp_path):
     model = small_model()
     model.compile("sgd", loss=[keras_ldam.LDAM([9, 3], scale=20.0)])
     folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
-    assert json.loads((folder / "export.json").read_text())["scale"] == 20.0
+    assert facts_of(folder)["scale"] == 20.0
     model.compile("sgd", loss=lambda y, z: keras_ldam.ldam(y, z, [0.5, 0.4], 20.0))
-    with pytest.raises(ValueError, match="give scale="):
+    with pytest.raises(ValueError, match=r"pass `scale=`"):
         keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
 
 
@@ -417,7 +352,7 @@ def test_the_scale_is_that_of_the_loss_however_it_was_given(tmp_path):
 )
 def test_a_model_of_probabilities_is_refused(last, tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), *last])
-    refused = pytest.raises(ValueError, match="this one ends in probabilities")
+    refused = pytest.raises(ValueError, match="this one returns probabilities")
     with refused:
         keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
     model = keras.Model(model.inputs, keras.ops.softmax(model.inputs[0][:, 0, :2, 0]))
@@ -439,7 +374,7 @@ def test_a_model_whose_loss_takes_probabilities_is_refused(loss, refused, tmp_pa
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
     model = keras.Model(model.inputs, model.outputs[0][:, :2] + 0.0)  # A softmax of one's own, say.
     model.compile(loss=loss)
-    with pytest.raises(ValueError, match="ends in probab") if refused else contextlib.nullcontext():
+    with pytest.raises(ValueError, match="returns probab") if refused else contextlib.nullcontext():
         keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
 
 
@@ -454,10 +389,10 @@ def test_the_prior_that_is_taken_off_is_the_one_that_the_class_weights_left(tmp_
         folder = keras_ldam.export_saved_model(
             model, tmp_path / "name", class_names=["a", "b"], target_prior=[0.5, 0.5], **settings
         )
-        return json.loads((folder / "export.json").read_text())["source_prior"]
+        return facts_of(folder)["source_prior"]
 
     assert source_prior() == pytest.approx([0.9, 0.1])
-    weights = keras_ldam.class_weights(counts, "inverse")
+    weights = keras_ldam.class_weights(counts, kind="inverse")
     model.loss.class_weights.assign(weights)
     assert source_prior() == source_prior(counts=counts) == pytest.approx([0.5, 0.5])
     assert source_prior(source_prior=[3, 1]) == pytest.approx([0.75, 0.25])
@@ -465,10 +400,32 @@ def test_the_prior_that_is_taken_off_is_the_one_that_the_class_weights_left(tmp_
     model.save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras")
     assert source_prior() == pytest.approx([0.5, 0.5])
-    with pytest.raises(ValueError, match="target_prior must be 2 numbers in class order"):
-        keras_ldam.export_saved_model(
-            model, tmp_path / "name", class_names=["a", "b"], target_prior={"a": 0.5, "b": 0.5}
-        )
+
+
+def test_values_of_classes_are_read_by_their_keys(tmp_path):
+    """A dictionary in another order than that of the classes, as `value_counts` sorts them."""
+
+    class Series:
+        def __init__(self, values):
+            self.values = values
+
+        def items(self):
+            return iter(self.values.items())
+
+    folder = keras_ldam.export_saved_model(
+        small_model(),
+        tmp_path / "name",
+        class_names=Series({1: "dog", 0: "cat"}),
+        scale=1.0,
+        counts={"dog": 90, "cat": 10},
+        target_prior=Series({1: 3, 0: 1}),
+        source_prior={"dog": 1, "cat": 4},
+    )
+    facts = facts_of(folder)
+    assert facts["class_names"] == ["cat", "dog"]
+    assert facts["counts"] == [10, 90]
+    assert facts["target_prior"] == [0.25, 0.75]
+    assert facts["source_prior"] == [0.8, 0.2]
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])
@@ -495,7 +452,7 @@ def test_a_model_that_takes_strings_brings_its_tokenizer(shape, tmp_path):
 
     inside = keras.Sequential(model.layers[1:])
     inside.build((None, 4))
-    with pytest.raises(ValueError, match=r"pass the layer or tf\.Module that holds the table"):
+    with pytest.raises(ValueError, match=r"pass the\s+layer or tf\.Module that holds the table"):
         keras_ldam.export_saved_model(
             inside, tmp_path / "other", class_names=["a", "b"], scale=30.0,
             tokenizer=lambda text: vectorize(text),
@@ -506,7 +463,7 @@ def test_a_model_that_takes_strings_brings_its_tokenizer(shape, tmp_path):
 def test_a_folder_that_is_not_one_of_versions_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"it holds 'cat\.jpg'"):
+    with pytest.raises(ValueError, match=r"holds 'cat\.jpg'"):
         keras_ldam.export_saved_model(
             small_model(), tmp_path / "photos", class_names=["a", "b"], scale=1.0
         )
@@ -516,14 +473,14 @@ def test_a_number_of_numpy_is_a_number(tmp_path):
     folder = keras_ldam.export_saved_model(
         small_model(), tmp_path / "name", class_names=["a", "b"], scale=np.float32(30)
     )
-    assert json.loads((folder / "export.json").read_text())["scale"] == 30.0
+    assert facts_of(folder)["scale"] == 30.0
 
 
 def test_the_scale_is_that_of_the_loss_the_model_was_compiled_with(tmp_path):
     model = small_model()
     model.compile("adam", loss=keras_ldam.LDAM([10, 100], scale=12.0))
     folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
-    assert json.loads((folder / "export.json").read_text())["scale"] == 12.0
+    assert facts_of(folder)["scale"] == 12.0
 
 
 def test_files_of_any_size_are_resized_where_that_is_asked_for(tmp_path):
@@ -535,89 +492,6 @@ def test_files_of_any_size_are_resized_where_that_is_asked_for(tmp_path):
     answers = loaded.signatures["serving_bytes"](image_bytes=tf.constant(files))
     # Grey stays grey, whatever the size.
     np.testing.assert_allclose(answers["logits"][0], answers["logits"][1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("nowhere", "no such folder"), ("begun", "the run has not ended"), ("lost", "not finished")],
-)
-def test_a_run_without_a_finished_model_is_refused(name, message, finished_run, tmp_path, capsys):
-    run = tmp_path / name
-    if name != "nowhere":
-        run.mkdir()
-        files = ["config.json", "data.json"] + (["results.json"] if name == "lost" else [])
-        for file in files:
-            (run / file).write_bytes((finished_run / file).read_bytes())
-    output = tmp_path / "exports" / "m"
-    assert cli.main("export", [f"--run_dir={run}", f"--output={output}"]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.out == ""
-    assert not output.exists()
-
-
-# ----------------------------------------------------------------------------- text
-
-
-@pytest.fixture
-def small_imdb(monkeypatch):
-    """Made-up reviews in place of IMDB's; those to test on are returned, with their labels."""
-    rng = np.random.default_rng(0)
-    words = [f"word{i}" for i in range(30)]
-
-    def reviews(number):
-        labels = rng.permutation(np.arange(number, dtype=np.int32) % 2)
-        opinions = np.where(labels == 1, "good", "bad")
-        texts = [" ".join([*rng.choice(words, 6), opinion]) for opinion in opinions]
-        return [text.encode() for text in texts], labels
-
-    made = {"train": reviews(80), "test": reviews(60)}
-    monkeypatch.setattr(imdb.prepared, "builder", lambda name, data_dir: None)
-    monkeypatch.setattr(imdb, "_read", lambda source, split: made[split])
-    return made["test"]
-
-
-@pytest.mark.parametrize("jit", ["auto", "on"])
-def test_reviews_have_few_lengths_where_each_is_compiled(small_imdb, jit):
-    config = small_config(
-        dataset="imdb", method="erm", imbalance_ratio=1.0, max_tokens=100, jit=jit
-    )
-    loaded = imdb.load(config)
-    one_review = loaded.train.examples[np.array([0])]
-    if jit == "on" or keras.backend.backend() == "jax":
-        assert one_review.shape == (1, 64) and not one_review[:, 7:].any()
-    else:
-        assert one_review.shape == (1, 7)
-
-
-def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imdb, tmp_path):
-    config = small_config(
-        dataset="imdb",
-        method="ldam_drw",
-        imbalance_ratio=2.0,
-        validation_fraction=0.3,
-        epochs=2,
-        units=4,
-        embedding_dim=4,
-        max_tokens=8,
-    )
-    training.train(config, tmp_path / "run")
-    facts = export.export(tmp_path / "run", tmp_path / "exports" / "reviews", calibrate=True)
-    texts, labels = small_imdb
-    loaded = tf.saved_model.load(facts["folder"])
-    answers = loaded.signatures["serving_default"](text=tf.constant(texts))
-    own = answers["probabilities"].numpy()[np.arange(60), labels]
-    # What the calibration is said to be is that of what is served, from the raw texts.
-    weights = np.array(facts["learned_frequencies"])[labels]
-    assert np.bincount(labels).tolist() == [30, 30]
-    assert facts["calibration"]["negative_log_likelihood_after"] == pytest.approx(
-        -np.average(np.log(own), weights=weights), abs=1e-5
-    )
-    model = training.load_model(RunFolder(tmp_path / "run"))
-    known = RunFolder(tmp_path / "run").read_data()["vocabulary"]
-    scores = model.predict(text.Tokenizer(known, 8)(tf.constant(texts)), verbose=0)
-    expected = tf.nn.softmax(30 * scores / facts["temperature"])
-    np.testing.assert_allclose(answers["probabilities"], expected, rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -643,6 +517,7 @@ def test_texts_are_answered_as_strings_of_any_number(text_served):
     [
         ([b"good", b""], "text is empty: number in the batch, from 0:] [1]"),
         ([b"good \xff\xfe"], "text is not valid UTF-8"),
+        ([b"good", "good".encode("utf-16-le")], "text holds a NUL byte, as UTF-16 does"),
         ([b"good", b"x" * 10**6], "text is longer than 100000 bytes"),
         ([b" ... "], "text has no words"),
         ([[b"good"]], "texts must be a tensor of 1 ax"),
@@ -655,54 +530,27 @@ def test_bad_texts_are_refused_with_a_sentence(text_served, texts, message):
     assert message in caught.value.message
 
 
-def test_a_source_prior_stands_over_the_counts():
-    shift, target, source = export.prior_shift(
-        2, counts=np.array([90, 10]), target_prior=[1, 1], source_prior=[1, 3]
-    )
-    np.testing.assert_allclose(shift, np.log([0.5 / 0.25, 0.5 / 0.75]), rtol=1e-6)
-    assert (target, source) == ([0.5, 0.5], [0.25, 0.75])
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.head = keras.layers.Flatten(), keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.head(self.flatten(inputs))
 
 
-def test_calibration_is_for_the_class_frequencies_where_the_model_is_used(tmp_path):
-    from keras_ldam import adjustment
-
-    config = small_config(method="ldam_drw", validation_fraction=0.2)
-    run = tmp_path / "run"
-    training.train(config, run, progress=False)
-    prior = np.arange(1.0, 11.0) / 55
-    facts = export.export(
-        run, tmp_path / "m", calibrate=True, target_prior=prior, source_prior=np.ones(10)
-    )
-    shift = np.log(10 * prior)
-    np.testing.assert_allclose(facts["source_prior"], 0.1)
-    model = training.load_model(RunFolder(run))
-
-    def scored(split):
-        logits = 30.0 * model.predict(split.examples, verbose=0).astype(np.float64)
-        shares = np.bincount(split.labels, minlength=10) / len(split)
-        return logits, split.labels, (prior / shares)[split.labels]
-
-    logits, labels, weights = scored(datasets.load(config).test)
-    temperature = adjustment.fit_temperature(logits, labels, weights=weights, shift=shift)
-    assert facts["temperature"] == pytest.approx(temperature, rel=1e-3)
-    logits, labels, weights = scored(datasets.load(small_config()).test)
-    told = []
-    for name, divisor in (("before", 1.0), ("after", facts["temperature"])):
-        chances = adjustment.softmax(logits / divisor + shift)
-        error = 100 * adjustment.expected_calibration_error(chances, labels, weights=weights)
-        assert facts["calibration"][f"ece_{name}"] == pytest.approx(error, abs=0.01)
-        told.append(f"{facts['calibration'][f'ece_{name}']:.2f} % {name}")
-    assert told[0].split()[0] != told[1].split()[0]
-    card = (Path(facts["folder"]) / "model_card.md").read_text()
-    assert ", ".join(told) in card
-    assert "after its last epoch, before the shift to another prior." in card
+def outputs_of(pixels):
+    return {"scores": keras.layers.Dense(2)(keras.layers.Flatten()(pixels)), "pixels": pixels}
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: keras.Model(x, keras.layers.Conv2D(2, 1)(x)), "scores [batch, classes]"),
+        (lambda x: keras.Model(x, keras.layers.Conv2D(2, 1)(x)), "scores of shape (batch, num_cla"),
         (lambda x: keras.Model([x, keras.Input((1,))], keras.layers.Flatten()(x)), "one input"),
+        (lambda x: keras.Model(x, outputs_of(x)), 'keras.Model(model.inputs, model.output["scores'),
+        (lambda x: Subclassed(), "inputs = keras.Input(shape); model = keras.Model(inputs, model("),
+        (lambda x: keras.Sequential([keras.layers.Dense(2)]), "must be a built functional or seq"),
     ],
 )
 def test_a_model_that_is_not_a_classifier_of_one_input_is_refused(make, message, tmp_path):
@@ -714,16 +562,24 @@ def test_a_model_that_is_not_a_classifier_of_one_input_is_refused(make, message,
     assert not list(tmp_path.iterdir())
 
 
-def test_counts_of_another_length_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="counts has 3 entries, but the model has 2"):
-        keras_ldam.export_saved_model(
-            small_model(), tmp_path / "n", class_names=["a", "b"], scale=1.0, counts=[5, 2, 1]
-        )
-
-
-def test_a_run_may_be_exported_for_files_of_any_size(finished_run, tmp_path):
-    facts = export.export(finished_run, tmp_path / "m", resize=True)
-    assert facts["resize"] is True
+@pytest.mark.parametrize("kind", ["subclassed", "scores of several outputs", "one in a dictionary"])
+def test_what_the_refusal_of_a_model_advises_works(kind, tmp_path, rng):
+    inputs = keras.Input((4, 4, 1))
+    if kind == "subclassed":
+        model = keras.Model(inputs, Subclassed()(inputs))
+    elif kind == "scores of several outputs":
+        model = keras.Model(inputs, outputs_of(inputs))
+        model = keras.Model(model.inputs, model.output["scores"])
+    else:
+        model = keras.Model(inputs, {"scores": outputs_of(inputs)["scores"]})
+    folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
+    images = rng.integers(0, 256, (3, 4, 4, 1), dtype=np.uint8)
+    answers = tf.saved_model.load(str(folder)).signatures["serving_default"](
+        image=tf.constant(images)
+    )
+    scores = model.predict(images.astype("float32"), verbose=0)
+    scores = scores["scores"] if kind == "one in a dictionary" else scores
+    np.testing.assert_allclose(answers["logits"], scores, rtol=1e-4)
 
 
 def test_a_card_of_ones_own_is_written_as_it_is(tmp_path):
@@ -735,17 +591,15 @@ def test_a_card_of_ones_own_is_written_as_it_is(tmp_path):
 
 def test_on_another_backend_the_export_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match=r"this is\s+jax. Save the model as .keras"):
+    with pytest.raises(ValueError, match=r"Save the model as .keras .* Received: jax"):
         keras_ldam.export_saved_model(
             small_model(), tmp_path / "n", class_names=["a", "b"], scale=1.0
         )
 
 
 def test_resized_pixels_are_those_of_pillow(rng):
-    from PIL import Image
-
     image = rng.integers(0, 256, (12, 16, 1), dtype=np.uint8)
-    served = export.graphs.ServedImages(lambda images: images, (4, 4, 1), True, None)
+    served = graphs.ServedImages(lambda images: images, (4, 4, 1), resize=True)
     ours = served._serve_bytes(tf.constant([png(image)])).numpy()[0, ..., 0].astype(int)
     theirs = np.asarray(Image.fromarray(image[..., 0]).resize((4, 4), Image.BILINEAR), int)
     assert np.abs(ours - theirs).max() <= 1  # Pillow rounds in between.
@@ -765,19 +619,19 @@ def test_a_model_in_bfloat16_is_served_in_float32(tmp_path):
 
 def test_the_model_uses_cudnn_again_after_its_export():
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(2, use_cudnn=True)])
-    with pytest.raises(OSError), export.graphs.portable(model):
+    with pytest.raises(OSError), graphs.portable(model):
         assert model.layers[0].use_cudnn is False
         raise OSError
     assert model.layers[0].use_cudnn is True
 
 
 def test_versions_are_whole_numbers_beside_nothing_but_hidden_files(tmp_path):
-    choose = export.version_folders.choose
+    choose = version_folders.choose
     for version in ("0", "07"):
-        with pytest.raises(ValueError, match="a version must be a whole number of at least 1"):
+        with pytest.raises(ValueError, match="A version must be a whole number of at least 1"):
             choose(tmp_path / "name" / version)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="exists and is not a folder"):
+    with pytest.raises(ValueError, match="is a file"):
         choose(tmp_path / "file")
     (tmp_path / "name").mkdir()
     (tmp_path / "name" / ".DS_Store").write_text("")
@@ -785,8 +639,6 @@ def test_versions_are_whole_numbers_beside_nothing_but_hidden_files(tmp_path):
 
 
 def test_the_card_names_the_rarest_class_and_lists_the_first_hundred():
-    from keras_ldam.export.card import model_card
-
     facts = {
         "name": "birds", "version": 1, "created": "today", "input": "image", "scale": 30.0,
         "temperature": 1.0, "target_prior": None, "versions": {},
@@ -797,14 +649,175 @@ def test_the_card_names_the_rarest_class_and_lists_the_first_hundred():
     assert "The rarest class, bird 1, had 3 training examples, the most frequent 9." in card
     assert "| 0 | a\\|b | 9 |" in card
     assert "| 99 | bird 99 |" in card and "| 100 |" not in card
-    assert "The other 50 classes are in export.json." in card
+    assert "export.json lists the other 50 classes." in card
 
 
-def test_a_full_disk_gets_a_sentence_and_leaves_nothing(tmp_path):
-    def write(folder):
-        (folder / "half").write_text("")
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+# ----------------------------------------------------------------------------- on the disk
 
-    with pytest.raises(ValueError, match=r"name/1 could not be written: .*No space left on device"):
-        export.version_folders.write_whole(tmp_path / "name" / "1", write)
-    assert not (tmp_path / "name").exists()
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore"),
+        OSError("No space left on device"),
+    ],
+)
+def test_a_full_disk_gets_a_sentence_and_leaves_nothing(error, tmp_path, monkeypatch):
+    def fail(served, folder, **options):
+        (Path(folder) / "half").write_text("")
+        raise error
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(ValueError, match=r"name/1 could not be written: No space left on device\."):
+        keras_ldam.export_saved_model(
+            small_model(), tmp_path / "exports" / "name", class_names=["a", "b"], scale=1.0
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_version_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    folder = tmp_path / "exports" / "name" / "1"
+    synced = {False: set(), True: set()}
+    monkeypatch.setattr(version_folders, "sync", lambda path: synced[folder.exists()].add(path))
+    with version_folders.written_whole(folder) as aside:
+        (aside / "variables").mkdir()
+        (aside / "variables" / "index").write_text("")
+    assert synced[False] == {aside, aside / "variables", aside / "variables" / "index"}
+    assert synced[True] == {tmp_path / "exports" / "name", tmp_path / "exports", tmp_path}
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
+    program = f"""
+import os, signal
+from pathlib import Path
+from keras_ldam.export import version_folders
+with version_folders.written_whole(Path({str(tmp_path / "name" / "1")!r})) as aside:
+    (aside / "half").write_text("")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    (left,) = (tmp_path / "name").iterdir()
+    assert (left / "half").exists()
+    running = tmp_path / "name" / f".{os.getppid()}-2"
+    running.mkdir()
+    assert version_folders.choose(tmp_path / "name") == tmp_path / "name" / "1"
+    with version_folders.written_whole(tmp_path / "name" / "1"):
+        assert not left.exists()
+    assert {path.name for path in (tmp_path / "name").iterdir()} == {"1", running.name}
+
+
+def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
+    model = small_model()
+    monkeypatch.delitem(sys.modules, "keras_ldam.export.graphs")
+    monkeypatch.delattr("keras_ldam.export.graphs")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(extras.MissingExtraError, match=r"pip install 'keras_ldam\[export\]'"):
+        keras_ldam.export_saved_model(model, tmp_path / "n", class_names=["a", "b"])
+
+
+# ----------------------------------------------------------------------------- image files
+
+
+EXIF = b"Exif\0\0II*\0\x08" + bytes(9)
+
+
+def encoded(image_format, mode="RGB", size=(12, 10), **options):
+    file = io.BytesIO()
+    Image.new("RGB", size, "gray").convert(mode).save(file, image_format, **options)
+    return file.getvalue()
+
+
+def claiming(contents, at, form, *sides):
+    """The file, with other sides in its header."""
+    contents = bytearray(contents)
+    contents[at : at + struct.calcsize(form)] = struct.pack(form, *sides)
+    if contents.startswith(b"\x89PNG"):
+        contents[29:33] = struct.pack(">I", zlib.crc32(bytes(contents[12:29])))
+    return bytes(contents)
+
+
+def jpeg_claiming(height, width):
+    contents = encoded("JPEG")
+    return claiming(contents, contents.index(b"\xff\xc0") + 5, ">HH", height, width)
+
+
+def animation(*sizes):
+    """A GIF of a header that names a screen of 1 × 1, and of frames of the given sizes."""
+    file = io.BytesIO()
+    frames = [Image.effect_noise(size, 99).convert("P") for size in sizes]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], optimize=False)
+    return claiming(file.getvalue(), 6, "<HH", 1, 1)
+
+
+def large_frame():
+    contents = animation((12, 10), (12, 10))
+    second = contents.rindex(b"\x2c\0\0\0\0\x0c\0\x0a\0")
+    return claiming(contents, second + 5, "<HH", 60_000, 60_000)
+
+
+@pytest.mark.parametrize(
+    ("contents", "sides"),
+    [
+        (jpeg_claiming(60_000, 50_000), "[60000 50000]"),
+        (claiming(encoded("PNG"), 16, ">II", 12_000, 5_000), "[5000 12000]"),
+        (claiming(encoded("BMP"), 18, "<ii", 30_000, -30_000), "[30000 30000]"),
+        (claiming(encoded("WEBP"), 26, "<HH", 8_000, 8_001), "[8001 8000]"),
+        (claiming(encoded("WEBP", lossless=True), 21, "<I", 0x0FFFFFFF), "[16384 16384]"),
+        (claiming(encoded("WEBP", exif=EXIF), 24, "<HBHB", 0, 1, 0, 1), "[65537 65537]"),
+        (claiming(encoded("GIF"), encoded("GIF").index(b",") + 5, "<HH", 9_000, 9_000), "[9000 "),
+        (large_frame(), "[60000 60000]"),
+    ],
+    ids=["JPEG", "PNG", "BMP", "WebP", "lossless", "extended", "GIF", "second frame of a GIF"],
+)  # fmt: skip
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(contents, sides, served):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        served["serving_bytes"](image_bytes=tf.constant([contents]))
+    message = f"image has more than {limits.MAX_IMAGE_PIXELS} pixels; its height and width are"
+    assert message in caught.value.message
+    assert sides in caught.value.message
+
+
+def test_all_frames_of_an_animation_count(monkeypatch):
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 599)
+    image_files.checked(tf.constant(animation(*[(10, 10)] * 5)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 599 pixels"):
+        image_files.checked(tf.constant(animation(*[(10, 10)] * 6)))
+
+
+def test_a_file_whose_size_takes_too_long_to_find_is_refused():
+    blocks = b"\1a" * limits.MAX_GIF_BLOCKS
+    contents = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + b"!\xfe" + blocks
+    with pytest.raises(tf.errors.InvalidArgumentError, match="GIF has more than"):
+        image_files.checked(tf.constant(contents))
+
+
+def test_a_format_whose_size_is_unknown_is_refused():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Unknown image file format"):
+        image_files.checked(tf.constant(b"\xff\x0a of JPEG XL"))
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        encoded("JPEG"), encoded("JPEG", "CMYK"), encoded("JPEG", "L"), encoded("PNG"),
+        encoded("GIF", "L"), encoded("BMP"), encoded("BMP", "P"), encoded("WEBP"),
+        encoded("WEBP", "RGBA"), animation((12, 10), (12, 10)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_file_is_decoded_to_the_colors_of_the_model(contents, channels):
+    image = image_files.decode(image_files.checked(tf.constant(contents)), channels)
+    assert image.shape == (10, 12, channels)
+
+
+def test_a_cmyk_jpeg_is_gray_for_a_model_of_gray_images(tmp_path):
+    folder = keras_ldam.export_saved_model(
+        small_model(), tmp_path / "name", class_names=["a", "b"], scale=1.0
+    )
+    file = io.BytesIO()
+    Image.new("CMYK", (4, 4), (0, 0, 0, 55)).save(file, "JPEG")
+    serve = tf.saved_model.load(str(folder)).signatures["serving_bytes"]
+    found, gray = serve(
+        image_bytes=tf.constant([file.getvalue(), png(np.full([4, 4, 1], 200, np.uint8))])
+    )["logits"].numpy()
+    np.testing.assert_allclose(found, gray, atol=0.02)
