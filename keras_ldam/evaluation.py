@@ -233,7 +233,7 @@ def _measured(model: keras.Model) -> tuple[Callable[[Any], tuple[np.ndarray, np.
                 sizes = longest * np.linalg.norm(features, axis=-1)
                 return scores, np.maximum(sizes, 1e-12)
 
-            return predict, "normalised score"
+            return predict, "normalized score"
     predict = functools.partial(_scores_of, model)
     if gives_cosines(model):
         return predict, "cosine"

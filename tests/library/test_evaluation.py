@@ -164,7 +164,7 @@ def test_other_heads_are_measured_by_the_lengths_of_features_and_class_vectors(d
     features = values(hidden(x))
     logits = features @ values(head.kernel) + values(head.bias)
     lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(values(head.kernel), axis=0).max()
-    check_margins(found["margins"], oracle_margin(y, logits) / lengths, y, unit="normalised score")
+    check_margins(found["margins"], oracle_margin(y, logits) / lengths, y, unit="normalized score")
     check_confidences(found["reliability"], values(keras.ops.softmax(logits)), y)
 
 
