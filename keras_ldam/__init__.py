@@ -1,5 +1,6 @@
 """Label-distribution-aware margins for long-tailed classes, in Keras 3."""
 
+from keras_ldam.adjustment import with_probabilities
 from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
 from keras_ldam.counts import (
@@ -22,10 +23,9 @@ from keras_ldam.losses import (
     ldam_hinge,
     set_class_weights,
 )
-from keras_ldam.metrics import ClassErrors, ClassMargins, example_margins
+from keras_ldam.metrics import ClassErrors, ClassMargins, OfProbabilities, example_margins
 from keras_ldam.optimizers import MomentumSGD
-
-__version__ = "0.2.0"
+from keras_ldam.version import __version__ as __version__
 
 __all__ = [
     "DRW",
@@ -39,6 +39,7 @@ __all__ = [
     "FusedBatchNormalization",
     "LDAMHinge",
     "MomentumSGD",
+    "OfProbabilities",
     "RandomCropFlip",
     "advise",
     "class_weights",
@@ -53,4 +54,5 @@ __all__ = [
     "set_class_weights",
     "shot_groups",
     "step_counts",
+    "with_probabilities",
 ]

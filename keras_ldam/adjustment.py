@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam import extras
 from keras_ldam.labels import check_labels
+from keras_ldam.layers import ScaledSoftmax, cosine_heads, gives_probabilities
 
 TEMPERATURES = (0.05, 20.0)
 """The range in which a temperature is fitted."""
@@ -262,6 +264,80 @@ def prior_shift(
     )
     shift = np.log(target) - np.log(source)
     return shift.astype(np.float32), target.tolist(), source.tolist()
+
+
+def softmax_scale(model: keras.Model, scale: float | None = None) -> float:
+    """Returns the scale s with which softmax(s z) of a model's scores z are its probabilities.
+
+    Args:
+        model: A model that gives scores.
+        scale: The scale, if you know it. Defaults to that of the model's `CosineDense`, or of the
+            loss that it is compiled with, or 1 for a model without either.
+
+    Raises:
+        ValueError: if head and loss disagree, or the model gives cosines of an unknown scale.
+    """
+    if scale is not None:
+        class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
+        return float(scale)
+    heads = cosine_heads(model)
+    of_head = next((head.scale for head in heads if head.scale is not None), None)
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    of_loss = next((s for loss in losses if (s := getattr(loss, "scale", None)) is not None), None)
+    if of_head is not None and of_loss is not None and of_head != of_loss:
+        raise ValueError(
+            "Head and loss must have one scale; pass `scale=` to choose. Received: the head has "
+            f"scale={of_head:g}, the loss has scale={of_loss:g}"
+        )
+    found = of_loss if of_head is None else of_head
+    if found is None and heads:
+        raise ValueError(
+            "The model gives cosines, and neither its head nor a loss that it is compiled with has "
+            "a scale, so the softmax scale is unknown: pass `scale=`, as used by the loss."
+        )
+    return 1.0 if found is None else float(found)
+
+
+def with_probabilities(model: keras.Model, *, scale: float | None = None) -> keras.Model:
+    """Returns a model with the same weights that gives probabilities, softmax(s z).
+
+    They are the probabilities that the loss has trained: for the class frequencies that it has
+    seen, and after margins or re-weighting for no particular ones. See `export_saved_model` for a
+    shift to other frequencies.
+
+    Args:
+        model: A model that gives scores z, `(batch, num_classes)`.
+        scale: s > 0; see `softmax_scale`.
+
+    Returns:
+        A Keras model, which can be saved, exported and served like any other.
+
+    Raises:
+        ValueError: for a model that gives probabilities already, one with several outputs, or an
+            unknown scale.
+
+    Example:
+
+    ```python
+    model.compile("sgd", loss=keras_ldam.LDAM(counts))
+    model.fit(x, y)
+    probabilities = keras_ldam.with_probabilities(model).predict(x_test)
+    ```
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a Keras model. Received: {model!r}")
+    if gives_probabilities(model):
+        raise ValueError("The model ends in probabilities already.")
+    softmax = ScaledSoftmax(softmax_scale(model, scale), name="probabilities")
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return keras.Sequential([model, softmax])
+    if len(outputs) > 1:
+        raise ValueError(
+            "The model must have one output; select it: keras.Model(model.inputs, "
+            f"model.outputs[0]). Received: {len(outputs)} outputs"
+        )
+    return keras.Model(model.inputs, softmax(outputs[0]), name=model.name)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from keras_ldam.version import __version__
+
 
 def cores() -> int:
     """Returns how many cores this process may use."""
@@ -67,10 +69,8 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that compute a result, and Keras' backend."""
-    import keras_ldam
-
-    # Its own from the package itself: a checkout that is not installed has no metadata.
-    found = {"python": platform.python_version(), "keras_ldam": keras_ldam.__version__}
+    # Not from the metadata, which a checkout that is not installed lacks.
+    found = {"python": platform.python_version(), "keras_ldam": __version__}
     for package in ("keras", "tensorflow", "jax", "numpy"):
         try:
             found[package] = metadata.version(package)

@@ -12,33 +12,52 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "keras_ldam"
-
-# Rooms by floor; a room imports from lower floors only.
-FLOORS = [
-    {"counts", "hardware", "labels"},
-    {
-        "advice", "augmentation", "calibration", "callbacks", "config", "evaluation", "layers",
-        "losses", "metrics", "normalization", "optimizers", "results", "schedules", "text",
-        "word_vectors",
-    },
-    {"datasets", "models"},
-    {"cli", "distribution", "export", "prediction", "report", "serving", "training"},
-]  # fmt: skip
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# Parts that lean on another part, each with its reason.
-SAME_FLOOR = {
-    ("callbacks", "losses"),  # DRW sets a loss's variable.
-    ("callbacks", "layers"),  # DRW refuses a head that gives probabilities.
-    ("evaluation", "calibration"),  # Trust in the scores is a part of what it tells.
-    ("evaluation", "layers"),  # It recognises the head whose scores are cosines.
-    ("results", "config"),  # A run folder belongs to a config.
-    ("models", "datasets"),  # A network is built for a Data record.
-}
 FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Rooms of each wing by floor: a room imports from lower floors only.
+LIBRARY = [
+    {"extras", "files", "keras_internals", "version"},
+    {"counts", "hardware", "labels"},
+    {"advice", "layers", "losses", "metrics", "optimizers", "schedules"},
+    {"adjustment", "callbacks"},
+    {"evaluation"},
+    {"distribution", "export", "report", "serving"},
+]
+EXPERIMENTS = [
+    {"config", "text", "word_vectors"},
+    {"recipes", "run_folder"},
+    {"datasets"},
+    {"feeding", "models"},
+    {"place"},
+    {"progress"},
+    {"training"},
+    {"exporting", "tables"},
+    {"cli"},
+]
+EXCEPTIONS: set[tuple[str, str]] = set()
+"""Imports that do not go down, each with its reason; five at most."""
+
+FLOOR = {room: (0, floor) for floor, rooms in enumerate(LIBRARY) for room in rooms}
+FLOOR |= {
+    f"experiments.{room}": (1, floor) for floor, rooms in enumerate(EXPERIMENTS) for room in rooms
+}
 
 
 def room_of(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts[0] == "experiments" and len(parts) > 1:
+        return "__init__" if parts[1] == "__init__" else f"experiments.{parts[1]}"
+    return parts[0]
+
+
+def room_named(name):
+    """The room that a dotted name lies in; None outside of the package, "" for the package."""
+    parts = name.split(".")
+    if parts[0] != "keras_ldam":
+        return None
+    if parts[1:2] == ["experiments"]:
+        return "experiments" if len(parts) == 2 else f"experiments.{parts[2]}"
+    return parts[1] if len(parts) > 1 else ""
 
 
 def imports(path, *, top_level_only=False):
@@ -47,8 +66,11 @@ def imports(path, *, top_level_only=False):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert not node.level, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            # `from keras_ldam import counts` names the room, not the package.
+            rooms = [name for name in names if room_named(name) in FLOOR]
+            yield from rooms if len(rooms) == len(names) else [node.module, *rooms]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -58,16 +80,28 @@ def test_imports_go_down(path):
         return
     assert room in FLOOR, f"{room} has no floor: add it to the plan"
     for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "keras_ldam" or len(parts) < 2 or parts[1] not in FLOOR:
+        other = room_named(name)
+        if other is None or other == room or (room, other) in EXCEPTIONS:
             continue
-        other = parts[1]
-        if other == room or (room, other) in SAME_FLOOR:
+        # The package itself imports all of the library, and is above it.
+        if other in ("", "experiments"):
+            assert room.startswith("experiments."), f"{room} imports {name}"
             continue
-        same_wiring = FLOOR[room] == FLOOR[other] == 3 and room in (
-            "cli", "export", "report", "serving", "training",
-        )  # fmt: skip
-        assert FLOOR[other] < FLOOR[room] or same_wiring, f"{room} imports {other}"
+        if other not in FLOOR:  # A name of the package, or of a room that is a folder.
+            other = room_named(name.rpartition(".")[0])
+        assert FLOOR[other] < FLOOR[room], f"{room} imports {other}"
+
+
+def test_nothing_of_the_library_imports_the_experiments():
+    for path in FILES:
+        if "experiments" not in path.relative_to(PACKAGE).parts:
+            assert "experiments" not in {part for name in imports(path) for part in name.split(".")}
+            assert "keras_ldam.experiments" not in path.read_text(), path
+
+
+def test_there_are_few_exceptions():
+    assert len(EXCEPTIONS) <= 5
+    assert all(FLOOR[room] <= FLOOR[other] for room, other in EXCEPTIONS)
 
 
 def test_an_installation_has_every_room():
@@ -75,46 +109,57 @@ def test_an_installation_has_every_room():
     settings.read(PACKAGE.parent / "setup.cfg")
     listed = set(settings["options"]["packages"].split())
     found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in FILES}
-    assert listed == found | {"keras_ldam.configs"}
+    assert listed == found | {"keras_ldam.experiments.configs"}
 
 
-def test_only_one_room_imports_tensorflow_text():
+def test_only_one_room_of_each_wing_imports_tensorflow_text():
     rooms = {room_of(path) for path in FILES if "tensorflow_text" in set(imports(path))}
-    assert rooms <= {"text", "prediction"}
+    assert rooms <= {"experiments.text", "serving"}
 
 
-def test_parts_do_not_import_tensorflow_when_they_are_imported():
-    # These two are imported only by what needs them.
-    ends = {"text.py", "datasets/images.py"}
+def test_parts_do_not_import_a_backend_when_they_are_imported():
+    # Rooms and files that are imported only by what needs TensorFlow.
+    ends = {"experiments/text.py", "experiments/datasets/images.py"}
+    rooms = {"distribution", "serving", "export"}
     for path in FILES:
-        if str(path.relative_to(PACKAGE)) in ends or FLOOR.get(room_of(path), 0) == 3:
+        name = path.relative_to(PACKAGE).as_posix()
+        if name in ends or (room_of(path) in rooms and name != "export/__init__.py"):
             continue
         loaded = {name.split(".")[0] for name in imports(path, top_level_only=True)}
         assert not loaded & {"tensorflow", "tensorflow_datasets", "tensorflow_text", "jax"}, path
 
 
 FRESH = """
-import json, sys
+import json, os, sys
 import keras
-before = set(sys.modules)
+before, environment = set(sys.modules), dict(os.environ)
 import keras_ldam
-loaded = {name.split(".")[0] for name in set(sys.modules) - before}
-registered = {
-    name: keras.saving.get_registered_object(f"keras_ldam>{name}") is not None
-    for name in (
-        "BiLSTM", "PoolWords", "PaddedShortcut", "RandomCropFlip", "FusedBatchNormalization",
-        "MomentumSGD", "cross_entropy", "ldam", "ldam_hinge", "focal",
-    )
+told = {
+    "loaded": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
+    "rooms": sorted(name for name in sys.modules if name.startswith("keras_ldam.")),
+    "environment": dict(os.environ) == environment,
 }
 from keras_ldam import *
-backends = [name for name in ("tensorflow", "jax") if name in sys.modules]
-print(json.dumps({"loaded": sorted(loaded), "backends": backends, "registered": registered}))
+told["backends"] = [name for name in ("tensorflow", "jax") if name in sys.modules]
+told["public"] = sorted(set(keras_ldam.__all__) - set(dir(keras_ldam)))
+
+def registered(*names):
+    return [keras.saving.get_registered_object(f"keras_ldam>{name}") is not None for name in names]
+
+told["parts"] = registered(
+    "CosineDense", "RandomCropFlip", "FusedBatchNormalization", "MomentumSGD", "LDAM", "Focal",
+    "CrossEntropy", "LDAMHinge", "ClassErrors", "cross_entropy", "ldam", "ldam_hinge", "focal",
+)
+import keras_ldam.experiments
+told["networks"] = registered("BiLSTM", "PoolWords", "PaddedShortcut")
+print(json.dumps(told))
 """
 
 
 @pytest.fixture(scope="module")
 def fresh_process():
     """What a new process on JAX tells of its imports."""
+    pytest.importorskip("jax")
     done = subprocess.run(
         [sys.executable, "-c", FRESH],
         env={"KERAS_BACKEND": "jax", "PATH": "", "PYTHONPATH": str(PACKAGE.parent)},
@@ -126,25 +171,45 @@ def fresh_process():
 
 
 def test_importing_the_library_loads_numpy_and_keras_only(fresh_process):
-    heavy = {"tensorflow_datasets", "tensorflow_text", "absl", "sklearn", "matplotlib"}
+    heavy = {"tensorflow_datasets", "tensorflow_text", "sklearn", "scipy", "matplotlib"}
     assert not heavy & set(fresh_process["loaded"])
     assert fresh_process["backends"] == ["jax"]
+    assert not [name for name in fresh_process["rooms"] if "experiments" in name]
 
 
-def test_a_process_that_only_loads_a_model_knows_the_layers_of_every_network(fresh_process):
-    assert len(fresh_process["registered"]) == 10
-    assert all(fresh_process["registered"].values()), fresh_process["registered"]
+def test_importing_the_library_changes_no_environment_variable(fresh_process):
+    assert fresh_process["environment"]
 
 
-@pytest.mark.parametrize(
-    "room",
-    [
-        "advice", "augmentation", "calibration", "counts", "evaluation", "layers", "losses",
-        "metrics", "normalization", "optimizers", "report.theory", "schedules",
-    ],
-)  # fmt: skip
-def test_the_examples_in_the_docstrings_run(room):
-    module = importlib.import_module(f"keras_ldam.{room}")
-    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+def test_every_public_name_exists_without_tensorflow(fresh_process):
+    assert fresh_process["public"] == []
+
+
+def test_importing_a_wing_is_enough_to_load_its_models(fresh_process):
+    assert all(fresh_process["parts"]) and all(fresh_process["networks"])
+
+
+def modules_with_examples():
+    """Every module of the library that a docstring example stands in."""
+    for path in FILES:
+        if "experiments" not in path.parts and ">>>" in path.read_text():
+            yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("name", list(modules_with_examples()))
+def test_the_examples_in_the_docstrings_run(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(
+        module,
+        optionflags=doctest.ELLIPSIS,
+        extraglobs={"keras_ldam": importlib.import_module("keras_ldam")},
+    )
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_no_environment_variable_is_set_outside_of_the_programs():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ("setdefault", "putenv"):
+                assert "environ" not in ast.unparse(node), path

@@ -27,12 +27,12 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam import extras
-from keras_ldam.adjustment import prior_shift
+from keras_ldam.adjustment import prior_shift, softmax_scale
 from keras_ldam.export import version_folders
 from keras_ldam.export.card import model_card
 from keras_ldam.export.limits import MAX_IMAGE_PIXELS
 from keras_ldam.hardware import versions
-from keras_ldam.layers import gives_cosines, gives_probabilities
+from keras_ldam.layers import gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss
 
 if TYPE_CHECKING:
@@ -107,9 +107,11 @@ def export_saved_model(
         target_prior: Class frequencies where the model is used: one number above 0 per class,
             normalized to sum to 1. None: the scores stay as trained.
         source_prior: Class frequencies that the scores have learned. Defaults to n_j w_j, with the
-            class weights w of the loss that the model was compiled with, as `keras_ldam.DRW`
-            leaves them (so 1/K each after full balance). After re-sampling, or `class_weight` in
-            `fit`, pass what these have made of the counts.
+            class weights w that `keras_ldam.DRW` has left in the loss of the model (so 1/K each
+            after full balance). It is required where these are all 1, since a loss does not keep
+            them through `load_weights` or another `compile`: pass `counts` after training without
+            weights, and after re-sampling, or `class_weight` in `fit`, what these have made of the
+            counts.
         details: More entries for `export.json`.
         card: Text of the model card, in place of the one made from the above.
 
@@ -138,7 +140,7 @@ def export_saved_model(
 
     num_classes = _num_classes(model)
     class_names = _checked_names(class_names, num_classes)
-    scale = _scale_of(model) if scale is None else _positive("scale", scale)
+    scale = softmax_scale(model, scale)
     temperature = _positive("temperature", temperature)
     loss = _weighted_loss_of(model)
     if counts is None and loss is not None:
@@ -146,10 +148,9 @@ def export_saved_model(
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, class_names)
         counts = class_counts.check_counts(counts, class_names)
-    if target_prior is not None and source_prior is None and counts is not None:
-        source_prior = counts * (
-            1.0 if loss is None else keras.ops.convert_to_numpy(loss.class_weights)
-        )
+    if target_prior is not None and source_prior is None:
+        class_counts.check_prior("target_prior", target_prior, num_classes, class_names=class_names)
+        source_prior = _learned_prior(loss, counts)
     shift, target_prior, source_prior = prior_shift(
         num_classes,
         counts=counts,
@@ -238,24 +239,26 @@ def _wants_probabilities(loss: Any) -> bool:
     return getattr(loss, "from_logits", None) is False
 
 
+def _learned_prior(loss: ClassWeightedLoss | None, counts: Any) -> np.ndarray:
+    """Class frequencies times the class weights of the loss, where it is known that it has any."""
+    weights = None if loss is None else keras.ops.convert_to_numpy(loss.class_weights)
+    if loss is None or np.all(weights == 1):
+        raise ValueError(
+            "`target_prior` needs `source_prior`, the class frequencies that the scores have "
+            "learned: the loss of this model has no class weights other than 1, which may be those "
+            "it was trained with, or have been lost by `load_weights` or `compile`. Pass "
+            "source_prior=counts after training without class weights, and equal numbers after "
+            "training with weights 1/n."
+        )
+    return counts * weights
+
+
 def _weighted_loss_of(model: keras.Model) -> ClassWeightedLoss | None:
     """The loss with class weights that a model was compiled with."""
     for loss in keras.tree.flatten(getattr(model, "loss", None)):
         if isinstance(loss, ClassWeightedLoss) and loss.counts is not None:
             return loss
     return None
-
-
-def _scale_of(model: keras.Model) -> float:
-    for loss in keras.tree.flatten(getattr(model, "loss", None)):
-        if getattr(loss, "scale", None) is not None:
-            return float(loss.scale)
-    if gives_cosines(model):
-        raise ValueError(
-            "The model returns cosines and was compiled without a loss that has a scale, so the "
-            "softmax scale is unknown: pass `scale=`, as used by the loss."
-        )
-    return 1.0
 
 
 # ----------------------------------------------------------------------------- other arguments

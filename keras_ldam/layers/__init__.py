@@ -2,14 +2,17 @@
 
 from keras_ldam.layers.cosine_dense import CosineDense, UnitColumns
 from keras_ldam.layers.fused_batch_normalization import FusedBatchNormalization
-from keras_ldam.layers.heads import gives_cosines, gives_probabilities
+from keras_ldam.layers.heads import cosine_heads, gives_cosines, gives_probabilities
 from keras_ldam.layers.random_crop_flip import RandomCropFlip
+from keras_ldam.layers.scaled_softmax import ScaledSoftmax
 
 __all__ = [
     "CosineDense",
     "FusedBatchNormalization",
     "RandomCropFlip",
+    "ScaledSoftmax",
     "UnitColumns",
+    "cosine_heads",
     "gives_cosines",
     "gives_probabilities",
 ]

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ldam.counts import check_range
+
 _LONG = 1e30
 """Squared length from which on vectors are shortened before they are normalized."""
 
@@ -29,6 +31,9 @@ class CosineDense(keras.layers.Layer):
         kernel_initializer: Initializer of the class vectors, shape `(features, units)`. By default
             uniform directions of length 1, as in the official code.
         kernel_regularizer: Optional regularizer of the class vectors.
+        scale: Scale s of the softmax that the cosines are trained with, to be kept with the model;
+            `with_probabilities` and `export_saved_model` read it. It does not change the outputs:
+            `LDAM` multiplies by its own scale.
         **kwargs: `name`, `dtype` and so on, as for every Keras layer.
 
     Call arguments:
@@ -60,6 +65,7 @@ class CosineDense(keras.layers.Layer):
         epsilon: float = 1e-6,
         kernel_initializer: Any = "keras_ldam>UnitColumns",
         kernel_regularizer: Any = None,
+        scale: float | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")
@@ -69,6 +75,9 @@ class CosineDense(keras.layers.Layer):
             raise ValueError(f"`units` must be a whole number of at least 1. Received: {units!r}")
         self.units: int = int(units)
         self.epsilon: float = float(epsilon)
+        if scale is not None:
+            check_range("scale", scale, 0, 1e6, open_low=True)
+        self.scale: float | None = scale
         if self.compute_dtype in ("float16", "bfloat16"):
             raise ValueError(
                 "`CosineDense` computes in float32, since cosines in half precision have too few "
@@ -121,6 +130,7 @@ class CosineDense(keras.layers.Layer):
             "epsilon": self.epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "scale": self.scale,
         }
 
 

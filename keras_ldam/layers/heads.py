@@ -10,9 +10,15 @@ from keras_ldam import keras_internals
 from keras_ldam.layers.cosine_dense import CosineDense
 
 
+def cosine_heads(model: keras.Model) -> list[CosineDense]:
+    """Returns the `CosineDense` layers of a model, and of the models that it is made of."""
+    layers = keras_internals.layers_of(model)
+    return [layer for layer in layers if isinstance(layer, CosineDense)]
+
+
 def gives_cosines(model: keras.Model) -> bool:
     """Whether a model has a `CosineDense`, in the models that it is made of too."""
-    return any(isinstance(layer, CosineDense) for layer in keras_internals.layers_of(model))
+    return bool(cosine_heads(model))
 
 
 def gives_probabilities(model: keras.Model) -> bool:

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.run_folder import RunFolder, write_json, write_whole
+from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.files import write_json, write_whole
+
+DATA = {"name": "digits", "class_names": ["0", "1"], "counts": [3, 2]}
 
 
 @pytest.fixture
@@ -15,17 +18,20 @@ def config():
 
 def test_a_folder_belongs_to_one_config(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
-    folder.create(config)
-    folder.create(config)
+    folder.check(config)
+    folder.create(config, DATA)
+    folder.check(config)
     with pytest.raises(ValueError, match="with seed=0, not 1; choose another --run_dir"):
-        folder.create(Config(seed=1).resolve())
+        folder.check(Config(seed=1).resolve())
     assert folder.read_config() == config
 
 
 def test_where_the_data_lie_may_change(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
-    folder.create(config)
-    folder.create(Config(data_dir="/elsewhere").resolve())
+    folder.create(config, DATA)
+    moved = Config(data_dir="/elsewhere").resolve()
+    folder.check(moved)
+    folder.create(moved, DATA)
     assert folder.read_config().data_dir == "/elsewhere"
 
 
@@ -33,17 +39,16 @@ def test_a_run_stays_with_its_data(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
     data = {"name": "folder", "class_names": ["cat", "dog"], "counts": [24, 8]}
     folder.check_data(data)
-    folder.create(config)
-    write_json(folder.data_file, data)
+    folder.create(config, data)
     folder.check_data({**data, "new_in_this_version": 1})
-    with pytest.raises(ValueError, match="a run on other data: its class_names are not those"):
+    with pytest.raises(ValueError, match="a run on other data: its class_names differ"):
         folder.check_data({**data, "class_names": ["ant", "bee"]})
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path, config):
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(ValueError, match="not a run folder"):
-        RunFolder(tmp_path).create(config)
+        RunFolder(tmp_path).check(config)
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
 
 
@@ -63,7 +68,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
 
 def test_history_rows_may_have_different_columns(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
-    folder.create(config)
+    folder.create(config, DATA)
     rows = [{"epoch": 0.0, "loss": 2.5}, {"epoch": 1.0, "loss": 2.0, "reweighted": 1.0}]
     folder.write_history(rows)
     assert folder.read_history() == rows
@@ -73,7 +78,7 @@ def test_history_rows_may_have_different_columns(tmp_path, config):
 def test_what_is_not_a_finished_run_gets_a_sentence(tmp_path, config, present):
     folder = RunFolder(tmp_path / "run")
     if present:
-        folder.create(config)
+        folder.create(config, DATA)
     match = "the run has not ended" if present else "no such folder"
     with pytest.raises(ValueError, match=match):
         folder.read_results()
@@ -81,7 +86,7 @@ def test_what_is_not_a_finished_run_gets_a_sentence(tmp_path, config, present):
 
 def test_damaged_files_get_a_sentence(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
-    folder.create(config)
+    folder.create(config, DATA)
     folder.config_file.write_text('{"seed": ')
     with pytest.raises(ValueError, match="not valid JSON"):
         folder.read_config()
@@ -102,7 +107,7 @@ def test_damaged_files_get_a_sentence(tmp_path, config):
 )
 def test_where_and_how_it_is_computed_may_change(changes, tmp_path, config):
     folder = RunFolder(tmp_path / "run")
-    folder.create(config)
+    folder.create(config, DATA)
     folder.check(Config(**changes).resolve())
 
 
@@ -110,3 +115,45 @@ def test_a_number_that_is_none_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "results.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must hold a JSON object. Received: list"),
+        ("null", "must hold a JSON object"),
+        ("[" * 100_000, "not valid JSON"),
+        ("{}", "lacks the key 'last'"),
+    ],
+)
+def test_json_of_the_wrong_form_gets_a_sentence_with_file_and_key(
+    content, message, tmp_path, config
+):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config, DATA)
+    folder.results_file.write_text(content)
+    with pytest.raises(ValueError, match=f"results.json.*{message}"):
+        folder.read_results()
+
+
+@pytest.mark.parametrize("text", ["epoch,loss\n0,1.0,7\n", "epoch,loss\n0,low\n", "epoch\nnan\n"])
+def test_a_history_that_is_none_gets_a_sentence(text, tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config, DATA)
+    folder.history_file.write_text(text)
+    with pytest.raises(ValueError, match=r"history.csv is not the history of a run"):
+        folder.read_history()
+
+
+def test_a_lock_leaves_no_empty_folder(tmp_path):
+    with RunFolder(tmp_path / "run").locked():
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_leftovers_of_killed_processes_are_no_reason_to_refuse_a_folder(tmp_path, config):
+    (tmp_path / ".4194305-config.json").write_text("{")
+    folder = RunFolder(tmp_path)
+    folder.check(config)
+    with folder.locked():
+        assert not list(tmp_path.iterdir())

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,13 +16,16 @@ import pytest
 from conftest import small_config
 
 import keras_ldam
-from keras_ldam import evaluation
-from keras_ldam.experiments import cli, datasets, training
-from keras_ldam.experiments.datasets.data import Ragged, Split
+from keras_ldam import files
+from keras_ldam.experiments import cli, datasets, feeding, progress, training
 from keras_ldam.experiments.datasets.sampling import Batches, epoch_order
+from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.losses import LOSSES
 
-ROOT = Path(__file__).parent.parent
+SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gamma": 1.0}
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 class KilledError(Exception):
@@ -111,11 +113,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         whole = RunFolder(tmp_path / "whole")
         training.train(config, whole.path)
 
-    schedule = training._schedule
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
-    monkeypatch.setattr(
-        training, "_schedule", lambda *args: [*schedule(*args), kill_after(epoch=2)]
-    )
+    schedule = training.schedule
+    monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(training, "schedule", lambda *args: [*schedule(*args), kill_after(epoch=2)])
     with pytest.raises(KilledError):
         training.train(config, tmp_path / "cut")
     monkeypatch.undo()
@@ -126,7 +126,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     cut = RunFolder(tmp_path / "cut")
     for ours, theirs in zip(cut.read_history(), whole.read_history(), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
-    first, second = (training.load_model(folder).get_weights() for folder in (whole, cut))
+    first, second = (folder.load_model().get_weights() for folder in (whole, cut))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -148,9 +148,9 @@ def test_tensorboard_shows_one_curve_for_a_run_that_was_cut_off_and_resumed(tmp_
         ]
 
     config = small_config(method="erm")
-    schedule, seen = training._schedule, []
+    schedule, seen = training.schedule, []
     # Epoch 1 is computed twice: its first logs are there, but its checkpoint is not.
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", 1e9)
 
     def die(epoch, logs):
         if epoch == 2:
@@ -159,7 +159,7 @@ def test_tensorboard_shows_one_curve_for_a_run_that_was_cut_off_and_resumed(tmp_
 
     monkeypatch.setattr(
         training,
-        "_schedule",
+        "schedule",
         lambda *args: [keras.callbacks.LambdaCallback(on_epoch_begin=die), *schedule(*args)],
     )
     with pytest.raises(KilledError):
@@ -212,7 +212,7 @@ def test_training_survives_kill_9(tmp_path, capsys):
 
 def test_a_corrupt_checkpoint_gets_a_sentence_and_is_left_alone(tmp_path):
     config = small_config(method="erm")
-    RunFolder(tmp_path).create(config)
+    RunFolder(tmp_path).create(config, datasets.load(config).describe())
     (tmp_path / "checkpoints" / "epoch-00001.json").write_text(
         '{"epoch": 1, "last": null, "best": null, "seconds": 0}'
     )
@@ -223,7 +223,7 @@ def test_a_corrupt_checkpoint_gets_a_sentence_and_is_left_alone(tmp_path):
     assert broken.read_bytes() == b"not a checkpoint"
 
 
-def test_data_that_are_not_to_be_had_leave_no_run_folder_behind(tmp_path):
+def test_an_unavailable_dataset_leaves_no_run_folder_behind(tmp_path):
     config = small_config(dataset="folder", method="erm", data_dir=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="nowhere"):
         training.train(config, tmp_path / "run")
@@ -243,61 +243,10 @@ def test_a_damaged_model_gets_a_sentence(finished_run, tmp_path):
     [("erm", "CrossEntropy"), ("cb_focal", "Focal"), ("m_drw", "LDAM"), ("hg_drs", "LDAMHinge")],
 )
 def test_a_method_names_its_loss(method, loss):
-    built = training.build_loss(small_config(method=method), np.array([50, 5]))
+    built = LOSSES[small_config(method=method).loss].make([50, 5], SETTINGS)
     assert type(built).__name__ == loss
     if method in ("m_drw", "hg_drs"):  # One margin for all; the counts differ.
         assert built.margins.tolist() == [0.5, 0.5]
-
-
-def test_errors_of_ranks_are_those_of_scikit_learn(rng):
-    from sklearn.metrics import recall_score, top_k_accuracy_score
-
-    y, z = rng.integers(0, 8, size=300), rng.normal(size=(300, 8))
-    ranks = (z > np.take_along_axis(z, y[:, None], 1)).sum(1)
-    errors = evaluation.errors_of_ranks(ranks, y, np.full(8, 50))
-    recalls = 100 * recall_score(y, z.argmax(1), average=None)
-    np.testing.assert_allclose(errors["per_class_error"], 100 - recalls, atol=1e-4)
-    assert errors["top5_error"] == pytest.approx(
-        100 - 100 * top_k_accuracy_score(y, z, k=5), abs=1e-3
-    )
-    assert errors["medium_error"] == pytest.approx(errors["mean_error"], abs=1e-3)
-
-
-def test_scores_that_are_not_numbers_or_all_equal_count_as_wrong():
-    class Broken:
-        def __init__(self, value):
-            self.value = value
-
-        def predict_on_batch(self, examples):
-            return np.full((len(examples), 4), self.value, dtype=np.float32)
-
-    split = Split(np.zeros((8, 1)), np.arange(8) % 4)
-    for value in (np.nan, 0.0):
-        errors = training.evaluate_split(Broken(value), split, np.full(4, 5))
-        assert errors["error"] == 100
-
-
-def test_batches_scored_side_by_side_give_the_same_errors(rng, monkeypatch):
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 10)
-    split = Split(rng.normal(size=(50, 4)).astype("float32"), rng.integers(0, 4, size=50))
-    alone, both = iter([True]), threading.Barrier(2, timeout=30)
-
-    class Identity:
-        def predict_on_batch(self, examples):
-            if not next(alone, False):
-                both.wait()  # For another batch's, or for ever.
-            return examples
-
-    found = training.evaluate_split(Identity(), split, np.full(4, 5), at_once=2)
-    expected = keras.Sequential([keras.Input((4,)), keras.layers.Identity()])
-    assert found == training.evaluate_split(expected, split, np.full(4, 5))
-
-
-def test_every_example_is_evaluated_once_whatever_its_length(rng):
-    lengths = rng.integers(1, 20, size=37)
-    split = Split(Ragged.from_sequences([np.ones(n, int) for n in lengths]), np.zeros(37, int))
-    seen = np.concatenate([indices for indices, _ in training.in_order(split, 10)])
-    assert sorted(seen.tolist()) == list(range(37))
 
 
 def test_every_epoch_of_a_run_is_planned_as_its_own(tmp_path, monkeypatch):
@@ -313,7 +262,7 @@ def test_every_epoch_of_a_run_is_planned_as_its_own(tmp_path, monkeypatch):
 def test_the_precision_is_that_of_the_config_and_checkpoints_are_removed(tmp_path):
     config = small_config(method="erm", epochs=1, steps_per_epoch=1, precision="mixed_bfloat16")
     training.train(config, tmp_path / "run", progress=False)
-    model = training.load_model(RunFolder(tmp_path / "run"))
+    model = RunFolder(tmp_path / "run").load_model()
     assert "bfloat16" in {layer.compute_dtype for layer in model.layers}
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
@@ -348,32 +297,27 @@ def test_the_model_is_compiled_as_the_config_says(optimizer):
     assert (other.optimizer.global_clipnorm, other.jit_compile) == (None, True)
 
 
-def test_a_loss_has_the_constants_of_the_config():
+def test_the_loss_has_the_constants_of_the_config():
+    data = datasets.load(small_config())
     constants = {"gamma": 0.5, "scale": 20.0, "max_margin": 0.25}
-    counts = np.array([50, 5])
-
-    def built(loss):
-        return training.build_loss(small_config(loss=loss, **constants), counts)
-
-    for loss in ("ldam", "uniform_margin", "ldam_hinge", "hinge"):
-        assert (built(loss).scale, built(loss).max_margin) == (20.0, 0.25)
-    assert (built("focal").gamma, built("sigmoid_focal").gamma) == (0.5, 0.5)
-    # Divided by the size of the batch, as in Cui et al.; all others by the sum of the weights.
-    assert built("sigmoid_focal").reduction == "sum_over_batch_size"
-    assert built("focal").reduction == "mean_with_sample_weight"
+    for loss, named in LOSSES.items():
+        built = training.compiled_model(small_config(loss=loss, **constants), data).loss
+        assert {name: getattr(built, name) for name in named.arguments} == {
+            name: constants[name] for name in named.arguments
+        }
 
 
 def test_rule_and_rate_have_the_constants_of_the_config():
     data = datasets.load(small_config())
     constants = {"beta": 0.9, "epochs": 10, "learning_rate": 1.0, "warmup_epochs": 2}
     config = small_config(method="ldam_drw", start_epoch=6, **constants)
-    rate, rule = training._schedule(config)
+    rate, rule = training.schedule(config)
     expected = [0.5, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1]
     assert [rate.schedule(epoch) for epoch in range(10)] == pytest.approx(expected)
     assert (rule.start_epoch, rule.weights, rule.beta) == (6, "effective", 0.9)
     config = small_config(method="cb_rs", steps_per_epoch=3, **constants)
-    batches = training.training_batches(config, data)
-    weights = keras_ldam.class_weights(data.counts, "effective", 0.9)
+    batches = feeding.training_batches(config, data)
+    weights = keras_ldam.class_weights(data.counts, beta=0.9)
     expected = epoch_order(data.train.labels, seed=0, epoch=0, weights=weights)
     np.testing.assert_array_equal(batches.order(0), expected)
     assert len(batches) == 3
@@ -382,7 +326,7 @@ def test_rule_and_rate_have_the_constants_of_the_config():
 def test_two_drops_at_one_epoch_both_count():
     config = small_config(epochs=5, drop_at=(0.8, 0.9), drop_factor=0.1, learning_rate=1.0)
     assert config.drop_epochs == (4, 4)
-    rate = training._schedule(config)[0].schedule
+    rate = training.schedule(config)[0].schedule
     assert [rate(epoch) for epoch in (3, 4)] == pytest.approx([1.0, 0.01])
 
 
@@ -397,7 +341,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     pytest.importorskip("fcntl")
     config = small_config(method="erm")
     folder = RunFolder(tmp_path / "run")
-    folder.create(config)
+    folder.create(config, datasets.load(config).describe())
     with (
         folder.locked(),
         pytest.raises(ValueError, match=r"another process is training in .*run; wait"),
@@ -416,29 +360,29 @@ def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._Progress, "results", die)
+        patched.setattr(progress.Progress, "finish", die)
         with pytest.raises(KeyboardInterrupt):
             training.train(config, tmp_path / "cut")
     training.train(config, tmp_path / "cut")
-    one, two = (training.load_model(RunFolder(tmp_path / name)) for name in ("whole", "cut"))
+    one, two = (RunFolder(tmp_path / name).load_model() for name in ("whole", "cut"))
     np.testing.assert_array_equal(one.loss.class_weights, two.loss.class_weights)
     assert np.ptp(np.asarray(one.loss.class_weights)) > 0
 
 
 def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", 0.0)
     config = small_config(method="erm")
     data, folder = datasets.load(config), RunFolder(tmp_path)
-    folder.create(config)
+    folder.create(config, data.describe())
     model = training.compiled_model(config, data)
     model.optimizer.build(model.trainable_variables)
-    record = training._Progress(folder, config, data, training._Place())
+    record = progress.Progress(folder, config, data, Place(), model)
     record.set_model(model)
     for epoch in range(2):
         record.rows.append({"epoch": float(epoch), "loss": 2.0 - epoch})
         record.last, record.best = {"epoch": epoch}, {"epoch": 0}
         record.seconds = 10.0 * (epoch + 1)
-        record._save(epoch)
+        record._write_checkpoint(epoch)
     left = sorted(file.name for file in folder.checkpoints.iterdir())
     assert left == ["epoch-00001.json", "epoch-00001.weights.h5"]
 
@@ -451,8 +395,8 @@ def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_p
     )
     # … or after the next epoch's row was written and before its weights were.
     folder.write_history([*record.rows, {"epoch": 2.0, "loss": 0.5}])
-    again = training._Progress(folder, config, data, training._Place())
-    assert again.resume(training.compiled_model(config, data)) == 2
+    again = progress.Progress(folder, config, data, Place(), training.compiled_model(config, data))
+    assert again.resume() == 2
     assert again.rows == record.rows
     assert (again.last, again.best, again.seconds) == ({"epoch": 1}, {"epoch": 0}, 20.0)
 
@@ -460,7 +404,7 @@ def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_p
 def test_the_diagnosis_trusts_the_probabilities_that_are_served(finished_run):
     training.evaluate(finished_run)
     test = datasets.load(small_config(method="ldam_drw")).test
-    model = training.load_model(RunFolder(finished_run))
+    model = RunFolder(finished_run).load_model()
     scores = 30.0 * model.predict(test.examples, verbose=0).astype(np.float64)
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     told = RunFolder(finished_run).read_diagnosis()["splits"]["test"]["reliability"]
@@ -468,3 +412,70 @@ def test_the_diagnosis_trusts_the_probabilities_that_are_served(finished_run):
         n * confidence for n, confidence in zip(told["count"], told["confidence"], strict=True) if n
     )
     assert total / 500 == pytest.approx((1 / powers.sum(axis=1)).mean(), abs=1e-4)
+
+
+def test_a_process_that_comes_second_finds_the_run_complete(finished_run, tmp_path, monkeypatch):
+    # The other process finishes between the first look at the folder and the lock.
+    config, folder = small_config(method="ldam_drw"), RunFolder(tmp_path / "run")
+    locked = RunFolder.locked
+
+    def finished_meanwhile(self):
+        shutil.copytree(finished_run, self.path)
+        return locked(self)
+
+    monkeypatch.setattr(RunFolder, "locked", finished_meanwhile)
+    monkeypatch.setattr(datasets, "load", lambda config: pytest.fail("it trains again"))
+    assert training.train(config, folder.path) == RunFolder(finished_run).read_results()
+    assert len(folder.read_history()) == 4
+
+
+def test_a_kill_during_the_first_write_leaves_a_folder_that_trains(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.rmtree(run / "checkpoints")
+    (run / ".4194305-config.json").write_text('{"data')
+    training.train(small_config(method="erm", epochs=1, steps_per_epoch=1), run, progress=False)
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_the_answer_of_a_read_only_run_is_given_all_the_same(finished_run, monkeypatch, capsys):
+    def refuse(path, values):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(training, "write_json", refuse)
+    found = training.evaluate(finished_run)
+    assert found["split"] == "test"
+    assert "diagnosis.json was not written: Permission denied" in capsys.readouterr().out
+
+
+def test_what_a_checkpoint_replaces_is_removed_only_once_the_new_one_is_on_the_disk(
+    tmp_path, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", 0.0)
+    for owner, name in ((files.os, "fsync"), (Path, "replace"), (Path, "unlink")):
+        real = getattr(owner, name)
+
+        def record(target, *args, real=real, name=name, **kwargs):
+            shown = str(Path(f"/proc/self/fd/{target}").readlink() if name == "fsync" else target)
+            calls.append((name, shown.removeprefix(str(tmp_path))))
+            return real(target, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, record)
+    config = small_config(method="erm", epochs=2, steps_per_epoch=1)
+    training.train(config, tmp_path / "run", progress=False)
+    pid = os.getpid()
+    first, second = (f"/run/checkpoints/epoch-0000{i}.weights.h5" for i in (0, 1))
+    temporary = f"/run/checkpoints/.{pid}-epoch-00001.weights.h5"
+    steps = [
+        ("fsync", temporary),
+        ("replace", temporary),
+        ("fsync", "/run/checkpoints"),
+        ("unlink", first),
+    ]
+    places = [calls.index(step, calls.index(("replace", temporary)) - 1) for step in steps]
+    assert places == sorted(places)
+    model = f"/run/.{pid}-model.keras"
+    after = calls[calls.index(("replace", model)) :]
+    assert ("fsync", model) in calls and ("fsync", "/run") in after
+    assert after.index(("fsync", "/run")) < after.index(("unlink", second))

@@ -310,12 +310,13 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
         ({"class_names": ["a", "a"]}, "`class_names` must differ. Received: 'a' more than once"),
         ({"class_names": "ab"}, "`class_names` must have one entry for each of the 2 classes"),
         ({"class_names": {"a": 0, "b": 1}}, "`class_names` with keys must have as keys"),
-        ({"scale": 0.0}, "`scale` must be a finite number above 0. Received: scale=0.0"),
+        ({"scale": 0.0}, "`scale` must be a number in (0, 1e+06]. Received: 0.0"),
         ({"scale": None}, "softmax scale is unknown: pass `scale=`, as used by the loss"),
         ({"temperature": float("nan")}, "`temperature` must be a finite number"),
         ({"counts": [5, 0]}, "0 for class 1 (b)"),
         ({"counts": [5, 2, 1]}, "`counts` must have one entry for each of the 2 classes"),
-        ({"target_prior": [0.5, 0.5]}, "`target_prior` needs `counts`"),
+        ({"target_prior": [0.5, 0.5]}, "`target_prior` needs `source_prior`"),
+        ({"target_prior": [0.5, 0.5], "counts": [5, 2]}, "`target_prior` needs `source_prior`"),
         ({"target_prior": [1.0, 0.0], "counts": [5, 2]}, "`target_prior` must be 2 finite numbers"),
         ({"source_prior": [0.5, 0.5]}, "`source_prior` needs `target_prior`"),
         ({"image_shape": (4, 4)}, "Images must have shape (height, width, channels)"),
@@ -391,15 +392,23 @@ def test_the_prior_that_is_taken_off_is_the_one_that_the_class_weights_left(tmp_
         )
         return facts_of(folder)["source_prior"]
 
-    assert source_prior() == pytest.approx([0.9, 0.1])
+    with pytest.raises(ValueError, match="may be those it was trained with, or have been lost"):
+        source_prior()
+    assert source_prior(source_prior=counts) == pytest.approx([0.9, 0.1])
     weights = keras_ldam.class_weights(counts, kind="inverse")
     model.loss.class_weights.assign(weights)
     assert source_prior() == source_prior(counts=counts) == pytest.approx([0.5, 0.5])
     assert source_prior(source_prior=[3, 1]) == pytest.approx([0.75, 0.25])
     model.optimizer.build(model.trainable_variables)
     model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
     model = keras.models.load_model(tmp_path / "model.keras")
     assert source_prior() == pytest.approx([0.5, 0.5])
+    # What a loss has learned does not come back with the weights of a model.
+    model.compile(loss=keras_ldam.CrossEntropy(counts))
+    model.load_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match="have been lost by `load_weights`"):
+        source_prior()
 
 
 def test_values_of_classes_are_read_by_their_keys(tmp_path):
