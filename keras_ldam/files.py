@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_PREFIX = ".partial-"
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -22,7 +25,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         path: The file to write.
         write: Writes the file that it is given the path of.
     """
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = temporary_path(path)
     try:
         write(temporary)
         sync(temporary)
@@ -76,28 +79,37 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what writers that were killed left in a folder; see `write_whole`."""
-    for path in folder.iterdir():
-        if is_leftover(path) and not _is_running(path.name):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+def temporary_path(path: Path) -> Path:
+    """Returns the path, beside the final one, that this process writes to first."""
+    return path.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{path.name}")
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a path is that of a temporary file or folder of this module."""
-    return re.match(r"\.\d+-", path.name) is not None
+    """Whether a path is a temporary one, of this or of another process."""
+    return path.name.startswith(_PREFIX)
 
 
-def _is_running(name: str) -> bool:
-    process = int(name[1:].partition("-")[0])
-    if process == os.getpid():
-        return True
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes of this machine left in a folder when they were killed."""
+    for path in folder.glob(f"{_PREFIX}{_host()}-*"):
+        if _is_running(path.name.removeprefix(f"{_PREFIX}{_host()}-").partition("-")[0]):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.]", "_", platform.node()) or "local"
+
+
+def _is_running(process: str) -> bool:
+    if os.name != "posix" or not process.isascii() or not process.isdigit():
+        return True  # On Windows the signal 0 is not harmless.
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True

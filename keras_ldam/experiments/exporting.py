@@ -137,7 +137,7 @@ def _read(folder: RunFolder) -> tuple[Config, dict[str, Any], dict[str, Any]]:
     results = folder.read_json(
         folder.results_file, "last", "split", "config", "class_names", "counts"
     )
-    data = folder.read_json(folder.data_file, "name", "class_names", "counts", "vocabulary")
+    data = folder.read_data()
     if not folder.complete:
         raise ValueError(f"{folder.path} has no {folder.model_file.name}: the run is not finished.")
     belongs = f"does not belong to {folder.results_file}"

@@ -168,7 +168,7 @@ class RunFolder:
 
     def read_data(self) -> dict:
         """Returns the contents of `data.json`."""
-        return self.read_json(self.data_file, "name", "class_names", "counts")
+        return self.read_json(self.data_file, "name", "class_names", "counts", "vocabulary")
 
     def read_diagnosis(self) -> dict:
         """Returns the contents of `diagnosis.json`; raises `ValueError` if it does not exist."""

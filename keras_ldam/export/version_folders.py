@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_ldam.files import remove_leftovers, sync
+from keras_ldam.files import remove_leftovers, sync, temporary_path
 
 
 def choose(output: Path) -> Path:
@@ -63,7 +62,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
             is left then.
     """
     created = [path for path in folder.parents if not path.exists()]
-    aside = folder.parent / f".{os.getpid()}-{folder.name}"
+    aside = temporary_path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.parent)

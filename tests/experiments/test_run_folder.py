@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from keras_ldam import files
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.files import write_json, write_whole
 
-DATA = {"name": "digits", "class_names": ["0", "1"], "counts": [3, 2]}
+DATA = {"name": "digits", "class_names": ["0", "1"], "counts": [3, 2], "vocabulary": None}
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_where_the_data_lie_may_change(tmp_path, config):
 
 def test_a_run_stays_with_its_data(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
-    data = {"name": "folder", "class_names": ["cat", "dog"], "counts": [24, 8]}
+    data = {**DATA, "class_names": ["cat", "dog"], "counts": [24, 8]}
     folder.check_data(data)
     folder.create(config, data)
     folder.check_data({**data, "new_in_this_version": 1})
@@ -152,8 +153,18 @@ def test_a_lock_leaves_no_empty_folder(tmp_path):
 
 
 def test_leftovers_of_killed_processes_are_no_reason_to_refuse_a_folder(tmp_path, config):
-    (tmp_path / ".4194305-config.json").write_text("{")
+    other = tmp_path / ".partial-another.host-1-data.json"
+    for name in (f".partial-{files._host()}-4194305-config.json", other.name):
+        (tmp_path / name).write_text("{")
     folder = RunFolder(tmp_path)
     folder.check(config)
     with folder.locked():
-        assert not list(tmp_path.iterdir())
+        # What a process of another machine is writing is left to it.
+        assert list(tmp_path.iterdir()) == [other]
+
+
+def test_hidden_files_of_ones_own_are_no_leftovers(tmp_path):
+    own = tmp_path / ".2024-backup"
+    own.mkdir()
+    files.remove_leftovers(tmp_path)
+    assert own.exists() and not files.is_leftover(own)

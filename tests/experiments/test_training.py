@@ -433,7 +433,7 @@ def test_a_kill_during_the_first_write_leaves_a_folder_that_trains(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     shutil.rmtree(run / "checkpoints")
-    (run / ".4194305-config.json").write_text('{"data')
+    (run / f".partial-{files._host()}-4194305-config.json").write_text('{"data')
     training.train(small_config(method="erm", epochs=1, steps_per_epoch=1), run, progress=False)
     assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
 
@@ -464,9 +464,9 @@ def test_what_a_checkpoint_replaces_is_removed_only_once_the_new_one_is_on_the_d
         monkeypatch.setattr(owner, name, record)
     config = small_config(method="erm", epochs=2, steps_per_epoch=1)
     training.train(config, tmp_path / "run", progress=False)
-    pid = os.getpid()
+    prefix = f".partial-{files._host()}-{os.getpid()}"
     first, second = (f"/run/checkpoints/epoch-0000{i}.weights.h5" for i in (0, 1))
-    temporary = f"/run/checkpoints/.{pid}-epoch-00001.weights.h5"
+    temporary = f"/run/checkpoints/{prefix}-epoch-00001.weights.h5"
     steps = [
         ("fsync", temporary),
         ("replace", temporary),
@@ -475,7 +475,7 @@ def test_what_a_checkpoint_replaces_is_removed_only_once_the_new_one_is_on_the_d
     ]
     places = [calls.index(step, calls.index(("replace", temporary)) - 1) for step in steps]
     assert places == sorted(places)
-    model = f"/run/.{pid}-model.keras"
+    model = f"/run/{prefix}-model.keras"
     after = calls[calls.index(("replace", model)) :]
     assert ("fsync", model) in calls and ("fsync", "/run") in after
     assert after.index(("fsync", "/run")) < after.index(("unlink", second))
