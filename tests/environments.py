@@ -22,6 +22,8 @@ LEAN_TESTS = (
     "library/test_losses.py",
     "library/test_layers.py",
     "library/test_metrics.py",
+    "library/test_class_margins.py",
+    "library/test_probabilities.py",
     "library/test_callbacks.py",
     "library/test_counts.py",
     "library/test_advice.py",
