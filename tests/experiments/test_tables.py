@@ -170,6 +170,17 @@ def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
     assert collection.read_file(file)[0].results == again.results
 
 
+def test_a_run_anew_takes_the_place_of_one_whose_config_names_fields_as_they_were(tmp_path):
+    file = tmp_path / "digits.json"
+    merge([made_up_result([9, 8], network="resnet50", weights="")], file)
+    again = made_up_result([9, 8], better=5.0, network="", pretrained="")
+    merge([again], file)
+    assert collection.read_file(file)[0].results == again.results
+    (shown,) = merge([made_up_result([9, 8], network="mlp", pretrained="")], file)
+    assert shown.config["network"] == "mlp"
+    assert collection.read_file(file)[0].results == again.results
+
+
 def test_a_run_over_replicas_does_not_take_the_place_of_one_without(tmp_path, capsys):
     file = tmp_path / "digits.json"
     merge([made_up_result([9, 8])], file)
@@ -275,13 +286,16 @@ def test_runs_that_do_not_compare_get_a_sentence(compared_runs, tmp_path, change
     assert not (tmp_path / "results").exists()
 
 
+DELETED = "deleted"
+
+
 def into(path, value):
     """A function that puts a value at a path of keys, or removes the last key."""
 
     def change(content):
         for key in path[:-1]:
             content = content[key]
-        if value is None and path[-1] in content:
+        if value == DELETED:
             del content[path[-1]]
         else:
             content[path[-1]] = value
@@ -299,32 +313,41 @@ def into(path, value):
         (("best", "mean_error"), float("inf"), "`best.mean_error` must be a number from 0 to 100"),
         (("last", "mean_error"), float("nan"), "`last.mean_error` must be a number from 0 to 100"),
         (("last", "few_error"), "7", "`last.few_error` must be a number from 0 to 100. Received"),
-        (("last", "mean_error"), None, "results.json lacks the key `last.mean_error`"),
+        (("last", "mean_error"), DELETED, "results.json lacks the key `last.mean_error`"),
         (("best",), [], "`best` must be an object. Received: []"),
-        (("method",), None, "results.json lacks the key `method`"),
+        (("method",), DELETED, "results.json lacks the key `method`"),
+        (("dataset",), DELETED, "results.json lacks the key `dataset`"),
+        (("counts",), None, "`counts` must be a list of 10. Received: None"),
+        (("config", "imbalance_ratio"), None, "`config.imbalance_ratio` must be a number of at le"),
         (("seed",), 1.5, "`seed` must be a whole number of at least 0. Received: 1.5"),
         (("seed",), True, "`seed` must be a whole number of at least 0. Received: True"),
         (("counts",), [1, 2], "`counts` must be a list of 10. Received: [1, 2]"),
         (("counts", 0), 0, "`counts[0]` must be a whole number of at least 1. Received: 0"),
         (("counts", 0), 10**400, "`counts[0]` must be a whole number of at least 1. Received: 100"),
         (("class_names",), ["a", "b"], "`last.per_class_error` must be a list of 2. Received: ["),
-        (("class_names", 3), 3, "`class_names[3]` must be a text. Received: 3"),
-        (("class_names", 3), "\ud800", "must hold finite numbers and valid texts only"),
+        (("class_names", 3), 3, "`class_names[3]` must be a string. Received: 3"),
+        (("class_names", 3), "\ud800", "must hold finite numbers and valid strings only"),
         (("dataset",), "../../esc", "`dataset` must be a name without path separators. Received"),
         (("dataset",), "..", "`dataset` must be a name without path separators. Received: '..'"),
+        (("dataset",), "", "`dataset` must be a name without path separators. Received: ''"),
+        (("dataset",), "a\0b", "`dataset` must be a name without path separators. Received"),
         (("dataset",), "a\\b", "`dataset` must be a name without path separators. Received"),
         (("dataset",), 7, "`dataset` must be a name without path separators. Received: 7"),
         (("config",), [], "`config` must be an object. Received: []"),
         (("config", "imbalance_ratio"), "x", "`config.imbalance_ratio` must be a number of at le"),
         (("config", "max_margin"), 5, "`config.max_margin` must be a number from 0 to 2. Received"),
         (("config", "scale"), float("nan"), "`config.scale` must be a number from 0.001 to 1e6"),
-        (("config", "momentum"), float("nan"), "must hold finite numbers and valid texts only"),
-        (("versions",), {"keras": 3}, "`versions` must be an object of texts. Received: {'keras'"),
+        (("config", "momentum"), float("nan"), "must hold finite numbers and valid strings only"),
+        (
+            ("versions",),
+            {"keras": 3},
+            "`versions` must be an object of strings. Received: {'keras'",
+        ),
         (("seconds",), float("inf"), "`seconds` must be a finite number of at least 0. Received"),
         (("replicas",), 2, "`replicas` must be a list. Received: 2"),
     ],
 )
-def test_results_that_cannot_be_are_refused_before_anything_is_written(
+def test_impossible_results_are_refused_before_anything_is_written(
     compared_runs, tmp_path, path, value, message, capsys
 ):
     file = tmp_path / "digits.json"
@@ -357,10 +380,10 @@ def test_settings_nested_to_any_depth_are_shown_or_refused(compared_runs, tmp_pa
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("splits",), None, "diagnosis.json lacks the key"),
+        (("splits",), DELETED, "diagnosis.json lacks the key"),
         (("splits",), [], "`splits` must be an object. Received: []"),
         (("splits", "test"), 1, "`splits.test` must be an object. Received: 1"),
-        (("splits", "test", "n"), None, "lacks the key `splits.test.n`"),
+        (("splits", "test", "n"), DELETED, "lacks the key `splits.test.n`"),
         (
             ("splits", "test", "confusion", 3),
             [1],
@@ -368,11 +391,12 @@ def test_settings_nested_to_any_depth_are_shown_or_refused(compared_runs, tmp_pa
         ),
         (("splits", "test", "most_confused"), [[0, 10, 1]], "[0][1]` must be a class from 0 to 9"),
         (("splits", "train", "margins", "min"), [0.1], "`splits.train.margins.min` must be a list"),
-        (("splits", "train", "margins", "min", 0), float("nan"), "must be a finite number or null"),
+        (("splits", "train", "margins", "min", 0), float("nan"), "must be a finite number. Rec"),
+        (("splits", "test", "reliability", "count"), [], "`splits.test.reliability` must have one"),
         (("splits", "test", "reliability", "ece"), 7, "`splits.test.reliability.ece` must be a nu"),
     ],
 )
-def test_a_diagnosis_that_cannot_be_is_refused(compared_runs, tmp_path, path, value, message):
+def test_an_impossible_diagnosis_is_refused(compared_runs, tmp_path, path, value, message):
     bad = copied(compared_runs, tmp_path / "bad", "diagnosis.json", into(path, value))
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
         tables.write([bad], results_dir=tmp_path)

@@ -43,8 +43,9 @@ def write(
         The table, in Markdown.
 
     Raises:
-        ValueError: for sources that cannot be read, hold what cannot be or do not belong together,
-            a figure that is unknown or that the sources do not hold, or a folder with another page.
+        ValueError: for sources that cannot be read, hold impossible values or do not belong
+            together, a figure that is unknown or that the sources do not hold, or a folder with
+            another page.
     """
     check_figures(figures)
     runs = gather(sources)

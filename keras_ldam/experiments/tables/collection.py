@@ -49,7 +49,11 @@ class Result:
     @property
     def config(self) -> dict[str, Any]:
         """The run's config; empty if unknown."""
-        return self.results.get("config") or {}
+        config = self.results.get("config", {})
+        if "weights" in config and config.get("network") == "resnet50":
+            # Before `weights` became `pretrained` this meant the dataset's own network, whichever.
+            return {**config, "network": ""}
+        return config
 
     @property
     def method(self) -> str:
@@ -125,7 +129,7 @@ def gather(sources: Sequence[str | Path]) -> list[Result]:
         The runs, by column, method and seed.
 
     Raises:
-        ValueError: without a source, for one that cannot be read or holds results that cannot be,
+        ValueError: without a source, for one that cannot be read or holds impossible values,
             for different datasets or splits in one comparison, or for two runs of one method and
             seed with different settings.
     """
@@ -181,7 +185,7 @@ def read_folder(path: str | Path) -> Result:
     """Reads a run folder.
 
     Raises:
-        ValueError: if its run has not ended, or a file is damaged or holds what cannot be.
+        ValueError: if its run has not ended, or a file is damaged or holds impossible values.
     """
     folder = RunFolder(path)
     results = folder.read_results()
@@ -197,19 +201,19 @@ def read_folder(path: str | Path) -> Result:
         }
     return Result(
         kept,
-        results.get("dataset") or folder.path.name,
-        tuple(results.get("class_names") or ()),
+        results["dataset"],
+        tuple(results.get("class_names", ())),
         history=tuple(folder.read_history()),
         diagnosis=diagnosis,
     )
 
 
 def read_file(path: str | Path) -> list[Result]:
-    """Reads a results file; raises `ValueError` if it is not one, or holds what cannot be."""
+    """Reads a results file; raises `ValueError` if it is not one or holds impossible values."""
     path = Path(path)
     content = files.read_json(path)
     forms.check_content(content, path)
-    dataset, names = content.get("dataset") or path.stem, tuple(content.get("class_names") or ())
+    dataset, names = content.get("dataset", path.stem), tuple(content.get("class_names", ()))
     runs = []
     for i, results in enumerate(content["runs"]):
         forms.check_results(results, path, f"runs[{i}]", num_classes=len(names) or None)

@@ -79,7 +79,9 @@ def _record(run, measures, paper):
     results, split = run.results, run.results["split"]
     num_classes = len(results["last"]["per_class_error"])
     start = run.config.get("start_epoch", 0) if run.config.get("rule") in ("drs", "drw") else 0
-    versions = ", ".join(f"{name} {version}" for name, version in _of(results, "versions").items())
+    versions = ", ".join(
+        f"{name} {version}" for name, version in results.get("versions", {}).items()
+    )
     facts = {
         "hardware": results.get("hardware"),
         "versions": versions,
@@ -96,7 +98,7 @@ def _record(run, measures, paper):
         counts=run.counts,
         measures=measures,
         history=[_history_row(row, split) for row in run.history],
-        margins=_of(results, "margins"),
+        margins=results.get("margins", {}),
         diagnosis=run.diagnosis and run.diagnosis["splits"].get(split),
         demanded=demanded(run),
         start_epoch=start if start > 0 else None,
@@ -106,10 +108,6 @@ def _record(run, measures, paper):
         },
         facts={name: text for name, text in facts.items() if text},
     )
-
-
-def _of(results, name):
-    return results.get(name) or {}
 
 
 def _history_row(row, split):

@@ -77,7 +77,7 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     series = [
         (title, unit, column)
         for title, unit, column in series
-        if any(row.get(column) is not None for run in runs for row in run.history)
+        if any(np.isfinite(_line(run, column)).any() for run in runs)
     ]
     if not series:
         return None
@@ -89,7 +89,7 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     for axes, (title, unit, column) in zip(panels, series, strict=True):
         for name, same in by_label(runs).items():
             color, _, dashes = given[name]
-            lines = [np.array([number(row.get(column)) for row in run.history]) for run in same]
+            lines = [_line(run, column) for run in same]
             for line in lines if len(lines) > 1 else ():
                 axes.plot(*_points(line), color=color, lw=0.7, alpha=0.35)
             longest = max(map(len, lines))
@@ -124,6 +124,13 @@ def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
             )
     legend_above(figure, panels[0], canvas, len(given))
     return figure
+
+
+def _line(run: Run, column: str) -> np.ndarray:
+    """Returns the values of a column by epoch, NaN where there is none that can be drawn."""
+    values = np.array([number(row.get(column)) for row in run.history])
+    values[~np.isfinite(values) | ((values <= 0) & (column == "loss"))] = np.nan
+    return values
 
 
 def _points(line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
