@@ -5,6 +5,7 @@ none of it.
 """
 
 import contextlib
+import importlib.util
 import io
 import os
 import shutil
@@ -35,6 +36,8 @@ def pytest_configure(config):
     """Makes two devices, for what is done on several; everything else goes on the first."""
     if config.getoption("dist", "no") != "no":
         return  # The leader of several workers, which does no test itself.
+    if importlib.util.find_spec("tensorflow") is None:
+        return
     with _without_start_up_notes():
         import tensorflow as tf
 
