@@ -255,7 +255,7 @@ class ReplicatedStep(_Mixin):
         # See `keras_internals.OVERRIDDEN`. The first replica's batch has the shapes and types.
         if iterator is not None:
             local = self.distribute_strategy.experimental_local_results
-            for _, _, batches in iterator:
+            for *_, batches in iterator:  # One step before it in Keras 3.10, two in 3.15.
                 data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
                 break
         super()._maybe_symbolic_build(data_batch=data_batch)
