@@ -31,7 +31,7 @@ _GROUPED = re.compile(r"\d{1,3}([.,]\d{3})+")
 
 _TOTALS = ("total", "sum", "all", "overall", "summe", "gesamt")
 
-_SCALE = 30
+_SCALES = (15, 30)
 _MANY_CLASSES = 1000
 """From here on the paper's settings for iNaturalist, below it those for CIFAR."""
 
@@ -240,12 +240,12 @@ def _scale(counts: np.ndarray, margin: float) -> Proposal:
     least = math.log(99 * (num_classes - 1)) / gap
     return Proposal(
         "scale",
-        _SCALE,
+        _SCALES[0] if least <= _SCALES[0] else _SCALES[1],
         f"Cosines are at most 1, so the softmax needs a scale: below {least:.1f} an example of the "
         "rarest class cannot reach probability 0.99 after its margin, even with the "
-        f"{num_classes:,} class vectors as far apart as possible. Above that it matters little; if "
-        "training collapses to one class, lower it.",
-        "official LDAM code; the lower bound is calculated",
+        f"{num_classes:,} class vectors as far apart as possible. {_SCALES[0]} is this "
+        f"library's default, {_SCALES[1]} that of the official code, for more classes.",
+        "benchmarks of this project; official LDAM code; the lower bound is calculated",
     )
 
 

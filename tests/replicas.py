@@ -4,6 +4,7 @@ TF_CONFIG=… python tests/replicas.py out.npz    # as one of the machines of a 
 """
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -55,7 +56,7 @@ def train(strategy, model_class, *, loss=None, optimizer=None, steps_per_executi
         model = model_class(inputs, head(x))
         model.compile(
             (optimizer or (lambda: keras.optimizers.SGD(0.1, momentum=0.9)))(),
-            loss=(loss or keras_ldam.LDAM)(COUNTS),
+            loss=(loss or functools.partial(keras_ldam.LDAM, gradual=False))(COUNTS),
             metrics=[keras_ldam.ClassErrors(COUNTS)],
             steps_per_execution=steps_per_execution,
             **compiled,

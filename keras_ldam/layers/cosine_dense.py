@@ -16,10 +16,19 @@ _LONG = 1e30
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class CosineDense(keras.layers.Layer):
-    """The cosine between the features and each class's vector; no bias.
+    """The cosine between the features and each class's vector.
 
-    z_j = ⟨x, w_j⟩ / (‖x‖ ‖w_j‖) ∈ [-1, 1]. Make it the last layer before `LDAM`: with unbounded
-    logits the network can satisfy any margin by growing its weights.
+    Make it the last layer before `LDAM`: with unbounded logits the network can satisfy any margin
+    by growing its weights. With u = (x, 1), the features and a constant, and v_j = (w_j, b_j),
+
+    z_j = ⟨u, v_j⟩ / (‖u‖ ‖v_j‖) ∈ [-1, 1].
+
+    With `use_bias=False` the cosine is that of x and w_j alone, as in the paper and the official
+    code. That discards the length of x, and with it all that distinguishes the examples in a new
+    network: behind a ReLU or a pooling layer all features point the same way, and many networks
+    need hundreds of steps to leave the most frequent class, or never do. The constant also bounds
+    the gradient, which grows with 1/‖x‖ otherwise. Where features are much longer than 1, as in a
+    ResNet, both are nearly the same.
 
     It computes in float32 under every global precision policy, and refuses a `dtype` of less: in
     bfloat16 cosines have steps of 1/256, and the softmax multiplies them by s = 30.
@@ -28,9 +37,12 @@ class CosineDense(keras.layers.Layer):
         units: Number of classes K, at least 1.
         epsilon: Vectors shorter than this count as zero: cosine 0, gradient 0 (not infinite, as
             that of 1/‖x‖ would be where every feature is off).
+        use_bias: Whether the features get a constant 1 as one more coordinate, and the class
+            vectors a bias. `False` is the head of the paper.
         kernel_initializer: Initializer of the class vectors, shape `(features, units)`. By default
             uniform directions of length 1, as in the official code.
-        kernel_regularizer: Optional regularizer of the class vectors.
+        bias_initializer: Initializer of the biases b_j, shape `(units,)`.
+        kernel_regularizer: Optional regularizer of the w_j.
         scale: Scale s of the softmax that the cosines are trained with, to be kept with the model;
             `with_probabilities` and `export_saved_model` read it. It does not change the outputs:
             `LDAM` multiplies by its own scale.
@@ -63,7 +75,9 @@ class CosineDense(keras.layers.Layer):
         units: int,
         *,
         epsilon: float = 1e-6,
+        use_bias: bool = True,
         kernel_initializer: Any = "keras_ldam>UnitColumns",
+        bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         scale: float | None = None,
         **kwargs: Any,
@@ -75,6 +89,7 @@ class CosineDense(keras.layers.Layer):
             raise ValueError(f"`units` must be a whole number of at least 1. Received: {units!r}")
         self.units: int = int(units)
         self.epsilon: float = float(epsilon)
+        self.use_bias: bool = bool(use_bias)
         if scale is not None:
             check_range("scale", scale, 0, 1e6, open_low=True)
         self.scale: float | None = scale
@@ -85,6 +100,7 @@ class CosineDense(keras.layers.Layer):
                 f"dtype={self.compute_dtype!r}"
             )
         self.kernel_initializer: Any = keras.initializers.get(kernel_initializer)
+        self.bias_initializer: Any = keras.initializers.get(bias_initializer)
         self.kernel_regularizer: Any = keras.regularizers.get(kernel_regularizer)
 
     def build(self, input_shape: Any) -> None:
@@ -101,11 +117,18 @@ class CosineDense(keras.layers.Layer):
             regularizer=self.kernel_regularizer,
             name="kernel",
         )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                shape=(self.units,), initializer=self.bias_initializer, name="bias"
+            )
 
     def call(self, inputs: Any) -> Any:
         """Returns the cosines."""
-        inputs = ops.cast(inputs, self.compute_dtype)
-        return ops.matmul(self._unit(inputs, -1), self._unit(self.kernel, 0))
+        inputs, kernel = ops.cast(inputs, self.compute_dtype), ops.convert_to_tensor(self.kernel)
+        if self.use_bias:
+            inputs = ops.concatenate([inputs, ops.ones_like(inputs[..., :1])], axis=-1)
+            kernel = ops.concatenate([kernel, ops.convert_to_tensor(self.bias)[None]], axis=0)
+        return ops.matmul(self._unit(inputs, -1), self._unit(kernel, 0))
 
     def _unit(self, vectors: Any, axis: int) -> Any:
         squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
@@ -128,7 +151,9 @@ class CosineDense(keras.layers.Layer):
             **super().get_config(),
             "units": self.units,
             "epsilon": self.epsilon,
+            "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "scale": self.scale,
         }

@@ -80,6 +80,7 @@ class NamedLoss:
 
 
 _MARGIN = ("max_margin", "scale")
+_WHOLE = {"gradual": False}  # As in the paper.
 _UNIFORM = {"exponent": 0.0}
 
 LOSSES = {
@@ -90,8 +91,8 @@ LOSSES = {
     "sigmoid_focal": NamedLoss(
         Focal, ("gamma",), {"form": "sigmoid", "reduction": "sum_over_batch_size"}
     ),
-    "ldam": NamedLoss(LDAM, _MARGIN),
-    "uniform_margin": NamedLoss(LDAM, _MARGIN, _UNIFORM),
+    "ldam": NamedLoss(LDAM, _MARGIN, _WHOLE),
+    "uniform_margin": NamedLoss(LDAM, _MARGIN, _WHOLE | _UNIFORM),
     "ldam_hinge": NamedLoss(LDAMHinge, _MARGIN),
     "hinge": NamedLoss(LDAMHinge, _MARGIN, _UNIFORM),
 }

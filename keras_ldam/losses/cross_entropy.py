@@ -15,11 +15,11 @@ def cross_entropy(y_true: Any, y_pred: Any) -> Any:
     """Softmax cross-entropy, ℓ = -z_y + log Σ_j exp(z_j), for each example.
 
     Args:
-        y_true: Labels: integers of shape `[…]` or `[…, 1]`, or one-hot or soft `[…, K]`.
-        y_pred: Scores z (logits), shape `[…, K]`.
+        y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot or soft `(…, num_classes)`.
+        y_pred: Scores z (logits), shape `(…, num_classes)`.
 
     Returns:
-        float32 tensor of shape `[…]`.
+        float32 tensor of shape `(…)`.
 
     Example:
 
@@ -35,18 +35,18 @@ class CrossEntropy(ClassWeightedLoss):
     """Softmax cross-entropy with class weights: the rows ERM, RW, CB RW and CE-DRW.
 
     Args:
-        counts: Training examples per class, shape `[num_classes]`; None for no class weights.
-        class_weights: First class weights; ones by default.
+        counts: Training examples per class, shape `(num_classes,)`; None for no class weights.
+        class_weights: Initial class weights; ones by default.
         reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:
-        y_true: Integers `[…]` or `[…, 1]`, one-hot or soft labels `[…, K]`.
-        y_pred: Scores (logits) `[…, K]`.
-        sample_weight: Optional weights per example, `[…]`.
+        y_true: Integers `(…)` or `(…, 1)`, one-hot or soft labels `(…, num_classes)`.
+        y_pred: Scores (logits) `(…, num_classes)`.
+        sample_weight: Optional weights per example, `(…)`.
 
     Returns:
-        Scalar, or one value for each example with `reduction=None`.
+        Scalar, or one value per example with `reduction=None`.
 
     Raises:
         ValueError: for counts that are not whole numbers ≥ 1, or do not fit `y_pred`.

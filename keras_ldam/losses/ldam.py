@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ldam.labels import prepare
@@ -12,27 +14,28 @@ from keras_ldam.losses.base import MarginLoss, one_for_each_class, softmax_cross
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-def ldam(y_true: Any, y_pred: Any, margins: Any, *, scale: float = 30.0) -> Any:
+def ldam(y_true: Any, y_pred: Any, margins: Any, *, scale: float) -> Any:
     """LDAM: cross-entropy after the label's score has been lowered by its margin.
 
     ℓ = -log [ exp(s(z_y - Δ_y)) / (exp(s(z_y - Δ_y)) + Σ_{j≠y} exp(s z_j)) ]
 
     Args:
-        y_true: Labels: integers of shape `[…]` or `[…, 1]`, or one-hot or soft `[…, K]`. With
-            soft labels each score is lowered by its label's share of the margin, y_j Δ_j.
-        y_pred: Cosines z in [-1, 1], shape `[…, K]`, as from `CosineDense`.
-        margins: Δ, shape `[K]`, as from `keras_ldam.margins`.
-        scale: s, the inverse temperature of the softmax.
+        y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot or soft
+            `(…, num_classes)`. With soft labels each score is lowered by its label's share of the
+            margin, y_j Δ_j.
+        y_pred: Cosines z in [-1, 1], shape `(…, num_classes)`, as from `CosineDense`.
+        margins: Δ, shape `(num_classes,)`, as from `keras_ldam.margins`.
+        scale: s, the inverse temperature of the softmax; 30 in the official code.
 
     Returns:
-        float32 tensor of shape `[…]`.
+        float32 tensor of shape `(…)`.
 
     Raises:
         ValueError: if shapes do not fit.
 
     Example:
 
-    >>> float(ldam([0], [[0.42, 0.18]], margins=[0.5, 0.281])[0])  # scores -2.4 and 5.4
+    >>> float(ldam([0], [[0.42, 0.18]], margins=[0.5, 0.281], scale=30)[0])  # logits -2.4 and 5.4
     7.80040...
 
     References:
@@ -53,26 +56,36 @@ class LDAM(MarginLoss):
     training examples of class j, and C makes the largest margin equal to `max_margin`.
 
     Args:
-        counts: Training examples per class n_j, shape `[num_classes]`.
+        counts: Training examples per class n_j, shape `(num_classes,)`.
         max_margin: Margin of the rarest class, in cosine units, 0 to 2. Too large under-fits, too
             small changes nothing: 0.5 for small data (CIFAR), 0.3 for iNaturalist 2018.
         scale: s > 0. Cosines span only [-1, 1], so without a scale a softmax over them can never
-            be sure; 10 to 30 work about the same, 1 under-fits. The margin in the softmax's own
-            units is s · Δ. Multiply by s to serve: probabilities = softmax(s · z).
+            be sure: 1 under-fits. The official code has 30. The scale multiplies the noise of the
+            cosines too, as from dropout before the head, and over many kinds of networks 15 is
+            better. The margin in units of logits is s · Δ. `keras_ldam.with_probabilities` gives
+            softmax(s · z).
+        gradual: Whether the margins grow with what the network has learned, up to the whole
+            margins from the moment that class weights are enabled. The share that is demanded is
+            1 - H/H₀, clipped to [0, 1], where H is the cross-entropy of the batch at scale s
+            without margins, and H₀ that of the class frequencies alone. `False` demands whole
+            margins from the first step, as the official code does: before a network has learned
+            anything it can satisfy them only for the frequent classes, by assigning every example
+            to them. Since the share is computed from the batch, the loss of a batch is not quite
+            the mean of its examples' losses.
         exponent: 1/4, as the theorem has it. 0 gives every class the margin `max_margin` (rows M).
         test_prior: Class frequencies expected at test time, if not uniform (see `margins`).
-        class_weights: First class weights; ones by default. `DRW` changes them.
+        class_weights: Initial class weights; ones by default. `DRW` changes them.
         reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:
-        y_true: Integers `[batch]` or `[batch, 1]`, one-hot or soft labels `[batch, K]`; dense
-            predictions have axes between batch and classes in both.
-        y_pred: Cosines `[batch, K]`.
-        sample_weight: Optional weights per example, `[batch]`.
+        y_true: Integers `(batch,)` or `(batch, 1)`, one-hot or soft labels
+            `(batch, num_classes)`; dense predictions have axes between batch and classes in both.
+        y_pred: Cosines, `(batch, num_classes)`.
+        sample_weight: Optional weights per example, `(batch,)`.
 
     Returns:
-        Scalar, or one value for each example with `reduction=None`.
+        Scalar, or one value per example with `reduction=None`.
 
     Raises:
         ValueError: for counts that are not whole numbers ≥ 1 or do not fit `y_pred`, and for
@@ -83,7 +96,8 @@ class LDAM(MarginLoss):
     >>> loss = LDAM([12500, 1250])
     >>> loss.margins.round(3).tolist()
     [0.28099..., 0.5]
-    >>> float(loss([1], [[0.18, 0.42]]))
+    >>> official = LDAM([12500, 1250], scale=30, gradual=False)
+    >>> float(official([1], [[0.18, 0.42]]))
     7.8...
 
     References:
@@ -92,9 +106,53 @@ class LDAM(MarginLoss):
         lowered, and s multiplies after the margin has been taken off.
     """
 
+    def __init__(
+        self,
+        counts: Sequence[int] | Mapping[int, int] | np.ndarray,
+        *,
+        max_margin: float = 0.5,
+        scale: float = 15.0,
+        gradual: bool = True,
+        exponent: float = 0.25,
+        test_prior: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
+        class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
+        reduction: str | None = "mean_with_sample_weight",
+        name: str | None = None,
+    ):
+        super().__init__(
+            counts,
+            max_margin=max_margin,
+            scale=scale,
+            exponent=exponent,
+            test_prior=test_prior,
+            class_weights=class_weights,
+            reduction=reduction,
+            name=name,
+        )
+        self.gradual = bool(gradual)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""
-        return ldam(y_true, y_pred, self.margins, scale=self.scale)
+        margins = self.margins
+        if self.gradual:
+            margins = self._share(y_true, y_pred) * ops.convert_to_tensor(margins, dtype="float32")
+        return ldam(y_true, y_pred, margins, scale=self.scale)
+
+    def _share(self, y_true: Any, y_pred: Any) -> Any:
+        """The share of the margins that is demanded of a batch."""
+        labels, sparse, scores = prepare(y_true, ops.stop_gradient(y_pred))
+        surprise = ops.convert_to_tensor(-np.log(self.counts / self.counts.sum()), "float32")
+        if sparse:
+            given = ops.take(surprise, ops.maximum(labels, 0), axis=0)
+        else:
+            given = ops.matmul(labels, ops.expand_dims(surprise, -1))[..., 0]
+        entropy = ops.mean(softmax_cross_entropy(labels, sparse, self.scale * scores))
+        share = ops.clip(1.0 - entropy / ops.mean(given), 0.0, 1.0)
+        return ops.where(ops.max(self._weights) > ops.min(self._weights), 1.0, share)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal loss."""
+        return {**super().get_config(), "gradual": self.gradual}
 
 
 def _lower(labels: Any, sparse: bool, scores: Any, margins: Any) -> Any:

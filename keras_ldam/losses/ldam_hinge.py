@@ -12,19 +12,19 @@ from keras_ldam.losses.base import MarginLoss, one_for_each_class
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-def ldam_hinge(y_true: Any, y_pred: Any, margins: Any, *, scale: float = 30.0) -> Any:
+def ldam_hinge(y_true: Any, y_pred: Any, margins: Any, *, scale: float) -> Any:
     """LDAM-HG: the multi-class hinge loss with a margin for each class.
 
     ℓ = s · max(max_{j≠y} z_j - z_y + Δ_y, 0)
 
     Args:
         y_true: Labels, as in `ldam`; with soft labels the mean of ℓ over the label's shares.
-        y_pred: Cosines z in [-1, 1], shape `[…, K]`.
-        margins: Δ, shape `[K]`; equal ones give the multi-class hinge (HG).
+        y_pred: Cosines z in [-1, 1], shape `(…, num_classes)`.
+        margins: Δ, shape `(num_classes,)`; equal ones give the multi-class hinge (HG).
         scale: s. The paper leaves it open: cosines alone give gradients too small to train with.
 
     Returns:
-        float32 tensor of shape `[…]`.
+        float32 tensor of shape `(…)`.
 
     Raises:
         ValueError: if shapes do not fit.
@@ -51,24 +51,24 @@ class LDAMHinge(MarginLoss):
     nothing would be learned.
 
     Args:
-        counts: Training examples per class n_j, shape `[num_classes]`.
+        counts: Training examples per class n_j, shape `(num_classes,)`.
         max_margin: Margin of the rarest class, in cosine units, 0 to 2.
         scale: s > 0. The paper leaves it open. Without it the gradients of cosines are so small
             that nothing trains; with s = 30 an example inside its margin pulls as hard as an
             unlearnt one does under `LDAM`.
         exponent: 1/4, as the theorem has it; 0 gives every class the same margin.
         test_prior: Class frequencies expected at test time, if not uniform (see `margins`).
-        class_weights: First class weights; ones by default. `DRW` changes them.
+        class_weights: Initial class weights; ones by default. `DRW` changes them.
         reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:
         y_true: Labels, as in `LDAM`.
-        y_pred: Cosines `[batch, K]`.
-        sample_weight: Optional weights per example, `[batch]`.
+        y_pred: Cosines, `(batch, num_classes)`.
+        sample_weight: Optional weights per example, `(batch,)`.
 
     Returns:
-        Scalar, or one value for each example with `reduction=None`.
+        Scalar, or one value per example with `reduction=None`.
 
     Raises:
         ValueError: as `LDAM` does.

@@ -16,7 +16,7 @@ def values_of(found):
 @pytest.mark.parametrize(
     ("counts", "epochs", "settings"),
     [
-        (keras_ldam.long_tailed_counts(10, 5000, 100), 200, (0.5, 30, 0.9999, 160)),
+        (keras_ldam.long_tailed_counts(10, 5000, 100), 200, (0.5, 15, 0.9999, 160)),
         (keras_ldam.step_counts(100, 500, 10), 200, (0.5, 30, 0.9999, 160)),
         (keras_ldam.long_tailed_counts(8142, 1000, 500), 90, (0.3, 30, 0.999, 60)),
     ],

@@ -89,7 +89,7 @@ def test_replicas_end_an_epoch_with_the_same_statistics_and_none_that_is_not_a_n
         inputs = keras.Input((6,))
         x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
         model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(x))
-        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS))
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False))
     model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
     for variable in model.non_trainable_variables:
         first, second = (
@@ -148,7 +148,7 @@ def test_masks_and_margins_count_on_two_replicas_as_on_one(model_class, mirrored
         with strategy.scope() if strategy else contextlib.nullcontext():
             model = model_class(*dense_predictions())
             metrics = [keras_ldam.ClassErrors([9, 8, 7, 6]), keras_ldam.ClassMargins(4)]
-            model.compile("sgd", keras_ldam.LDAM([9, 8, 7, 6]), weighted_metrics=metrics)
+            model.compile("sgd", keras_ldam.LDAM([9, 8, 7, 6], gradual=False), weighted_metrics=metrics)
         found = model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
         if model_class is distribution.ReplicatedModel:
             model.fit(x, y, batch_size=6, verbose=0, shuffle=False)
@@ -174,7 +174,7 @@ def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
             model = model_class(inputs, {"a": a, "b": b})
             model.compile(
                 "sgd",
-                {"a": keras_ldam.LDAM([9, 8, 7, 6]), "b": keras_ldam.LDAM([9, 8, 7, 6])},
+                {"a": keras_ldam.LDAM([9, 8, 7, 6], gradual=False), "b": keras_ldam.LDAM([9, 8, 7, 6], gradual=False)},
                 metrics={"a": keras_ldam.ClassErrors([9, 8, 7, 6])},
             )
         return model.evaluate(x, {"a": y, "b": y}, batch_size=6, verbose=0, return_dict=True)
@@ -224,7 +224,7 @@ def test_a_saved_model_comes_back_with_its_step(within, mirrored, tmp_path):
         inputs = keras.Input((6,))
         model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(inputs))
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-        model.compile(optimizer, keras_ldam.LDAM(replicas.COUNTS), jit_compile=True)
+        model.compile(optimizer, keras_ldam.LDAM(replicas.COUNTS, gradual=False), jit_compile=True)
     model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
     model.save(tmp_path / "model.keras")
     with mirrored.scope() if within else contextlib.nullcontext():
@@ -255,7 +255,7 @@ def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
     for strategy in (tf.distribute.get_strategy(), mirrored):
         with strategy.scope():
             model = Own()
-            model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS), metrics=["accuracy"])
+            model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False), metrics=["accuracy"])
         losses.append(model.evaluate(replicas.batches(), verbose=0))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -266,7 +266,7 @@ def test_an_epoch_over_two_devices_ends_as_soon_as_its_data_do(mirrored):
         model = distribution.ReplicatedModel(
             inputs := keras.Input((6,)), keras_ldam.CosineDense(5)(inputs)
         )
-        model.compile("sgd", keras_ldam.LDAM(replicas.COUNTS))
+        model.compile("sgd", keras_ldam.LDAM(replicas.COUNTS, gradual=False))
     made = []
 
     class Seen(keras.callbacks.Callback):
@@ -289,10 +289,10 @@ def test_loss_scaling_over_several_replicas_is_refused(mirrored):
 def test_a_sum_over_the_batch_is_refused(mirrored):
     model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
     with pytest.raises(ValueError, match=r"reduced to a mean .* Received: reduction='sum'"):
-        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction="sum"))
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction="sum"))
     model = distribution.ReplicatedModel(inputs, {"a": model.output, "b": model.output})
     with pytest.raises(ValueError, match="Received: reduction='sum'"):
-        model.compile("sgd", {"a": "mse", "b": keras_ldam.LDAM(replicas.COUNTS, reduction="sum")})
+        model.compile("sgd", {"a": "mse", "b": keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction="sum")})
 
 
 def test_one_callback_needs_no_list():
@@ -456,7 +456,7 @@ def test_cores_are_not_divided_beside_an_accelerator(monkeypatch):
 def test_a_loss_that_is_not_reduced_is_refused(reduction, mirrored):
     model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
     with pytest.raises(ValueError, match="reduced to a mean"):
-        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, reduction=reduction))
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction=reduction))
 
 
 def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch):
@@ -465,7 +465,7 @@ def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch)
         layer = keras.layers.Dense(5)
         layer.supports_jit = supports
         model = distribution.ReplicatedModel(inputs := keras.Input((6,)), layer(inputs))
-        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS))
+        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False))
         assert model.pass_is_compiled is compiled
 
 

@@ -447,7 +447,7 @@ def test_a_model_that_takes_strings_brings_its_tokenizer(shape, tmp_path):
             keras_ldam.CosineDense(2),
         ]
     )
-    model.compile(loss=keras_ldam.LDAM([9, 3]))
+    model.compile(loss=keras_ldam.LDAM([9, 3], scale=30))
     folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
     texts = ["good", "a bad one"]
     served = tf.saved_model.load(str(folder)).signatures["serving_default"]

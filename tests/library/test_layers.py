@@ -11,7 +11,7 @@ from keras_ldam.layers import gives_cosines
 
 def test_it_gives_the_cosine_of_features_and_class_vectors(rng):
     x = rng.normal(size=(5, 8)).astype(np.float32)
-    layer = keras_ldam.CosineDense(3)
+    layer = keras_ldam.CosineDense(3, use_bias=False)
     z = ops.convert_to_numpy(layer(x))
     w = layer.kernel.numpy()
     expected = x @ w / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(w, axis=0)
@@ -26,22 +26,58 @@ def test_class_vectors_start_with_length_one():
     np.testing.assert_allclose(norms, 1, rtol=1e-6)
 
 
-def test_there_is_no_bias():
-    layer = keras_ldam.CosineDense(3)
+def test_the_head_of_the_paper_has_no_bias():
+    layer = keras_ldam.CosineDense(3, use_bias=False)
     layer.build((None, 16))
     assert layer.count_params() == 48
 
 
+def test_a_bias_is_one_more_coordinate(rng):
+    x = rng.normal(size=(5, 8)).astype(np.float32)
+    layer = keras_ldam.CosineDense(3, bias_initializer=keras.initializers.RandomNormal(seed=1))
+    z = values(layer(x))
+    u = np.concatenate([x, np.ones((5, 1))], axis=1)
+    v = np.concatenate([values(layer.kernel), values(layer.bias)[None]])
+    expected = u @ v / np.linalg.norm(u, axis=1)[:, None] / np.linalg.norm(v, axis=0)
+    np.testing.assert_allclose(z, expected, atol=1e-6)
+    assert layer.count_params() == 27
+
+
+def test_a_bias_is_nearly_nothing_beside_long_features(rng):
+    x = (1000 * rng.normal(size=(5, 8))).astype(np.float32)
+    one, two = keras_ldam.CosineDense(3), keras_ldam.CosineDense(3, use_bias=False)
+    one.build((None, 8))
+    two.build((None, 8))
+    two.kernel.assign(one.kernel)
+    np.testing.assert_allclose(values(one(x)), values(two(x)), atol=1e-3)
+
+
+def test_a_bias_bounds_the_gradient_of_short_features():
+    # Without one it grows with 1/‖x‖.
+    for use_bias, largest in ((True, 2.0), (False, np.inf)):
+        hidden = keras.layers.Dense(4, use_bias=False, kernel_initializer="ones")
+        model = keras.Sequential(
+            [keras.Input((1,)), hidden, keras_ldam.CosineDense(2, use_bias=use_bias)]
+        )
+        model.compile(keras.optimizers.SGD(1.0), loss=keras_ldam.CrossEntropy([5, 5]))
+        model.fit(np.full((1, 1), 1e-4), np.zeros(1), verbose=0)
+        moved = np.abs(hidden.get_weights()[0] - 1).max() / 1e-4
+        assert moved < largest
+        if not use_bias:
+            assert moved > 100
+
+
 def test_the_length_of_the_features_does_not_matter(rng):
     x = rng.normal(size=(5, 8)).astype(np.float32)
-    layer = keras_ldam.CosineDense(3)
+    layer = keras_ldam.CosineDense(3, use_bias=False)
     short, long = layer(0.01 * x), layer(100 * x)
     np.testing.assert_allclose(ops.convert_to_numpy(short), ops.convert_to_numpy(long), atol=1e-6)
 
 
 def test_features_that_are_all_zero_give_zero():
-    layer = keras_ldam.CosineDense(3)
-    np.testing.assert_array_equal(ops.convert_to_numpy(layer(np.zeros((2, 8), np.float32))), 0)
+    for use_bias in (True, False):  # The bias starts at 0.
+        layer = keras_ldam.CosineDense(3, use_bias=use_bias)
+        np.testing.assert_array_equal(values(layer(np.zeros((2, 8), np.float32))), 0)
 
 
 def test_it_works_in_float32_under_mixed_precision(rng):
@@ -93,7 +129,7 @@ def test_a_cosine_head_is_found_inside_nested_models():
 def test_features_that_are_all_zero_send_no_gradient_back():
     # No ReLU between: it would hold back whatever the head sends.
     hidden = keras.layers.Dense(4, use_bias=False, kernel_initializer="zeros")
-    model = keras.Sequential([keras.Input((8,)), hidden, keras_ldam.CosineDense(3)])
+    model = keras.Sequential([keras.Input((8,)), hidden, keras_ldam.CosineDense(3, use_bias=False)])
     model.compile(keras.optimizers.SGD(1.0), loss=keras_ldam.LDAM([5, 5, 5]))
     model.fit(np.ones((4, 8)), np.zeros(4), verbose=0)
     np.testing.assert_array_equal(hidden.get_weights()[0], 0)
@@ -101,7 +137,7 @@ def test_features_that_are_all_zero_send_no_gradient_back():
 
 
 def test_vectors_shorter_than_epsilon_count_as_zero():
-    layer = keras_ldam.CosineDense(3, epsilon=0.1)
+    layer = keras_ldam.CosineDense(3, epsilon=0.1, use_bias=False)
     short, long = (values(layer(np.full((1, 4), x, np.float32))) for x in (0.01, 0.1))
     np.testing.assert_array_equal(short, 0)
     assert np.abs(long).max() > 0
@@ -124,7 +160,7 @@ def test_each_argument_comes_back_from_its_config_with_its_value():
         kernel_regularizer=keras.regularizers.L2(0.5),
     )
     again = keras.layers.deserialize(keras.layers.serialize(layer))
-    assert (again.units, again.epsilon) == (3, 1e-4)
+    assert (again.units, again.epsilon, again.use_bias) == (3, 1e-4, True)
     assert again.kernel_initializer.seed == 5
     assert float(again.kernel_regularizer.l2) == 0.5
     other = keras.layers.deserialize(
@@ -172,7 +208,7 @@ def test_one_nan_in_the_examples_stops_a_training(rng):
 def test_cosines_do_not_depend_on_the_length_however_long(length, rng):
     x = rng.normal(size=(5, 8)).astype(np.float32)
     x /= np.abs(x).max()
-    layer = keras_ldam.CosineDense(3)
+    layer = keras_ldam.CosineDense(3, use_bias=False)
     np.testing.assert_allclose(values(layer(np.float32(length) * x)), values(layer(x)), atol=1e-6)
 
 

@@ -11,6 +11,8 @@ from keras_ldam import losses
 
 COUNTS = [500, 60, 20, 5]
 SCALE = 30.0
+OFFICIAL = {"scale": SCALE, "gradual": False}
+"""What the official code has, where this library's default is another."""
 
 
 @pytest.fixture
@@ -100,8 +102,8 @@ def test_zero_margin_is_scaled_cross_entropy(batch):
 
 def test_equal_margins_come_from_the_same_class(batch):
     y, z = batch
-    uniform = keras_ldam.LDAM(COUNTS, exponent=0.0)
-    equal = keras_ldam.LDAM([9, 9, 9, 9])
+    uniform = keras_ldam.LDAM(COUNTS, exponent=0.0, gradual=False)
+    equal = keras_ldam.LDAM([9, 9, 9, 9], gradual=False)
     assert float(uniform(y, z)) == pytest.approx(float(equal(y, z)), rel=1e-6)
 
 
@@ -122,7 +124,7 @@ def test_focal_without_focus_is_cross_entropy(batch):
 @pytest.mark.parametrize("kind", ["effective", "inverse"])
 def test_class_weights_give_a_weighted_mean(kind, batch):
     y, z = batch
-    loss = keras_ldam.LDAM(COUNTS)
+    loss = keras_ldam.LDAM(COUNTS, **OFFICIAL)
     weights = keras_ldam.class_weights(COUNTS, kind=kind)
     loss.class_weights.assign(weights)
     each = oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE)
@@ -182,11 +184,12 @@ def test_soft_labels_mix_weights_and_margins(rng):
 
 
 def test_classes_missing_from_the_batch_do_no_harm():
-    loss = keras_ldam.LDAM(COUNTS, class_weights=keras_ldam.class_weights(COUNTS))
+    loss = keras_ldam.LDAM(COUNTS, class_weights=keras_ldam.class_weights(COUNTS), **OFFICIAL)
     alone = float(loss([0, 0], [[0.4, 0.1, 0, 0], [0.4, 0.1, 0, 0]]))
     assert np.isfinite(alone)
     # A single class has a weight that cancels.
-    assert alone == pytest.approx(float(keras_ldam.LDAM(COUNTS)([0], [[0.4, 0.1, 0, 0]])), rel=1e-6)
+    unweighted = keras_ldam.LDAM(COUNTS, **OFFICIAL)
+    assert alone == pytest.approx(float(unweighted([0], [[0.4, 0.1, 0, 0]])), rel=1e-6)
 
 
 def test_labels_above_256_survive_bfloat16():
@@ -195,7 +198,7 @@ def test_labels_above_256_survive_bfloat16():
     scores = np.zeros((1, 300), dtype=np.float32)
     scores[0, 257] = 1.0
     scores = ops.cast(scores, "bfloat16")
-    loss = keras_ldam.LDAM(counts, max_margin=0.0)
+    loss = keras_ldam.LDAM(counts, max_margin=0.0, scale=30)
     result = loss(np.array([257]), scores)
     assert keras.backend.standardize_dtype(result.dtype) == "float32"
     assert float(result) < 1e-6
@@ -320,7 +323,9 @@ def test_focus_and_scale_that_are_left_out_are_those_of_the_docstrings(batch):
     np.testing.assert_allclose(values(losses.focal(y, z)), expected, rtol=1e-5, atol=1e-6)
     assert float(keras_ldam.Focal()(y, z)) == pytest.approx(expected.mean(), rel=1e-5)
     expected = oracle.ldam_hinge(y, z, hinge, 30.0)
-    np.testing.assert_allclose(values(losses.ldam_hinge(y, z, margins)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        values(losses.ldam_hinge(y, z, margins, scale=30)), expected, rtol=1e-5
+    )
 
 
 def test_a_class_of_weight_zero_does_not_count(batch):
@@ -374,9 +379,17 @@ def test_steps_that_a_mask_leaves_out_have_no_weight(rng):
     [
         (keras_ldam.focal, {"form": "Softmax"}, "Unknown form 'Softmax' of the focal loss"),
         (keras_ldam.focal, {"gamma": -1.0}, "`gamma` must be a number in"),
-        (keras_ldam.ldam, {"margins": [0.5, 0.2, 0.1]}, "one entry for each of the 2 classes"),
-        (keras_ldam.ldam, {"margins": 0.5}, "one entry for each of the 2 classes"),
-        (keras_ldam.ldam_hinge, {"margins": [0.5]}, "one entry for each of the 2 classes"),
+        (
+            keras_ldam.ldam,
+            {"margins": [0.5, 0.2, 0.1], "scale": 30},
+            "one entry for each of the 2 classes",
+        ),
+        (keras_ldam.ldam, {"margins": 0.5, "scale": 30}, "one entry for each of the 2 classes"),
+        (
+            keras_ldam.ldam_hinge,
+            {"margins": [0.5], "scale": 30},
+            "one entry for each of the 2 classes",
+        ),
     ],
 )
 def test_functions_refuse_what_their_classes_refuse(function, arguments, message):
@@ -538,3 +551,53 @@ def test_a_loss_of_each_name_takes_its_own_settings():
     assert made["sigmoid_focal"].form == "sigmoid" and made["focal"].gamma == 2.0
     cosines = {name for name, named in losses.LOSSES.items() if named.wants_cosines}
     assert cosines == {"ldam", "uniform_margin", "ldam_hinge", "hinge"}
+
+
+# ----------------------------------------------------------------------------- gradual margins
+
+
+def share_of(y, z, scale):
+    """1 - H/H₀ of a batch, clipped to [0, 1]."""
+    surprise = -np.log(np.array(COUNTS) / np.sum(COUNTS))
+    entropy = oracle.cross_entropy(y, scale * z.astype(np.float64)).mean()
+    return float(np.clip(1 - entropy / surprise[y].mean(), 0, 1))
+
+
+@pytest.mark.parametrize("learned", [-1.0, 0.0, 1.0])
+def test_margins_grow_with_what_has_been_learned(learned, batch):
+    y, z = batch
+    z = 0.1 * z + learned * np.eye(4, dtype=np.float32)[y]
+    loss = keras_ldam.LDAM(COUNTS)
+    share = share_of(y, z, loss.scale)
+    assert {-1.0: share == 0, 0.0: 0 < share < 1, 1.0: share > 0.99}[learned]
+    expected = oracle.ldam(y, z, share * oracle.margins(COUNTS, 0.5), loss.scale).mean()
+    for labels in (y, np.eye(4, dtype=np.float32)[y]):
+        assert float(loss(labels, z)) == pytest.approx(expected, rel=1e-4)
+        assert float(jitted(loss)(labels, z)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_share_of_the_margins_has_no_gradient(batch):
+    y, z = batch
+    z = 0.1 * z + 0.2 * np.eye(4, dtype=np.float32)[y]
+    loss = keras_ldam.LDAM(COUNTS, reduction=None)
+    margins = share_of(y, z, loss.scale) * keras_ldam.margins(COUNTS)
+    whole = gradient(lambda z: losses.ldam(y, z, margins, scale=loss.scale), z)
+    np.testing.assert_allclose(gradient(lambda z: loss(y, z), z), whole, rtol=1e-3, atol=1e-5)
+
+
+def test_margins_are_whole_once_class_weights_are_enabled(batch):
+    y, z = batch
+    weights = keras_ldam.class_weights(COUNTS)
+    gradual, whole = (
+        keras_ldam.LDAM(COUNTS, class_weights=weights, gradual=gradual) for gradual in (True, False)
+    )
+    assert float(gradual(y, z)) == pytest.approx(float(whole(y, z)), rel=1e-6)
+    later = keras_ldam.LDAM(COUNTS)
+    assert float(later(y, z)) != pytest.approx(float(whole(y, z)), rel=1e-2)
+    assert float(later(y, z, class_weights=weights)) == pytest.approx(float(whole(y, z)), rel=1e-6)
+
+
+def test_the_official_behaviour_is_that_of_the_paper(batch):
+    y, z = batch
+    expected = oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE).mean()
+    assert float(keras_ldam.LDAM(COUNTS, **OFFICIAL)(y, z)) == pytest.approx(expected, rel=1e-5)

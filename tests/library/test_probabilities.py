@@ -79,7 +79,7 @@ def test_a_subclassed_model_has_probabilities_too(x):
         (lambda: built(keras_ldam.CosineDense(3)), "softmax scale is unknown: pass `scale=`"),
         (
             lambda: built(keras_ldam.CosineDense(3, scale=10), keras_ldam.LDAM(COUNTS)),
-            r"head has scale=10.*loss has scale=30",
+            r"head has scale=10.*loss has scale=15",
         ),
         (lambda: built(keras.layers.Dense(3, "softmax")), "ends in probabilities already"),
         (lambda: "model", "must be a Keras model"),
@@ -118,7 +118,7 @@ def test_metrics_that_need_probabilities_work_inside_fit(metric, x, tmp_path):
     weights = np.linspace(0.5, 2, 12).astype("float32")
     logs = model.fit(x, y, sample_weight=weights, batch_size=5, verbose=0).history
     outside = metric()
-    outside.update_state(y == 2, softmax(30.0 * model.predict(x, verbose=0))[:, 2], weights)
+    outside.update_state(y == 2, softmax(loss.scale * model.predict(x, verbose=0))[:, 2], weights)
     assert logs["rare"] == pytest.approx([float(outside.result())], rel=1e-5)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")

@@ -1,0 +1,40 @@
+"""The quickstart of the README runs as it stands, with Keras, NumPy and one backend."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def quickstart():
+    return re.search(r"```python\n(.*?)```", README.split("## Quickstart")[1], re.S)[1]
+
+
+def test_quickstart_is_short():
+    assert len(quickstart().splitlines()) <= 25
+    assert len(README.splitlines()) <= 150
+
+
+def test_readme_shows_what_the_quickstart_printed():
+    printed = (ROOT / "results" / "examples" / "quickstart.txt").read_text(encoding="utf-8")
+    assert f"```text\n{printed}```" in README
+
+
+def test_quickstart_runs_and_misses_fewer_of_the_rarest(tmp_path):
+    pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, "-c", quickstart()],
+        cwd=tmp_path,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    plain, ldam = map(float, re.findall(r"rarest two classes ([\d.]+)%", done.stdout))
+    assert ldam < plain - 10, done.stdout
