@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # KServe wants older protobuf, psutil and python-dateutil than requirements.txt names.
 SERVING := .venv-serving/.ready
+# The site needs nothing of the library's environment.
+DOCS := .venv-docs/.ready
 
-.PHONY: demo test test-lean test-oldest lint serving clean
+.PHONY: demo test test-lean test-oldest lint docs notebooks serving clean
 
 # Plain training against the paper's method on long-tailed digits, three seeds each.
 demo: $(READY)
@@ -38,6 +40,20 @@ lint: $(READY)
 	$(BIN)/pre-commit run --all-files
 	$(BIN)/mypy
 
+# The site, without a warning or a dead link; open site/index.html.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(<D)/bin/mkdocs build --quiet
+
+# The examples as notebooks, in notebooks/.
+notebooks:
+	$(PYTHON) examples/notebooks.py notebooks
+
+$(DOCS): requirements-docs.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
 # The environment of bin/serve.
 serving: $(SERVING)
 
@@ -56,4 +72,4 @@ $(READY): requirements.txt setup.cfg pyproject.toml
 
 # Not runs/ and exports/: they may have taken days.
 clean:
-	rm -rf .venv .venv-lean .venv-oldest .venv-serving build *.egg-info demo
+	rm -rf .venv .venv-lean .venv-oldest .venv-serving .venv-docs build *.egg-info demo site notebooks

@@ -1,7 +1,11 @@
-"""The tables of the README are those that bin/report prints."""
+"""The tables of the documents are those that the committed results give."""
 
+import importlib.util
+import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_ldam.experiments import tables
@@ -10,8 +14,63 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("dataset", ["imdb", "cifar10", "cifar100"])
-def test_readme_has_the_table_of_the_results(dataset):
+def test_results_page_has_the_table_of_the_results(dataset):
     runs = tables.gather([ROOT / "results" / f"{dataset}.json"])
     printed = tables.markdown(tables.headline(runs, only_ours=True))
     table = "\n".join(line for line in printed.splitlines() if line.startswith("|"))
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert table in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def front_page():
+    spec = importlib.util.spec_from_file_location("front_page", ROOT / "docs" / "front_page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_has_the_table_of_the_results(front_page):
+    assert front_page.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_readme_is_as_accurate_as_the_tables_of_the_report(front_page):
+    for dataset in front_page.DATASETS:
+        runs = tables.gather([ROOT / "results" / f"{dataset}.json"])
+        printed = tables.markdown(tables.headline(runs, only_ours=True))
+        ours = [
+            line.rsplit("|", 2)[1].strip()
+            for line in front_page.table().splitlines()
+            if line.rsplit("|", 2)[1].strip() in printed
+        ]
+        assert len(ours) >= 3, dataset
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_results(front_page, tmp_path):
+    pytest.importorskip("matplotlib")
+    front_page.draw(tmp_path / "groups.png")
+    assert (tmp_path / "groups.png").stat().st_size > 10_000
+
+
+def test_readme_says_where_the_paper_is_not_confirmed(front_page):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rs, ldam = (sum(front_page.errors("imdb", method)) for method in ("rs", "ldam_drw"))
+    assert ("Not the paper's order" in readme) == (rs < ldam)
+
+
+def test_every_error_that_the_remedies_name_is_one_of_the_results(front_page):
+    runs, known = {}, set()
+    for dataset in front_page.DATASETS:
+        for run in json.loads((ROOT / "results" / f"{dataset}.json").read_text())["runs"]:
+            runs.setdefault((dataset, run["method"]), []).append(run["last"]["mean_error"])
+    for errors in runs.values():
+        known.add(f"{np.mean(errors):.2f}")
+    text = (ROOT / "docs" / "remedies.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\d.])\d\d?\.\d\d(?![\d.])", text))
+    assert named and named <= known
+
+
+def test_the_remedies_name_the_errors_of_the_groups_in_the_picture(front_page):
+    text = (ROOT / "docs" / "remedies.md").read_text(encoding="utf-8")
+    for group in ("many", "few"):
+        for method in ("erm", "ldam_drw"):
+            assert f"{np.mean(front_page.errors('cifar100', method, f'{group}_error')):.1f}" in text
