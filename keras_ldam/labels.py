@@ -99,8 +99,16 @@ def class_of(y_true: Any, y_pred: Any) -> Any:
     labels, sparse, _ = prepare(y_true, y_pred)
     if sparse:
         return labels
-    largest = ops.cast(ops.argmax(labels, axis=-1), "int32")
-    return ops.where(ops.max(labels, axis=-1) > 0, largest, -1)
+    largest = ops.where(ops.max(labels, axis=-1) > 0, ops.argmax(labels, axis=-1), -1)
+    return ops.cast(largest, "int32")
+
+
+def as_index(labels: Any, num_classes: int) -> Any:
+    """Returns labels as int32 indices of classes; one that is no class becomes that of some class.
+
+    The cast is needed: under other values of floatx Keras makes floats of whole numbers.
+    """
+    return ops.cast(ops.clip(labels, 0, num_classes - 1), "int32")
 
 
 def weigh(weights: Any, y_pred: Any, sample_weight: Any = None) -> Any:

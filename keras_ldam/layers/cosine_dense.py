@@ -133,8 +133,10 @@ class CosineDense(keras.layers.Layer):
     def _unit(self, vectors: Any, axis: int) -> Any:
         squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
         # Squares of vectors this long would overflow; a cosine does not depend on the length.
+        # In two steps, since the reciprocal of the longest float32 is less than the shortest.
         longest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=axis, keepdims=True))
-        vectors = vectors / ops.where(squares > _LONG, longest, 1.0)
+        root = ops.where(squares > _LONG, ops.sqrt(longest), 1.0)
+        vectors = vectors / root / root
         squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
         floor = self.epsilon**2
         unit = vectors * ops.rsqrt(ops.maximum(squares, floor))

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import TWO_SCORES, prepare, weigh
+from keras_ldam.labels import TWO_SCORES, as_index, prepare, weigh
 
 
 class ClassWeightedLoss(keras.losses.Loss):
@@ -114,7 +114,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         self._check_classes(y_pred)
         labels, sparse, scores = prepare(y_true, y_pred)
         if sparse:
-            inside = ops.clip(labels, 0, scores.shape[-1] - 1)
+            inside = as_index(labels, scores.shape[-1])
             weights = 1.0 if self.counts is None else ops.take(self._weights, inside, axis=0)
             weights = ops.where(labels == inside, weights, float("nan"))
         elif self.counts is None:

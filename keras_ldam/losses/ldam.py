@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ldam.labels import prepare
+from keras_ldam.labels import as_index, prepare
 from keras_ldam.losses.base import MarginLoss, one_for_each_class, softmax_cross_entropy
 
 
@@ -64,9 +64,8 @@ class LDAM(MarginLoss):
             cosines too, as from dropout before the head, and over many kinds of networks 15 is
             better. The margin in units of logits is s · Δ. `keras_ldam.with_probabilities` gives
             softmax(s · z).
-        gradual: Whether the margins grow with what the network has learned, up to the whole
-            margins from the moment that class weights are enabled. The share that is demanded is
-            1 - H/H₀, clipped to [0, 1], where H is the cross-entropy of the batch at scale s
+        gradual: Whether the margins grow with what the network has learned. The share that is
+            demanded is 1 - H/H₀, at least 0, where H is the cross-entropy of the batch at scale s
             without margins, and H₀ that of the class frequencies alone. `False` demands whole
             margins from the first step, as the official code does: before a network has learned
             anything it can satisfy them only for the frequent classes, by assigning every example
@@ -143,12 +142,11 @@ class LDAM(MarginLoss):
         labels, sparse, scores = prepare(y_true, ops.stop_gradient(y_pred))
         surprise = ops.convert_to_tensor(-np.log(self.counts / self.counts.sum()), "float32")
         if sparse:
-            given = ops.take(surprise, ops.maximum(labels, 0), axis=0)
+            given = ops.take(surprise, as_index(labels, len(self.counts)), axis=0)
         else:
             given = ops.matmul(labels, ops.expand_dims(surprise, -1))[..., 0]
         entropy = ops.mean(softmax_cross_entropy(labels, sparse, self.scale * scores))
-        share = ops.clip(1.0 - entropy / ops.mean(given), 0.0, 1.0)
-        return ops.where(ops.max(self._weights) > ops.min(self._weights), 1.0, share)
+        return ops.clip(1.0 - entropy / ops.mean(given), 0.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss."""

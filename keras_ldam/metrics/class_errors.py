@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import TWO_SCORES, class_of, weigh
+from keras_ldam.labels import TWO_SCORES, as_index, class_of, weigh
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -102,7 +102,7 @@ class ClassErrors(keras.metrics.Metric):
         broken = ops.reshape(ops.any(ops.not_equal(y_pred, y_pred), axis=-1), (-1,))
         right = ops.logical_and(labels == guesses, ops.logical_not(broken))
         wrong = ops.where(right, 0.0, weights)
-        classes = ops.maximum(labels, 0)
+        classes = as_index(labels, num_classes)
         self._total.add(weights, classes)
         self._wrong.add(wrong, classes)
 

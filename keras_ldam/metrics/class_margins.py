@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import TWO_SCORES, class_of, weigh
+from keras_ldam.labels import TWO_SCORES, as_index, class_of, weigh
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -46,7 +46,7 @@ def example_margins(y_true: Any, y_pred: Any) -> Any:
             f"{tuple(scores.shape)}. {TWO_SCORES}"
         )
     classes = class_of(y_true, scores)
-    labels = ops.expand_dims(ops.maximum(classes, 0), -1)
+    labels = ops.expand_dims(as_index(classes, num_classes), -1)
     own = ops.squeeze(ops.take_along_axis(scores, labels, axis=-1), -1)
     is_label = labels == ops.arange(num_classes, dtype="int32")
     rivals = ops.max(ops.where(is_label, -float("inf"), scores), axis=-1)
@@ -168,7 +168,7 @@ class ClassMargins(keras.metrics.Metric):
         weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
         counted = ops.logical_and(weights > 0, labels >= 0)
-        labels = ops.maximum(labels, 0)
+        labels = as_index(labels, self.num_classes)
         smallest = -ops.segment_max(
             ops.where(counted, -margins, -float("inf")), labels, self.num_classes
         )
@@ -199,7 +199,7 @@ class ClassMargins(keras.metrics.Metric):
         # The first bin by whose end the wanted share has been passed; the place inside it by a
         # straight line.
         index = ops.sum(ops.cast(until < wanted, "int32"), axis=1, keepdims=True)
-        index = ops.minimum(index, self.bins - 1)
+        index = as_index(index, self.bins)
         inside = ops.take_along_axis(histogram, index, axis=1)
         before = ops.take_along_axis(until, index, axis=1) - inside
         part = ops.divide_no_nan(wanted - before, inside)

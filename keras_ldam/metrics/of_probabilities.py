@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_ldam.counts import check_range
-from keras_ldam.labels import class_of, weigh
+from keras_ldam.labels import as_index, class_of, weigh
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -80,7 +80,7 @@ class OfProbabilities(keras.metrics.Metric):
         labels = ops.reshape(labels, (-1,))
         probabilities = ops.softmax(self.scale * ops.reshape(scores, (-1, num_classes)), axis=-1)
         if self.class_id is None:
-            given = ops.one_hot(ops.maximum(labels, 0), num_classes, dtype="float32")
+            given = ops.one_hot(as_index(labels, num_classes), num_classes, dtype="float32")
         else:
             given = ops.cast(labels == self.class_id, "float32")
             probabilities = probabilities[:, self.class_id]

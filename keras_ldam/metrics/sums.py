@@ -32,7 +32,8 @@ class ClassSums:
         """Adds values `(n,)` to the sums of their classes, int32 `(n,)` in 0 … size - 1."""
         # In several parts, so that none of them adds ones to a sum of 2**24.
         parts = max(1, min(_PARTS, _MOST_CELLS // self.size))
-        place = classes * parts + ops.arange(ops.shape(classes)[0], dtype="int32") % parts
+        part = ops.arange(ops.shape(classes)[0], dtype="int32") % parts
+        place = ops.cast(classes * parts + part, "int32")
         sums = ops.segment_sum(values, place, self.size * parts)
         added = ops.sum(ops.reshape(sums, (self.size, parts)), axis=1)
         # What the addition rounds off is kept (Knuth's two-sum).

@@ -148,7 +148,9 @@ def test_masks_and_margins_count_on_two_replicas_as_on_one(model_class, mirrored
         with strategy.scope() if strategy else contextlib.nullcontext():
             model = model_class(*dense_predictions())
             metrics = [keras_ldam.ClassErrors([9, 8, 7, 6]), keras_ldam.ClassMargins(4)]
-            model.compile("sgd", keras_ldam.LDAM([9, 8, 7, 6], gradual=False), weighted_metrics=metrics)
+            model.compile(
+                "sgd", keras_ldam.LDAM([9, 8, 7, 6], gradual=False), weighted_metrics=metrics
+            )
         found = model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
         if model_class is distribution.ReplicatedModel:
             model.fit(x, y, batch_size=6, verbose=0, shuffle=False)
@@ -174,7 +176,10 @@ def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
             model = model_class(inputs, {"a": a, "b": b})
             model.compile(
                 "sgd",
-                {"a": keras_ldam.LDAM([9, 8, 7, 6], gradual=False), "b": keras_ldam.LDAM([9, 8, 7, 6], gradual=False)},
+                {
+                    "a": keras_ldam.LDAM([9, 8, 7, 6], gradual=False),
+                    "b": keras_ldam.LDAM([9, 8, 7, 6], gradual=False),
+                },
                 metrics={"a": keras_ldam.ClassErrors([9, 8, 7, 6])},
             )
         return model.evaluate(x, {"a": y, "b": y}, batch_size=6, verbose=0, return_dict=True)
@@ -255,7 +260,9 @@ def test_a_model_of_ones_own_evaluates_on_two_replicas_as_on_one(mirrored):
     for strategy in (tf.distribute.get_strategy(), mirrored):
         with strategy.scope():
             model = Own()
-            model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False), metrics=["accuracy"])
+            model.compile(
+                "sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False), metrics=["accuracy"]
+            )
         losses.append(model.evaluate(replicas.batches(), verbose=0))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -292,7 +299,10 @@ def test_a_sum_over_the_batch_is_refused(mirrored):
         model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction="sum"))
     model = distribution.ReplicatedModel(inputs, {"a": model.output, "b": model.output})
     with pytest.raises(ValueError, match="Received: reduction='sum'"):
-        model.compile("sgd", {"a": "mse", "b": keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction="sum")})
+        model.compile(
+            "sgd",
+            {"a": "mse", "b": keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction="sum")},
+        )
 
 
 def test_one_callback_needs_no_list():
@@ -456,7 +466,9 @@ def test_cores_are_not_divided_beside_an_accelerator(monkeypatch):
 def test_a_loss_that_is_not_reduced_is_refused(reduction, mirrored):
     model = distribution.ReplicatedModel(inputs := keras.Input((6,)), keras.layers.Dense(5)(inputs))
     with pytest.raises(ValueError, match="reduced to a mean"):
-        model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction=reduction))
+        model.compile(
+            "sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False, reduction=reduction)
+        )
 
 
 def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch):

@@ -19,7 +19,7 @@ def test_a_missing_package_is_named_with_what_to_install():
 
 def test_a_fault_of_this_library_is_not_taken_for_a_missing_package():
     with (
-        pytest.raises(ModuleNotFoundError, match="keras_ldam.no_such_room") as caught,
+        pytest.raises(ModuleNotFoundError, match=r"keras_ldam.no_such_room") as caught,
         extras.needed("report", by="a report"),
     ):
         import keras_ldam.no_such_room  # noqa: F401

@@ -585,18 +585,6 @@ def test_the_share_of_the_margins_has_no_gradient(batch):
     np.testing.assert_allclose(gradient(lambda z: loss(y, z), z), whole, rtol=1e-3, atol=1e-5)
 
 
-def test_margins_are_whole_once_class_weights_are_enabled(batch):
-    y, z = batch
-    weights = keras_ldam.class_weights(COUNTS)
-    gradual, whole = (
-        keras_ldam.LDAM(COUNTS, class_weights=weights, gradual=gradual) for gradual in (True, False)
-    )
-    assert float(gradual(y, z)) == pytest.approx(float(whole(y, z)), rel=1e-6)
-    later = keras_ldam.LDAM(COUNTS)
-    assert float(later(y, z)) != pytest.approx(float(whole(y, z)), rel=1e-2)
-    assert float(later(y, z, class_weights=weights)) == pytest.approx(float(whole(y, z)), rel=1e-6)
-
-
 def test_the_official_behaviour_is_that_of_the_paper(batch):
     y, z = batch
     expected = oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE).mean()

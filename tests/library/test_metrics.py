@@ -214,6 +214,8 @@ def test_rows_without_a_label_are_left_out(metric):
 
 @pytest.mark.parametrize("floatx", ["float64", "float16", "bfloat16"])
 def test_fit_counts_alike_whatever_floatx_is(floatx):
+    if floatx == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is asked for")
     keras.config.set_floatx(floatx)
     try:
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, dtype="float32")])
