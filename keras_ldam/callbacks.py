@@ -155,6 +155,7 @@ class DRW(keras.callbacks.Callback):
             self._rate = _Rate(optimizer, self.drop)
 
     def on_train_begin(self, logs: Any = None) -> None:
+        """Checks losses, counts, head and start."""
         self._epoch = None
         for loss in self._losses():
             if self.counts is not None and len(self.counts) != len(loss.counts):
@@ -170,6 +171,7 @@ class DRW(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Sets the class weights of the epoch."""
         if self._epoch is None:
             self._warn_of_no_progress(epoch)
         self._epoch = epoch
@@ -179,16 +181,19 @@ class DRW(keras.callbacks.Callback):
             self._set(epoch >= (self.start_epoch or 0))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Decides by the learning rate, once all callbacks have set it."""
         if self._undecided:
             self._undecided = False
             assert self._rate is not None and self._epoch is not None
             self._set(self._rate.has_dropped(self._epoch, (self.params or {}).get("steps")))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds `reweighted` to the logs."""
         if logs is not None:
             logs["reweighted"] = float(self._on)
 
     def on_test_begin(self, logs: Any = None) -> None:
+        """Enables the class weights for validation."""
         self._kept = [keras.ops.convert_to_numpy(loss.class_weights) for loss in self._losses()]
         for loss in self._losses():
             loss.class_weights.assign(self._weights_for(loss, True))
@@ -198,10 +203,12 @@ class DRW(keras.callbacks.Callback):
             self._validation = self.model.test_function
 
     def on_test_end(self, logs: Any = None) -> None:
+        """Restores the class weights of the epoch."""
         for loss, weights in zip(self._losses(), self._kept, strict=True):
             loss.class_weights.assign(weights)
 
     def on_train_end(self, logs: Any = None) -> None:
+        """Warns if the class weights were never enabled."""
         epoch = self._epoch
         self._before = self.model, epoch
         if epoch is None or self._on or self.allow_unreached:

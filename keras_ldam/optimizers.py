@@ -14,7 +14,7 @@ from keras_ldam import keras_internals
 class MomentumSGD(keras.optimizers.Optimizer):
     """Gradient descent with momentum and weight decay as the published recipes define them.
 
-    For a variable $w$ with gradient $g$ and velocity $v$, every step is
+    For a variable w with gradient g and velocity v, every step is
 
         g = g + coupled_weight_decay * w
         v = momentum * v + g
@@ -28,7 +28,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
       stay up to 100 times too large until the old velocity has died away.
     - Weight decay is coupled: it is part of the gradient and passes through the momentum.
       Keras' `weight_decay` is decoupled. It acts on every trainable variable, those of
-      normalisation layers and biases included.
+      normalization layers and biases included.
 
     Clipping, where asked for, acts on the gradient before the decay is added.
 
@@ -36,8 +36,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a
             callable without arguments. Defaults to 0.1.
         momentum: Float in [0, 1). Defaults to 0.9.
-        coupled_weight_decay: Float, 0 or more. A decay of $c$ has the same gradient as the
-            penalty $c/2 \\cdot \\lVert w \\rVert^2$, that is `keras.regularizers.L2(c / 2)`.
+        coupled_weight_decay: Float, 0 or more. A decay of c has the same gradient as the
+            penalty c/2 · ‖w‖², that is `keras.regularizers.L2(c / 2)`.
             Defaults to 0.
         **kwargs: Further arguments of `keras.optimizers.Optimizer`, such as `clipnorm` or
             `use_ema`; not `weight_decay`.
@@ -116,7 +116,9 @@ class MomentumSGD(keras.optimizers.Optimizer):
         }
 
 
-def _apply_momentum(variable, velocity, gradient, learning_rate, momentum):
+def _apply_momentum(
+    variable: Any, velocity: Any, gradient: Any, learning_rate: Any, momentum: float
+) -> None:
     """The update in one operation of TensorFlow.
 
     Written out it becomes a dozen for every variable, a thousand and more a step for a network

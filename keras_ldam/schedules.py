@@ -13,12 +13,12 @@ def stepwise(
 ) -> Callable[[int], float]:
     """Makes a schedule that warms up in steps and then drops at given epochs.
 
-    With $e$ the epoch, counted from zero:
+    With e the epoch, counted from zero:
 
-    - during warm-up ($e <$ `warmup_epochs`) the rate is
+    - during warm-up (e < `warmup_epochs`) the rate is
       `learning_rate * (e + 1) / warmup_epochs`,
     - afterwards it is `learning_rate` times the product of the factors of all drops
-      whose epoch is at most $e$. Factors are cumulative: `{160: 0.01, 180: 0.01}` ends at
+      whose epoch is at most e. Factors are cumulative: `{160: 0.01, 180: 0.01}` ends at
       `1e-4 * learning_rate`.
 
     The result depends on the epoch alone, so a resumed run continues with the right rate.

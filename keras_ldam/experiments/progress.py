@@ -73,9 +73,11 @@ class Progress(keras.callbacks.Callback):
         return epoch + 1
 
     def on_train_begin(self, logs=None):
+        """Starts the clock."""
         self._since = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
+        """Evaluates, and writes history and checkpoint."""
         row = {} if logs is None else dict(logs)
         if (epoch + 1) % self.config.evaluate_every == 0 or epoch + 1 == self.config.epochs:
             # In every process: the others would wait at the next step, and give up in the end.
@@ -166,6 +168,7 @@ class Curves(keras.callbacks.TensorBoard):
         self.logged = logged
 
     def on_epoch_end(self, epoch, logs=None):
+        """Logs the epoch, unless that has been done."""
         if epoch >= self.logged:
             super().on_epoch_end(epoch, logs)
 

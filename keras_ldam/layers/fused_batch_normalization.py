@@ -1,4 +1,4 @@
-"""Batch normalisation that is fast on the TensorFlow backend."""
+"""Batch normalization that is fast on the TensorFlow backend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation of images in one operation where TensorFlow is the backend.
+    """Batch normalization of images in one operation where TensorFlow is the backend.
 
     Drop-in for `keras.layers.BatchNormalization`: same arguments, same configuration, same
     variables in the same order, so `get_weights` and `set_weights` exchange weights between
@@ -22,7 +22,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     - bfloat16 and float16 images are read and written as they are; statistics, scale and
       offset stay in float32.
     - The moving variance is fed with the unbiased variance of the batch (divided by
-      $n - 1$), as in PyTorch; the batch itself is normalised with the biased one, as
+      n - 1), as in PyTorch; the batch itself is normalized with the biased one, as
       everywhere.
 
     Inputs that are not four-dimensional with channels last, float64, masks, `renorm` and
@@ -47,7 +47,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalises with the statistics of the batch in training, else with the moving ones."""
+        """Normalizes with the statistics of the batch in training, else with the moving ones."""
         if mask is not None or not self._is_fusible(inputs):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf

@@ -17,7 +17,7 @@ class RandomCropFlip(keras.layers.Layer):
     Window and mirror are drawn for each image separately. Outside training the images pass
     through unchanged.
 
-    Put it before the normalisation: there, zero is black, as in the published recipe.
+    Put it before the normalization: there, zero is black, as in the published recipe.
 
     The random state is saved with the model and its weights, so a run that is resumed
     continues with the draws it would have made.

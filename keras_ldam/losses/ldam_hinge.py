@@ -45,7 +45,7 @@ def ldam_hinge(y_true: Any, y_pred: Any, margins: Any, *, scale: float) -> Any:
 class LDAMHinge(MarginLoss):
     """The hinge form of LDAM: ℓ = s · max(max_{j≠y} z_j - z_y + Δ_y, 0), Δ_j = C / n_j^(1/4).
 
-    The paper proposes it first, then smooths it to `LDAM`, since the hinge is harder to optimise;
+    The paper proposes it first, then smooths it to `LDAM`, since the hinge is harder to optimize;
     with 100 classes it fails. `exponent=0` gives every class the margin C, the plain multi-class
     hinge (rows HG; section 4.2). Without any margin it would be 0 where all scores are equal, and
     nothing would be learned.
