@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam.layers import gives_probabilities
-from keras_ldam.losses import ClassWeightedLoss, compile_again, weighted_losses
+from keras_ldam.layers import dense_heads, gives_probabilities
+from keras_ldam.losses import ClassWeightedLoss, MarginLoss, compile_again, weighted_losses
 
 LR_DROP = "lr_drop"
 FALL = 0.5
@@ -168,6 +168,19 @@ class DRW(keras.callbacks.Callback):
             raise ValueError(
                 "The model ends in probabilities, but the losses of keras_ldam take scores, of "
                 "which they compute the softmax themselves; train it without that activation."
+            )
+        self._warn_of_other_heads()
+
+    def _warn_of_other_heads(self) -> None:
+        """Where a margin is demanded of logits, which can grow until any margin is met."""
+        heads = dense_heads(self.model)
+        alone = len(getattr(self.model, "outputs", None) or ()) == len(heads) == 1
+        if alone and any(isinstance(loss, MarginLoss) for loss in self._losses()):
+            warnings.warn(
+                f"{type(self._losses()[0]).__name__} measures margins between cosines, but the "
+                f"model ends in Dense({heads[0].units}), whose logits satisfy any margin by "
+                f"growing: replace it by keras_ldam.CosineDense({heads[0].units}).",
+                stacklevel=2,
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

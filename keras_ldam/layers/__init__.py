@@ -2,7 +2,12 @@
 
 from keras_ldam.layers.cosine_dense import CosineDense, UnitColumns
 from keras_ldam.layers.fused_batch_normalization import FusedBatchNormalization
-from keras_ldam.layers.heads import cosine_heads, gives_cosines, gives_probabilities
+from keras_ldam.layers.heads import (
+    cosine_heads,
+    dense_heads,
+    gives_cosines,
+    gives_probabilities,
+)
 from keras_ldam.layers.random_crop_flip import RandomCropFlip
 from keras_ldam.layers.scaled_softmax import ScaledSoftmax
 
@@ -13,6 +18,7 @@ __all__ = [
     "ScaledSoftmax",
     "UnitColumns",
     "cosine_heads",
+    "dense_heads",
     "gives_cosines",
     "gives_probabilities",
 ]

@@ -21,6 +21,18 @@ def gives_cosines(model: keras.Model) -> bool:
     return bool(cosine_heads(model))
 
 
+def dense_heads(model: keras.Model) -> list[keras.layers.Dense]:
+    """Returns the `Dense` layers that the outputs of a functional model come out of."""
+    found = []
+    for output in getattr(model, "outputs", None) or ():
+        operation = keras_internals.operation_of(output)
+        if isinstance(operation, keras.Model):
+            found += dense_heads(operation)
+        elif type(operation) is keras.layers.Dense:
+            found.append(operation)
+    return found
+
+
 def gives_probabilities(model: keras.Model) -> bool:
     """Whether an output of a functional model comes out of a softmax or a sigmoid."""
     return any(map(_is_normalized, getattr(model, "outputs", None) or ()))

@@ -426,3 +426,33 @@ def test_class_weights_set_between_two_fits_are_seen_by_both_steps(examples):
 def test_there_must_be_class_weights_to_set(of):
     with pytest.raises(ValueError, match="no class weights to set"):
         keras_ldam.set_class_weights(of, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_margin_that_is_demanded_of_logits_gets_a_warning_with_the_line_to_change(
+    nested, examples
+):
+    head = [keras.layers.Dense(3)]
+    if nested:
+        head = [keras.Sequential([keras.Input((6,)), *head])]
+    model = keras.Sequential([keras.Input((6,)), *head])
+    model.compile("sgd", keras_ldam.LDAM(COUNTS))
+    with pytest.warns(UserWarning, match=r"replace it by keras_ldam.CosineDense\(3\)"):
+        fit(model, examples, [keras_ldam.DRW(2, verbose=0)])
+
+
+@pytest.mark.parametrize(
+    ("head", "loss"),
+    [
+        (lambda: keras.layers.Dense(3), keras_ldam.CrossEntropy),
+        (lambda: keras_ldam.CosineDense(3), keras_ldam.LDAM),
+        # A cosine head of one's own.
+        (lambda: keras.layers.UnitNormalization(), keras_ldam.LDAM),
+    ],
+)
+def test_other_heads_and_losses_get_no_warning(head, loss, examples):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), head()])
+    model.compile("sgd", loss(COUNTS))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*measures margins between cosines")
+        fit(model, examples, [keras_ldam.DRW(2, verbose=0)])
