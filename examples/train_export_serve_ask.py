@@ -29,7 +29,7 @@ import keras_ldam
 
 SMOKE = bool(os.environ.get("SMOKE"))  # Set by the tests: one short run.
 SEEDS = 1 if SMOKE else 3
-EPOCHS = 2 if SMOKE else 40
+EPOCHS = 2 if SMOKE else 30
 
 """
 ## Data
