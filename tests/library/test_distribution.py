@@ -88,7 +88,7 @@ def test_replicas_end_an_epoch_with_the_same_statistics_and_none_that_is_not_a_n
     with mirrored.scope():
         inputs = keras.Input((6,))
         x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
-        model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(x))
+        model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5, use_bias=False)(x))
         model.compile("sgd", loss=keras_ldam.LDAM(replicas.COUNTS, gradual=False))
     model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
     for variable in model.non_trainable_variables:
@@ -128,7 +128,9 @@ def test_each_replica_draws_its_own_noise(mirrored):
 def dense_predictions(*, masked=True):
     inputs = keras.Input((5, 3))
     x = keras.layers.Masking()(inputs) if masked else inputs
-    head = keras_ldam.CosineDense(4, kernel_initializer=keras.initializers.GlorotUniform(2))
+    head = keras_ldam.CosineDense(
+        4, use_bias=False, kernel_initializer=keras.initializers.GlorotUniform(2)
+    )
     return inputs, head(x)
 
 
@@ -227,7 +229,9 @@ def test_validation_is_by_the_statistics_that_the_epoch_ends_with(mirrored):
 def test_a_saved_model_comes_back_with_its_step(within, mirrored, tmp_path):
     with mirrored.scope():
         inputs = keras.Input((6,))
-        model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(inputs))
+        model = distribution.ReplicatedModel(
+            inputs, keras_ldam.CosineDense(5, use_bias=False)(inputs)
+        )
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
         model.compile(optimizer, keras_ldam.LDAM(replicas.COUNTS, gradual=False), jit_compile=True)
     model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
@@ -271,7 +275,7 @@ def test_an_epoch_over_two_devices_ends_as_soon_as_its_data_do(mirrored):
     # That these end it is tested with `keras_internals.without_autotuning`.
     with mirrored.scope():
         model = distribution.ReplicatedModel(
-            inputs := keras.Input((6,)), keras_ldam.CosineDense(5)(inputs)
+            inputs := keras.Input((6,)), keras_ldam.CosineDense(5, use_bias=False)(inputs)
         )
         model.compile("sgd", keras_ldam.LDAM(replicas.COUNTS, gradual=False))
     made = []
