@@ -168,7 +168,7 @@ def _keras_ldam(folder):
 
     config = Config(dataset="folder", data_dir=str(folder), imbalance="none").resolve()
     names, _ = folder_dataset._index(folder, folder_dataset._classes(folder), config)
-    batches = Batches(names, BATCH, seed=0, num_classes=8)
+    batches = Batches(names, BATCH, seed=0)
     stream = images.stream(batches)
     rates, memory, used = [], [], cpu_seconds()
     for batches.epoch in range(4):
@@ -284,8 +284,8 @@ def _step(folder):
     import keras
     import numpy as np
 
-    from keras_ldam.experiments.config import load_recipe
     from keras_ldam.experiments.models.resnet50 import resnet50
+    from keras_ldam.experiments.recipes import load_recipe
     from keras_ldam.experiments.training import build_loss
     from keras_ldam.layers import CosineDense
     from keras_ldam.optimizers import MomentumSGD

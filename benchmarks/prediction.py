@@ -78,8 +78,8 @@ def texts(folder: Path, number: int) -> Task:
 
     import keras_ldam
     from keras_ldam.experiments import text
-    from keras_ldam.experiments.config import load_recipe
     from keras_ldam.experiments.models.bilstm import bilstm
+    from keras_ldam.experiments.recipes import load_recipe
 
     config = load_recipe("imdb", "erm").resolve()
     rng = np.random.default_rng(0)

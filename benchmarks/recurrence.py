@@ -194,7 +194,7 @@ def instructions() -> list[str]:
 
 
 def recipe():
-    from keras_ldam.experiments.config import load_recipe
+    from keras_ldam.experiments.recipes import load_recipe
 
     return load_recipe("imdb", "ldam_drw").resolve()
 
@@ -265,7 +265,7 @@ def window_of(train, config):
     from keras_ldam.experiments.datasets.sampling import Batches
 
     order = np.random.default_rng(1).permutation(len(train))[: BATCHES * config.batch_size]
-    return Batches(train.take(order), config.batch_size, seed=0, num_classes=len(COUNTS))
+    return Batches(train.take(order), config.batch_size, seed=0)
 
 
 # ----------------------------------------------------------------------------- contestants

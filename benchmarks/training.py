@@ -219,7 +219,7 @@ def ours():
     batch = cached_batch(*made_images(BATCH), STEPS)
     images, labels = made_images(50_000)
     order = np.random.default_rng(1).permutation(len(labels))[: BATCH * PIPELINE_STEPS]
-    batches = Batches(Split(images[order], labels[order]), BATCH, seed=0, num_classes=CLASSES)
+    batches = Batches(Split(images[order], labels[order]), BATCH, seed=0)
     model = our_model()
     return {}, {
         "ours_float32": fitted(model, batch, BATCH),

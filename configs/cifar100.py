@@ -2,12 +2,12 @@
 
     bin/train --dataset cifar100 --method ldam_drw --imbalance longtail --imbalance_ratio 100
 
-200 epochs, the learning rate multiplied by 0.01 at 160 and again at 180. `results/cifar100.json`
-has what full runs gave.
+200 epochs; the learning rate is multiplied by 0.01 at epochs 160 and 180. `results/cifar100.json`
+has the results of full runs.
 """
 
 from keras_ldam.experiments.config import Config
 
 
-def config(method: str) -> Config:
-    return Config(dataset="cifar100", method=method, warmup_epochs=5)
+def recipe(method: str) -> Config:
+    return Config(warmup_epochs=5)

@@ -3,21 +3,20 @@
     bin/train --dataset imdb --method erm
     bin/train --dataset imdb --method ldam_drw
 
-Two LSTMs in either direction read the last 200 words; word vectors start from what counting the
-kept training reviews tells. The weights are 1/n, as in the table.
+Two bidirectional LSTMs read the last 200 words; word vectors are initialized from counts in the
+kept training reviews. The class weights are 1/n, as in the table.
 
-How long to train is what the methods disagree about, so each has its own epochs and drop of the
-learning rate, chosen among the same three (SHORT, MIDDLE, LONG) by the last epoch's mean error on a
+The methods need different training lengths, so each has its own epochs and drop of the learning
+rate. They are chosen among the same three (SHORT, MIDDLE, LONG) by the last epoch's mean error on a
 fifth of the kept training reviews (250 negative ones, seed 0, so a standard error of about 1.4
 points):
 
     bin/train --dataset imdb --method rw --validation_fraction 0.2 --epochs 4 --drop_at 0.5
 
-Where the best was the shortest or the longest of them, one beyond it was tried too (SHORTEST,
-LONGER). `results/tuning/imdb.json` has what each gave, and one thing changed at a time for
-LDAM-DRW, of which none was better: scales of 10, 20 and 60, 400 words, a drop of the learning rate
-to 0.3, dropout of 0.5, smaller margins. All else was chosen before, for LDAM-DRW alone, on a
-smaller validation part.
+Where the shortest or the longest was best, one beyond it was tried too (SHORTEST, LONGER).
+`results/tuning/imdb.json` has all results, and those of single changes for LDAM-DRW, none of which
+was better: scales of 10, 20 and 60, 400 words, a drop of the learning rate to 0.3, dropout of 0.5,
+smaller margins. All else was chosen earlier, for LDAM-DRW only, on a smaller validation part.
 """
 
 from keras_ldam.experiments.config import Config
@@ -37,10 +36,8 @@ SCHEDULES = {
 }
 
 
-def config(method: str) -> Config:
+def recipe(method: str) -> Config:
     return Config(
-        dataset="imdb",
-        method=method,
         imbalance_ratio=10.0,
         max_tokens=200,
         batch_size=64,

@@ -15,26 +15,24 @@ DIR holds train2018.json, val2018.json and train_val2018/, as the release unpack
     ldam        35.42         16.48
     ldam_drw    32.00         14.82
 
-The paper gives 90 epochs, learning rate 0.1, x0.1 at 30 and 60, re-weighting from 60, largest
-margin 0.3, images scaled to 256 and cropped to 224 at random or flipped. It does not give batch
-size (256 here, as a later paper says of it), weight decay (1e-4, as He et al.) or scale (30, as in
-the official code for CIFAR). ResNet-50 is that of keras.applications, with its initial values: its
-convolutions have biases, and those of stride 2 are the first of their block. The row of class-
-balanced focal loss is copied from Cui et al., so their gamma and beta are used.
+The paper gives 90 epochs, learning rate 0.1, multiplied by 0.1 at 30 and 60, re-weighting from 60,
+largest margin 0.3, images scaled to 256, cropped to 224 at random and flipped. It does not give
+batch size (256 here, as a later paper reports), weight decay (1e-4, as He et al.) or scale (30, as
+in the official code for CIFAR). ResNet-50 is that of keras.applications, with its initial values:
+its convolutions have biases, and those of stride 2 are the first of their block. The paper copies
+the row of class-balanced focal loss from Cui et al., so it has their gamma and beta.
 
-Hardware: the paper had 4 V100. Not run here. Time, calculated from the rates in
+Hardware: the paper used 4 V100. Not run here. Time, calculated from the rates in
 benchmarks/jpeg_pipeline.json, which were measured on 2 shared CPU cores: 47 days on these cores
-with --precision mixed_bfloat16; reading the images of all 90 epochs alone takes them 27 hours.
+with --precision mixed_bfloat16; reading the images of all 90 epochs alone takes 27 hours.
 """
 
 from keras_ldam.experiments.config import Config
 
 
-def config(method: str) -> Config:
+def recipe(method: str) -> Config:
     cui = {"gamma": 0.5, "beta": 0.999} if method in ("focal", "cb_focal") else {}
     return Config(
-        dataset="inaturalist2018",
-        method=method,
         imbalance="none",
         epochs=90,
         batch_size=256,

@@ -10,18 +10,18 @@ from PIL import Image
 
 
 def picture(label: int, number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """A picture whose colours and stripes tell its class, with noise that tells it apart.
+    """Makes a picture with the colors and stripes of its class, and its own noise.
 
     Args:
         label: Its class.
-        number: Which one of its class.
+        number: Its number within the class.
         size: Width and height in pixels.
     """
     generator = np.random.default_rng([label, number])
     width, height = size
-    colour = np.random.default_rng(label).uniform(40, 215, 3)
+    color = np.random.default_rng(label).uniform(40, 215, 3)
     stripes = 25 * np.sin(np.arange(width) * (0.3 + 0.2 * (label % 4)))[None, :, None]
-    pixels = colour + stripes + generator.normal(0, 8, (height, width, 3))
+    pixels = color + stripes + generator.normal(0, 8, (height, width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -38,10 +38,10 @@ def write_folder(root: Path, counts: list[int], *, names: list[str] | None = Non
 def write_release(
     root: Path, counts: list[int], *, validation: int = 3, write_images: bool = True
 ) -> None:
-    """Writes a release of iNaturalist 2018 in small: annotations and images.
+    """Writes a small release of iNaturalist 2018: annotations and images.
 
     Args:
-        root: The folder; made here.
+        root: The folder, which is created.
         counts: Training images of each category.
         validation: Validation images of each category.
         write_images: Whether to write the images too.
@@ -73,7 +73,7 @@ def write_release(
                     picture(label, next_id).save(root / name, quality=95)
                 next_id += 1
         root.mkdir(parents=True, exist_ok=True)
-        # Images and annotations are matched by id, not by place.
+        # Images and annotations match by id, not by order.
         annotations.reverse()
         content = {
             "info": {"year": 2018},

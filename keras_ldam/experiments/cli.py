@@ -1,10 +1,10 @@
 """The programs: flags in, files out, the answer on standard output.
 
     keras-ldam train --dataset imdb --method ldam_drw
-    keras-ldam evaluate --run_dir runs/imdb-ldam_drw-0
+    keras-ldam evaluate --run_dir runs/imdb-longtail-10-ldam_drw-0
 
 Each verb is also a file in `bin/`. Logs and progress go to standard error, so that programs can be
-piped. Wrong input ends with one sentence and exit code 2.
+piped. Wrong input and missing packages end with one sentence and exit code 2.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import NamedTuple
 
 from absl import flags
 
-from keras_ldam import hardware
 from keras_ldam.experiments import config as configuration
+from keras_ldam.experiments import models, recipes
 from keras_ldam.experiments.config import Config
 
-# A deferred rule starts at the second epoch, so that a smoke run sees it come on.
+# A deferred rule starts at the second epoch, so that a smoke run reaches it.
 _SMOKE = {"epochs": 2, "steps_per_epoch": 5, "evaluate_every": 2, "start_epoch": 1}
 _SMOKE |= {"units": 8, "embedding_dim": 8, "max_tokens": 32}
 
 
 class Verb(NamedTuple):
-    """A program: what it does, the flags it has, and how it is typed."""
+    """A program: its function, its flags, a summary and examples."""
 
     run: Callable[[flags.FlagValues], object]
     define: Callable[[flags.FlagValues], None]
@@ -42,12 +42,12 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
     """Runs a program.
 
     Args:
-        verb: Which one; None to take it from the first argument.
-        argv: Arguments after the program's name; those of the process by default.
+        verb: Which one. Defaults to the first argument.
+        argv: Arguments after the program's name. Defaults to those of the process.
 
     Returns:
-        The exit code: 0; 2 for wrong input, or a file that cannot be read or written; 1 if another
-        machine of the run is gone.
+        The exit code: 0; 2 for wrong input, a missing package, or a file that cannot be read or
+        written; 1 if another machine of the run is lost.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if verb is None:
@@ -75,7 +75,7 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
                 if part is not None:
                     text = part if isinstance(part, str) else json.dumps(part)
                     print(text, file=output, flush=True)
-    except (ValueError, flags.Error) as error:
+    except (ValueError, ImportError, flags.Error) as error:
         if os.environ.get("KERAS_LDAM_TRACEBACK"):
             raise
         print(f"{verb}: {_one_sentence(error)}", file=sys.stderr)
@@ -85,9 +85,9 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
         print(f"{verb}: interrupted{resumes}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the answers has stopped; what is still buffered must not be tried again.
+        # The reader of the answers has stopped; what is still buffered must not be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ConnectionError as error:  # A machine that trains along is gone.
+    except ConnectionError as error:  # Another machine of the run is lost.
         print(f"{verb}: {_one_sentence(error)}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -112,7 +112,11 @@ def _define_train(values):
     for field in dataclasses.fields(Config):
         _define_field(values, field)
     flags.DEFINE_string(
-        "run_dir", "", "run folder; empty: runs/DATASET-METHOD-SEED", flag_values=values
+        "run_dir",
+        "",
+        "run folder; empty: runs/DATASET-IMBALANCE-RATIO-METHOD-SEED, or runs/DATASET-METHOD-SEED "
+        "with --imbalance none",
+        flag_values=values,
     )
     flags.DEFINE_boolean("progress", True, "show the progress of each epoch", flag_values=values)
     flags.DEFINE_boolean(
@@ -141,7 +145,7 @@ def _define_field(values, field):
 
 
 def _define_run_dir(values):
-    flags.DEFINE_string("run_dir", None, "run folder that bin/train has made", flag_values=values)
+    flags.DEFINE_string("run_dir", None, "run folder of bin/train", flag_values=values)
 
 
 def _define_export(values):
@@ -149,44 +153,44 @@ def _define_export(values):
     flags.DEFINE_string(
         "output",
         None,
-        "where to write: DIR/NAME for the next version of that name, or DIR/NAME/VERSION",
+        "output folder: DIR/NAME for the next version of that name, or DIR/NAME/VERSION",
         flag_values=values,
     )
     flags.DEFINE_list(
         "target_prior",
         None,
-        "how frequent the classes are where the model is used: a number for each, in the order of "
-        "class_names in the run's data.json, with commas between; left out: the model answers as "
+        "frequencies of the classes where the model is used: a number for each, in the order of "
+        "class_names in the run's data.json, separated by commas; default: the model answers as "
         "trained",
         flag_values=values,
     )
     flags.DEFINE_list(
         "source_prior",
         None,
-        "how frequent the classes are to the model as trained; left out: what the run's "
-        "re-weighting or re-sampling has made of the training examples",
+        "frequencies of the classes that the model has learned; default: those of the training "
+        "examples after the run's re-weighting or re-sampling",
         flag_values=values,
     )
     flags.DEFINE_boolean(
-        "resize", False, "for images: take files of any size, and resize them", flag_values=values
+        "resize", False, "for images: accept files of any size, and resize them", flag_values=values
     )
     flags.DEFINE_boolean(
         "calibrate",
         False,
         "fit the temperature of the probabilities on the examples that the run's "
-        "--validation_fraction held out, for classes as frequent as the target prior says, or "
-        "without one as the model has learned",
+        "--validation_fraction held out, for the class frequencies of the target prior, or without "
+        "it for those that the model has learned",
         flag_values=values,
     )
 
 
 def _define_predict(values):
     flags.DEFINE_string(
-        "model", None, "folder that bin/export has made, of a name or a version", flag_values=values
+        "model", None, "folder of bin/export, of a name or a version", flag_values=values
     )
-    flags.DEFINE_integer("batch_size", 64, "how many to answer together", flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "inputs in a batch", flag_values=values)
     flags.DEFINE_boolean(
-        "probabilities", True, "whether to print every class's probability", flag_values=values
+        "probabilities", True, "print every class's probability", flag_values=values
     )
     flags.DEFINE_list("inputs", [], "", flag_values=values)
     values.set_gnu_getopt(True)
@@ -194,46 +198,46 @@ def _define_predict(values):
 
 def _define_serve(values):
     flags.DEFINE_string(
-        "model", None, "folder that bin/export has made, of a name or a version", flag_values=values
+        "model", None, "folder of bin/export, of a name or a version", flag_values=values
     )
     flags.DEFINE_string(
-        "name", None, "name in the address; left out: that of the folder", flag_values=values
+        "name", None, "model name in the URL; default: that of the folder", flag_values=values
     )
     flags.DEFINE_string(
         "host",
         "127.0.0.1",
-        "address to listen at; 0.0.0.0 lets other machines in, and asks no one who they are",
+        "address to listen at; 0.0.0.0 lets other machines in, without any authentication",
         flag_values=values,
     )
-    flags.DEFINE_integer("port", 8501, "HTTP port; 0: any that is free", flag_values=values)
+    flags.DEFINE_integer("port", 8501, "HTTP port; 0: any free one", flag_values=values)
 
 
 def _define_report(values):
     flags.DEFINE_string(
         "results_dir",
         "results",
-        "where DATASET.json is, into which run folders are written",
+        "folder of DATASET.json, to which runs are added",
         flag_values=values,
     )
     flags.DEFINE_string(
-        "output_dir", "", "where page and figures go; empty: reports/DATASET", flag_values=values
+        "output_dir", "", "folder of page and figures; empty: reports/DATASET", flag_values=values
     )
     flags.DEFINE_list(
         "figures",
         None,
-        "draw these figures only, as PNG and without the page; left out: page and all figures",
+        "draw only these figures, as PNG and without the page; default: page and all figures",
         flag_values=values,
     )
     flags.DEFINE_boolean(
         "only_ours",
         False,
-        "leave out of the printed table methods and columns without a run, and other people's runs",
+        "omit from the printed table methods and columns without a run, and other people's runs",
         flag_values=values,
     )
     flags.DEFINE_boolean(
         "diagnose",
         True,
-        "evaluate one seed of each method, where that has not been done, for the figures of "
+        "evaluate one seed of each method, unless it is evaluated already, for the figures of "
         "margins, confusions and reliability",
         flag_values=values,
     )
@@ -256,26 +260,34 @@ def _define_advise(values):
 
 
 def config_from(values: flags.FlagValues) -> Config:
-    """Flag over recipe over default; resolved."""
-    defaults = Config()
-    dataset = values.dataset if values.dataset is not None else defaults.dataset
-    method = values.method if values.method is not None else defaults.method
-    config = configuration.load_recipe(dataset, method)
+    """Returns the resolved config: flags override the recipe, which overrides defaults."""
+    recipe = recipes.load_recipe(values.dataset or Config.dataset, values.method or Config.method)
     if values.smoke:
-        config = dataclasses.replace(config, **_SMOKE, warmup_epochs=0)
-    given = {}
-    for field in dataclasses.fields(Config):
-        value = values[field.name].value
-        if value is not None:
-            given[field.name] = _numbers(field.name, value) if isinstance(value, list) else value
-    return dataclasses.replace(config, **given).resolve()
+        recipe = dataclasses.replace(recipe, **_SMOKE, warmup_epochs=0)
+    names = [field.name for field in dataclasses.fields(Config)]
+    config = dataclasses.replace(recipe, **_given(values, names)).resolve()
+    if config.network:
+        models.named(config.network)  # An unknown one is refused before the data are read.
+    return config
+
+
+def _given(values, names):
+    """The flags of some names that the user has typed."""
+    typed = {name: values[name].value for name in names if values[name].value is not None}
+    return {
+        name: _numbers(name, value) if isinstance(value, list) else value
+        for name, value in typed.items()
+    }
 
 
 def _numbers(name, texts):
     try:
         return tuple(float(text) for text in texts)
     except ValueError:
-        raise ValueError(f"{name} must be numbers with commas between; got {texts!r}.") from None
+        received = ",".join(texts)
+        raise ValueError(
+            f"--{name} must be numbers separated by commas. Received: {received}"
+        ) from None
 
 
 def _overview():
@@ -315,8 +327,7 @@ def _train(values):
     from keras_ldam.experiments import training
 
     config = config_from(values)
-    _divide_cores(config)
-    run_dir = values.run_dir or f"runs/{config.dataset}-{config.method}-{config.seed}"
+    run_dir = values.run_dir or f"runs/{config.run_name}"
     results = training.train(
         config, run_dir, progress=values.progress, tensorboard=values.tensorboard
     )
@@ -329,76 +340,59 @@ def _train(values):
 
 def _evaluate(values):
     from keras_ldam.experiments import training
-    from keras_ldam.experiments.run_folder import RunFolder
 
-    run_dir = _run_dir(values)
-    _divide_cores(RunFolder(run_dir).read_config())
-    return training.evaluate(run_dir)
-
-
-def _divide_cores(config):
-    if config.dataset == "imdb":
-        hardware.divide_cores()
+    return training.evaluate(_run_dir(values))
 
 
 def _export(values):
     run_dir = _run_dir(values)
     if not values.output:
         raise ValueError("--output is needed: DIR/NAME or DIR/NAME/VERSION.")
-    priors = {
-        name: None if values[name].value is None else _numbers(name, values[name].value)
-        for name in ("target_prior", "source_prior")
-    }
-    from keras_ldam import export
+    priors = _given(values, ("target_prior", "source_prior"))
+    from keras_ldam.experiments import exporting
 
-    return export.export(
+    return exporting.export(
         run_dir, values.output, resize=values.resize, calibrate=values.calibrate, **priors
     )
 
 
 def _predict(values):
     if not values.model:
-        raise ValueError("--model is needed: the folder that bin/export has made.")
-    from keras_ldam.serving import predictor as prediction
+        raise ValueError("--model is needed: the folder of bin/export.")
+    from keras_ldam.serving import predictor
 
     if values.inputs:
         lines = (os.fsencode(text) for text in values.inputs)
     else:
-        lines = prediction.lines_of(sys.stdin.buffer)
-    return prediction.Predictor(values.model).predict(
+        lines = predictor.lines_of(sys.stdin.buffer)
+    return predictor.Predictor(values.model).predict(
         lines, batch_size=values.batch_size, probabilities=values.probabilities
     )
 
 
 def _serve(values):
     if not values.model:
-        raise ValueError("--model is needed: the folder that bin/export has made.")
-    try:
-        from keras_ldam.serving import server as serving
-    except ModuleNotFoundError as error:
-        if error.name != "kserve":
-            raise
-        raise ValueError(
-            "needs the package kserve, in an environment of its own; `make serving` makes one, "
-            "and docs/serving.md tells more."
-        ) from None
-    return serving.serve(values.model, name=values.name, host=values.host, port=values.port)
+        raise ValueError("--model is needed: the folder of bin/export.")
+    from keras_ldam.serving import server
+
+    return server.serve(values.model, name=values.name, host=values.host, port=values.port)
 
 
 def _report(values):
-    from keras_ldam import report
+    from keras_ldam.experiments import tables
 
-    report.check_figures(values.figures)
-    report.gather(values.inputs)  # Wrong input is told before any work is done.
-    for run_dir in report.to_diagnose(values.inputs) if values.diagnose else ():
+    tables.check_figures(values.figures)
+    tables.gather(values.inputs)  # Wrong input is refused before any work.
+    for run_dir in tables.to_diagnose(values.inputs) if values.diagnose else ():
         from keras_ldam.experiments import training
 
         print(f"evaluates {run_dir}", flush=True)
         try:
             training.evaluate(run_dir)
-        except ValueError as error:  # Its data may be elsewhere; the rest is reported all the same.
+        except (ValueError, ImportError) as error:
+            # Its data may be elsewhere; the rest is reported anyway.
             print(f"{run_dir} cannot be evaluated here: {error}", flush=True)
-    return report.write(
+    return tables.write(
         values.inputs,
         results_dir=values.results_dir,
         output_dir=values.output_dir or None,
@@ -413,30 +407,30 @@ def _advise(values):
     if (values.counts is None) == (values.dataset is None):
         raise ValueError("give either --counts FILE or --dataset NAME.")
     if values.counts is not None:
-        for name in ("data_dir", "imbalance", "imbalance_ratio"):
-            if values[name].value is not None:
-                raise ValueError(f"--{name} goes with --dataset: a file's counts are as they are.")
-        epochs = 200 if values.epochs is None else values.epochs
-        found = advice.advise(advice.read_counts(values.counts), epochs=epochs)
+        for name in _given(values, ("data_dir", "imbalance", "imbalance_ratio")):
+            raise ValueError(f"--{name} goes with --dataset; the counts of a file are as they are.")
+        counts = advice.read_counts(values.counts)
+        epochs = Config.epochs if values.epochs is None else values.epochs
     else:
         from keras_ldam.experiments import datasets
 
-        given = {
-            name: values[name].value
-            for name in ("data_dir", "imbalance", "imbalance_ratio", "epochs")
-            if values[name].value is not None
-        }
-        recipe = configuration.load_recipe(values.dataset, "ldam_drw")
-        config = dataclasses.replace(recipe, **given).resolve()
+        config = _without_method(values, ("data_dir", "imbalance", "imbalance_ratio", "epochs"))
         data = datasets.load(config)
         counts = dict(zip(data.class_names, data.counts.tolist(), strict=True))
-        found = advice.advise(counts, epochs=config.epochs)
+        epochs = config.epochs
+    found = advice.advise(counts, epochs=epochs)
     return found.to_json() if values.json else str(found)
+
+
+def _without_method(values, names):
+    """The resolved config of a dataset's recipe, and of some flags, where no method matters."""
+    recipe = recipes.load_recipe(values.dataset or Config.dataset, Config.method)
+    return dataclasses.replace(recipe, **_given(values, names)).resolve()
 
 
 def _run_dir(values):
     if not values.run_dir:
-        raise ValueError("--run_dir is needed: the run folder that bin/train has made.")
+        raise ValueError("--run_dir is needed: the run folder of bin/train.")
     return Path(values.run_dir)
 
 
@@ -445,16 +439,13 @@ def _define_samples(values):
         field = next(f for f in dataclasses.fields(Config) if f.name == name)
         _define_field(values, field)
     flags.DEFINE_string("output_dir", "samples", "folder for the images", flag_values=values)
-    flags.DEFINE_integer("number", 5, "how many examples", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("number", 5, "number of images", lower_bound=1, flag_values=values)
 
 
 def _samples(values):
-    config = configuration.load_recipe(values.dataset or Config().dataset, "erm")
-    given = {name: values[name].value for name in ("data_dir", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
     from keras_ldam.experiments import datasets
 
-    config = dataclasses.replace(config, **given).resolve()
+    config = _without_method(values, ("data_dir", "seed"))
     return "\n".join(datasets.write_samples(config, values.output_dir, values.number))
 
 
@@ -462,11 +453,12 @@ VERBS = {
     "train": Verb(
         _train,
         _define_train,
-        "train one method on one dataset; resumes a run that was cut off",
+        "train one method on one dataset; the same command resumes an interrupted run",
         (
             "bin/train",
             "bin/train --dataset imdb --method ldam_drw --seed 1",
             "bin/train --dataset cifar10 --method erm --imbalance step --imbalance_ratio 10",
+            "bin/train --dataset examples/my_dataset.py",
         ),
     ),
     "samples": Verb(
@@ -479,15 +471,16 @@ VERBS = {
         _evaluate,
         _define_run_dir,
         "evaluate the model of a finished run, class by class",
-        ("bin/evaluate --run_dir runs/digits-ldam_drw-0",),
+        ("bin/evaluate --run_dir runs/digits-longtail-20-ldam_drw-0",),
     ),
     "export": Verb(
         _export,
         _define_export,
         "export the model of a finished run as a SavedModel for servers",
         (
-            "bin/export --run_dir runs/digits-ldam_drw-0 --output exports/digits",
-            "bin/export --run_dir runs/imdb-erm-0 --output exports/imdb --target_prior 0.3,0.7",
+            "bin/export --run_dir runs/digits-longtail-20-ldam_drw-0 --output exports/digits",
+            "bin/export --run_dir runs/imdb-longtail-10-erm-0 --output exports/imdb "
+            "--target_prior 0.3,0.7",
         ),
     ),
     "predict": Verb(
@@ -515,7 +508,7 @@ VERBS = {
         _define_report,
         "compare runs: a table beside the paper's, figures, and one page",
         (
-            "bin/report runs/digits-erm-0 runs/digits-ldam_drw-0",
+            "bin/report runs/digits-*",
             "bin/report results/imdb.json",
             "bin/report results/digits.json --figures margins --output_dir docs/digits",
         ),
@@ -523,7 +516,7 @@ VERBS = {
     "advise": Verb(
         _advise,
         _define_advise,
-        "propose margins, weights and settings from class counts",
+        "suggest margins, weights and hyper-parameters from class counts",
         (
             "bin/advise --dataset digits",
             "bin/advise --counts counts.csv --epochs 90",

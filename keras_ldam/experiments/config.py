@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import typing
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from keras_ldam.losses import LOSSES
 
 DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder")
-IMAGE_DATASETS = ("inaturalist2018", "folder")
-"""Datasets of image files of any size."""
-LOSSES = (
-    "cross_entropy",
-    "focal",
-    "sigmoid_focal",
-    "ldam",
-    "uniform_margin",
-    "ldam_hinge",
-    "hinge",
-)
+"""The datasets of this package; each has a file in `datasets/` and a recipe in `configs/`."""
+
 RULES = ("none", "rs", "rw", "cb_rs", "cb_rw", "drs", "drw")
-COSINE_LOSSES = ("ldam", "uniform_margin", "ldam_hinge", "hinge")
-"""Losses that measure a margin, and so need cosines from the model's head."""
 
 
 class Method(typing.NamedTuple):
-    """A row of the paper's tables: what is minimised, and how classes are balanced."""
+    """A row of the paper's tables: the loss, and how classes are balanced."""
 
     loss: str
     rule: str
@@ -67,15 +59,16 @@ def _option(default, help, *, low=None, high=None, choices=None):
 class Config:
     """Everything that decides a run. Each field is a flag of the programs; see its help there.
 
-    Build one, then call `resolve()`: it fills what other fields decide (`loss` and `rule` from
+    Build one, then call `resolve()`: it fills in what other fields decide (`loss` and `rule` from
     `method`, `start_epoch` from the drops of the learning rate) and checks every field.
-
-    Raises:
-        ValueError: from `resolve()`, naming the field, what was received and what is accepted.
     """
 
     # What is learned, and how.
-    dataset: str = _option("digits", "data to train on", choices=DATASETS)
+    dataset: str = _option(
+        "digits",
+        f"dataset: {', '.join(DATASETS)}, or a Python file of your own, PATH.py; see "
+        "docs/datasets.md",
+    )
     method: str = _option(
         "ldam_drw",
         "row of the paper's tables; decides loss and rule",
@@ -84,17 +77,19 @@ class Config:
     loss: str = _option("", "loss; empty: the method's", choices=("", *LOSSES))
     rule: str = _option(
         "",
-        "how classes are balanced: rs/cb_rs sample, rw/cb_rw weight (cb: by the effective number), "
-        "drs/drw do so from start_epoch on; empty: the method's",
+        "how classes are balanced: rs/cb_rs re-sample, rw/cb_rw re-weight (cb: by the effective "
+        "number), drs/drw do so from start_epoch on; empty: the method's",
         choices=("", *RULES),
     )
-    seed: int = _option(0, "seed of everything random: subset, weights, order", low=0, high=2**31)
+    seed: int = _option(
+        0, "seed of all randomness: kept examples, initial weights, order", low=0, high=2**31
+    )
 
     # The data.
-    data_dir: str = _option("", "where the dataset lies; empty: TFDS' own folder")
+    data_dir: str = _option("", "folder of the dataset; empty: the default folder of TFDS")
     imbalance: str = _option(
         "longtail",
-        "profile of the class counts: longtail (exponential), step, or none (as the data are)",
+        "profile of the class counts: longtail (exponential), step, or none (the data as they are)",
         choices=("longtail", "step", "none"),
     )
     imbalance_ratio: float = _option(
@@ -102,30 +97,30 @@ class Config:
     )
     validation_fraction: float = _option(
         0.0,
-        "share of each class's training examples held out and evaluated in place of the test "
-        "split: for choosing hyper-parameters",
+        "share of each class's training examples that is held out and evaluated in place of the "
+        "test split, to choose hyper-parameters",
         low=0.0,
         high=0.9,
     )
 
     evaluate_every: int = _option(
         1,
-        "epochs from one evaluation to the next; the last epoch is always evaluated, and the best "
-        "epoch is the best of those that were",
+        "epochs between evaluations; the last epoch is always evaluated, and the best epoch is the "
+        "best evaluated one",
         low=1,
         high=100_000,
     )
 
-    # The optimisation.
+    # The optimization.
     epochs: int = _option(200, "passes over the training examples", low=1, high=100_000)
     steps_per_epoch: int = _option(
         0,
-        "batches of an epoch, to try things out; 0: as many as hold all examples",
+        "batches in an epoch, for trials; 0: as many as hold all examples",
         low=0,
         high=10**7,
     )
     batch_size: int = _option(
-        128, "examples a step, over all devices and machines together", low=1, high=10**6
+        128, "examples in a step, over all devices and machines together", low=1, high=10**6
     )
     optimizer: str = _option("sgd", "sgd (with momentum) or adam", choices=("sgd", "adam"))
     learning_rate: float = _option(0.1, "learning rate before any drop", low=0.0, high=100.0)
@@ -134,11 +129,11 @@ class Config:
         (0.8, 0.9), "when the learning rate drops, as shares of the epochs", low=0.0, high=1.0
     )
     drop_factor: float = _option(
-        0.01, "what the learning rate is multiplied by at each drop", low=0.0, high=1.0
+        0.01, "factor by which each drop multiplies the learning rate", low=0.0, high=1.0
     )
     momentum: float = _option(0.9, "momentum of sgd", low=0.0, high=0.9999)
     weight_decay: float = _option(
-        2e-4, "factor of the weights that is added to their gradient, for sgd", low=0.0, high=1.0
+        2e-4, "for sgd: multiple of the weights that is added to their gradient", low=0.0, high=1.0
     )
     clipnorm: float = _option(
         0.0, "largest norm of the whole gradient; 0: no clipping", low=0.0, high=1e6
@@ -151,58 +146,61 @@ class Config:
     scale: float = _option(
         30.0, "inverse temperature s of the softmax over cosines", low=1e-3, high=1e6
     )
-    gamma: float = _option(1.0, "focus of the focal losses", low=0.0, high=100.0)
+    gamma: float = _option(1.0, "focusing parameter of the focal losses", low=0.0, high=100.0)
     weighting: str = _option(
         "effective",
-        "balancing of drs and drw: effective number of examples, or inverse count",
+        "balancing by drs and drw: effective number of examples, or inverse count",
         choices=("effective", "inverse"),
     )
     beta: float = _option(0.9999, "beta of the effective number", low=0.0, high=0.9999999)
     start_epoch: int = _option(
         -1,
         "first epoch, from zero, with drs or drw on; -1: the drop of the learning rate that "
-        "start_drop tells",
+        "start_drop names",
         low=-1,
         high=100_000,
     )
     start_drop: int = _option(
-        1, "which drop of the learning rate drs or drw wait for, the last if fewer", low=1, high=100
+        1,
+        "number of the drop of the learning rate at which drs or drw start; the last, if there are "
+        "fewer",
+        low=1,
+        high=100,
     )
 
-    # The network; only for the datasets that use it.
-    max_tokens: int = _option(256, "imdb: last words of a review that are read", low=1, high=10**5)
-    vocabulary_size: int = _option(20_000, "imdb: words that are known", low=10, high=10**7)
-    embedding_dim: int = _option(65, "imdb: size of a word vector", low=2, high=10_000)
-    units: int = _option(48, "imdb: LSTM units in each direction", low=1, high=10_000)
+    # The network.
+    network: str = _option(
+        "",
+        "network: small_cnn, resnet32 or resnet50 for images, mlp for vectors, bilstm for "
+        "sequences; empty: the dataset's own, or else small_cnn, mlp or bilstm",
+    )
+    max_tokens: int = _option(256, "imdb: words read of a review, from its end", low=1, high=10**5)
+    vocabulary_size: int = _option(20_000, "imdb: size of the vocabulary", low=10, high=10**7)
+    embedding_dim: int = _option(65, "bilstm: size of a word vector", low=2, high=10_000)
+    units: int = _option(48, "bilstm: LSTM units in each direction", low=1, high=10_000)
     dropout: float = _option(
-        0.3, "imdb: share of word vectors' components and of states dropped", low=0, high=0.95
+        0.3, "bilstm: dropout of word vectors' components and of states", low=0, high=0.95
     )
     head_dropout: float = _option(
-        0.5, "imdb: share of features dropped before the head", low=0, high=0.95
+        0.5, "bilstm: dropout of the features before the head", low=0, high=0.95
     )
 
-    # Images that are read from disk: inaturalist2018 and folder.
+    # Images that are read from disk.
     image_size: int = _option(
         224,
-        "inaturalist2018, folder: side of the square cut out of an image, whose shorter side is "
-        "scaled to 8/7 of it before",
+        "inaturalist2018, folder: side of the square that is cropped from an image, after its "
+        "shorter side is scaled to 8/7 of it",
         low=32,
         high=4096,
     )
-    network: str = _option(
-        "resnet50",
-        "inaturalist2018, folder: resnet50, or small_cnn to try things out",
-        choices=("resnet50", "small_cnn"),
-    )
-    weights: str = _option(
+    pretrained: str = _option(
         "",
-        "inaturalist2018, folder: weights of Keras' ResNet-50 without its top, an .h5 file, to "
-        "start from; empty: random ones",
+        "resnet50: initial weights, an .h5 file of Keras' ResNet-50 without its top; empty: random",
     )
     skip_corrupt: bool = _option(
         False,
         "inaturalist2018, folder: decode every image once before training, and leave out and "
-        "count those that cannot be read; otherwise they are an error",
+        "count the unreadable ones; otherwise they are an error",
     )
 
     # The machine.
@@ -213,15 +211,15 @@ class Config:
     )
     strategy: str = _option(
         "none",
-        "none: one device; cores: without an accelerator, replicas that have a part of the cores "
-        "each; mirrored: the devices of this machine; multiworker: those of several machines, each "
-        "started with this command and its own TF_CONFIG, and a run_dir that all of them see; with "
-        "replicas, batch normalisation is by each one's part of the batch",
+        "none: one device; cores: replicas on parts of the cores, without an accelerator; "
+        "mirrored: the devices of this machine; multiworker: those of several machines, each "
+        "started with this command, its own TF_CONFIG and one shared run_dir; replicas normalize "
+        "batches by their own part",
         choices=("none", "cores", "mirrored", "multiworker"),
     )
     replicas: int = _option(
         0,
-        "mirrored: over how many devices; 0: all that there are; cores: how many; 0: two",
+        "number of replicas: for mirrored, 0 means all devices; for cores, 0 means two",
         low=0,
         high=10_000,
     )
@@ -230,20 +228,31 @@ class Config:
     )
     jit: str = _option(
         "auto",
-        "compile with XLA; auto: where there is an accelerator, since on CPUs it is slower",
+        "compile with XLA; auto: only with an accelerator, since it is slower on CPUs",
         choices=("auto", "on", "off"),
     )
     steps_per_execution: int = _option(
-        1, "steps that run without a return to Python", low=1, high=100_000
+        1, "steps that run without returning to Python", low=1, high=100_000
     )
 
     def resolve(self) -> Config:
-        """Returns the config with derived fields filled in, or raises `ValueError`."""
+        """Fills in the fields that others decide.
+
+        Returns:
+            The complete config.
+
+        Raises:
+            ValueError: if a field is out of its range or the fields contradict each other.
+        """
         for field in dataclasses.fields(self):
             _check_field(field, getattr(self, field.name))
         method = METHODS[self.method]
         config = dataclasses.replace(
-            self, loss=self.loss or method.loss, rule=self.rule or method.rule
+            self,
+            # An absolute path, for programs that are started in other folders later.
+            dataset=str(Path(self.dataset).absolute()) if is_path(self.dataset) else self.dataset,
+            loss=self.loss or method.loss,
+            rule=self.rule or method.rule,
         )
         if config.start_epoch < 0:
             drops = config.drop_epochs
@@ -251,6 +260,25 @@ class Config:
             config = dataclasses.replace(config, start_epoch=start)
         config._check_whole()
         return config
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's name; that of a user's own file is the file's, without its ending."""
+        return Path(self.dataset.removesuffix(".py")).name
+
+    @property
+    def run_name(self) -> str:
+        """What tells this run from others of the paper's tables: `cifar10-step-10-ldam_drw-0`.
+
+        Without the imbalance and its ratio where the data are as they are: `folder-ldam_drw-0`.
+        """
+        profile = "" if self.imbalance == "none" else f"{self.imbalance}-{self.imbalance_ratio:g}-"
+        return f"{self.dataset_name}-{profile}{self.method}-{self.seed}"
+
+    @property
+    def score_scale(self) -> float:
+        """Factor that turns the model's scores into logits: `scale` for cosines, else 1."""
+        return self.scale if LOSSES[self.loss].wants_cosines else 1.0
 
     @property
     def drop_epochs(self) -> tuple[int, ...]:
@@ -273,41 +301,57 @@ class Config:
         return how, "effective" if self.rule.startswith("cb_") else "inverse"
 
     def _check_whole(self):
+        if not is_path(self.dataset) and self.dataset not in DATASETS:
+            raise ValueError(unknown_dataset(self.dataset))
         if list(self.drop_at) != sorted(self.drop_at):
-            raise ValueError(f"drop_at must rise; received {self.drop_at}.")
+            raise ValueError(f"`drop_at` must increase. Received: drop_at={self.drop_at}")
         if self.deferred and self.start_epoch >= self.epochs:
             raise ValueError(
-                f"rule {self.rule} starts at start_epoch={self.start_epoch}, but training ends "
-                f"after epochs={self.epochs}: choose a start_epoch below {self.epochs} or -1 for "
-                "a drop of the learning rate."
+                f"`start_epoch` must be below `epochs` for rule {self.rule}, or -1 for a drop of "
+                f"the learning rate. Received: start_epoch={self.start_epoch}, "
+                f"epochs={self.epochs}"
             )
         if self.precision == "mixed_float16" and self.strategy != "none":
             raise ValueError(
-                f"precision mixed_float16 does not work with strategy {self.strategy}; choose "
-                "mixed_bfloat16 or float32, or strategy none."
+                "`precision` must be float32 or mixed_bfloat16 with a strategy. Received: "
+                f"precision='mixed_float16', strategy={self.strategy!r}"
             )
         if self.warmup_epochs >= self.epochs > 1:
             raise ValueError(
-                f"warmup_epochs={self.warmup_epochs} leaves nothing of epochs={self.epochs}."
+                f"`warmup_epochs` must be below `epochs`. Received: "
+                f"warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
             )
 
-    def to_json(self) -> dict:
-        """Returns the fields as JSON can hold them."""
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as values that JSON can hold."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
         }
 
     @classmethod
-    def from_json(cls, values: dict) -> Config:
-        """Builds a config from `to_json()`; fields that it lacks take their defaults."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
+    def from_json(cls, values: Mapping[str, Any]) -> Config:
+        """Builds a resolved config from `to_json()`; missing fields take their defaults."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(f"unknown config field {unknown[0]!r}; known: {', '.join(known)}.")
         return cls(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         ).resolve()
+
+
+def is_path(dataset: str) -> bool:
+    """Whether a dataset is given by the path of a Python file, and not by its name."""
+    return dataset.endswith(".py")
+
+
+def unknown_dataset(dataset: str) -> str:
+    """The sentence for a dataset that is neither a path nor a known name."""
+    return (
+        f"`dataset` must be one of {', '.join(DATASETS)}, or the path of a Python file, PATH.py. "
+        f"Received: dataset={dataset!r}"
+    )
 
 
 def field_type(field: dataclasses.Field) -> type:
@@ -321,43 +365,15 @@ def _check_field(field, value):
     name, meta = field.name, field.metadata
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    received = f"Received: {name}={value!r}"
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise ValueError(f"{name} must be of type {expected.__name__}; received {value!r}.")
+        raise ValueError(f"`{name}` must be of type {expected.__name__}. {received}")
     if meta["choices"] is not None and value not in meta["choices"]:
         known = ", ".join(choice for choice in meta["choices"] if choice)
-        raise ValueError(f"unknown {name} {value!r}; known: {known}.")
+        raise ValueError(f"`{name}` must be one of {known}. {received}")
     if meta["low"] is not None:
         for number in value if isinstance(value, tuple) else (value,):
             if not (math.isfinite(number) and meta["low"] <= number <= meta["high"]):
                 raise ValueError(
-                    f"{name} must be from {meta['low']:g} to {meta['high']:g}; received {number!r}."
+                    f"`{name}` must be from {meta['low']:g} to {meta['high']:g}. {received}"
                 )
-
-
-def load_recipe(dataset: str, method: str) -> Config:
-    """The published recipe of a dataset, from `configs/DATASET.py`.
-
-    Args:
-        dataset: One of `DATASETS`.
-        method: One of `METHODS`; a recipe may set a method's own constants.
-
-    Returns:
-        The config as the file writes it, not resolved yet, so that flags can still change it.
-
-    Raises:
-        ValueError: for an unknown dataset or method.
-    """
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown dataset {dataset!r}; known: {', '.join(DATASETS)}.")
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}.")
-    package = Path(__file__).parent
-    # In a checkout configs/ stands beside the package; an installed package carries it inside.
-    for folder in (package.parent / "configs", package / "configs"):
-        path = folder / f"{dataset}.py"
-        if path.exists():
-            spec = importlib.util.spec_from_file_location(f"keras_ldam_recipe_{dataset}", path)
-            recipe = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(recipe)
-            return recipe.config(method)
-    raise ValueError(f"no recipe configs/{dataset}.py was found beside or inside {package}.")

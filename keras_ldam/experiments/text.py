@@ -1,4 +1,4 @@
-"""From reviews to word ids, in TensorFlow's graph, so that it can be exported with the model."""
+"""From texts to word ids, in TensorFlow's graph, so that it can be exported with the model."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_text as tf_text
+
+from keras_ldam import extras
+
+with extras.needed("experiments", by="reading texts"):
+    import tensorflow as tf
+    import tensorflow_text as tf_text
 
 PADDING, UNKNOWN = 0, 1
-"""Ids that no word has."""
+"""Ids of no word."""
 
 
 def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
     """Splits texts into lower-case words, numbers, and `!` and `?`; markup is dropped.
 
     Args:
-        texts: Strings, shape `[batch]`. Bytes that are not UTF-8 count as a gap between words.
+        texts: Strings, shape `(batch,)`. Bytes that are not UTF-8 separate words.
 
     Returns:
-        Ragged strings, `[batch, (words)]`; an empty text has no words.
+        Ragged strings, shape `(batch, None)`; an empty text has no words.
     """
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
     texts = tf_text.case_fold_utf8(texts)
@@ -31,14 +35,14 @@ def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
 
 
 def build_vocabulary(texts: Iterable[bytes], size: int) -> tuple[str, ...]:
-    """The most frequent words of `texts`, the most frequent first.
+    """Returns the most frequent words of texts, the most frequent first.
 
     Args:
-        texts: Reviews to count words in: the training ones alone, or the test leaks.
-        size: How many words at most.
+        texts: Texts to count words in: training texts only, or the test split leaks.
+        size: Largest number of words.
 
     Returns:
-        The words; of equally frequent ones the alphabetically first come first.
+        The words; equally frequent ones are in alphabetical order.
     """
     tally: Counter[bytes] = Counter()
     for batch in _in_batches(texts):
@@ -48,14 +52,15 @@ def build_vocabulary(texts: Iterable[bytes], size: int) -> tuple[str, ...]:
 
 
 class Tokenizer(tf.Module):
-    """Texts to ids: word i of the vocabulary has id i + 2, 0 pads, 1 stands for unknown words.
+    """Maps texts to ids: word i of the vocabulary has id i + 2, 0 pads, 1 is an unknown word.
 
     Args:
         vocabulary: The known words.
-        max_tokens: How many words of a text are read: the last ones, where a review concludes.
+        max_tokens: Number of words that are read of a text: the last ones, as reviews conclude at
+            their end.
     """
 
-    def __init__(self, vocabulary: Sequence[str], max_tokens: int):
+    def __init__(self, vocabulary: Sequence[str], max_tokens: int) -> None:
         super().__init__()
         self.max_tokens = max_tokens
         ids = tf.range(2, len(vocabulary) + 2, dtype=tf.int32)
@@ -64,18 +69,18 @@ class Tokenizer(tf.Module):
         )
 
     def ragged(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """Ids of each text, int32 `[batch, (words)]`."""
+        """Returns the ids of each text, int32, shape `(batch, None)`."""
         words = split_words(texts)[:, -self.max_tokens :]
         return tf.ragged.map_flat_values(self.table.lookup, words)
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
-        """Ids with zeros at the end, int32 `[batch, longest]`; at least one column."""
+        """Returns ids with zeros at the end, int32, shape `(batch, length)`, length at least 1."""
         ids = self.ragged(texts)
         width = tf.maximum(tf.reduce_max(tf.concat([ids.row_lengths(), [0]], 0)), 1)
         return ids.to_tensor(default_value=PADDING, shape=tf.stack([-1, width]))
 
     def encode(self, texts: Iterable[bytes]) -> list[np.ndarray]:
-        """Ids of many texts as NumPy vectors."""
+        """Returns the ids of many texts as NumPy vectors."""
         encoded = []
         for batch in _in_batches(texts):
             ids = self.ragged(tf.constant(batch))

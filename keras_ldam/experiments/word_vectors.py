@@ -1,18 +1,20 @@
-"""Word vectors from the training reviews alone, in seconds: a start for a small network.
+"""Word vectors from the training reviews alone, in seconds, to initialize a small network.
 
-Two kinds of knowledge, both from counting: which words keep the same company, and which words
-favour a class. No outside text and no test review is read.
+They come from two counts: which words occur near the same words, and which words favor a class.
+Neither other texts nor test reviews are read.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from keras_ldam import extras
+
 _FIRST_WORD = 2
-"""Ids below it are padding and unknown words."""
+"""Lower ids are padding and unknown words."""
 
 
-def prepared(
+def initial_embedding(
     values: np.ndarray,
     lengths: np.ndarray,
     labels: np.ndarray,
@@ -21,41 +23,49 @@ def prepared(
     size: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Vectors of `size` numbers for each word id: its company, and in the last one its class.
+    """Returns a vector for each word id: its cooccurrences and, in the last number, its class.
 
     Args:
-        values: Word ids of all reviews, one review after the other, `[total]`.
-        lengths: Words of each review, `[n]`.
-        labels: Class of each review, 0 or 1, `[n]`.
+        values: Word ids of all reviews, one review after the other, shape `(total,)`.
+        lengths: Words of each review, shape `(n,)`.
+        labels: Class of each review, 0 or 1, shape `(n,)`.
         vocabulary_size: Number of word ids.
         size: Length of a vector, at least 2.
-        seed: Seed of the randomised decomposition.
+        seed: Seed of the randomized decomposition. Defaults to 0.
 
     Returns:
-        float32 array `[vocabulary_size, size]`; the rows of padding and unknown words are zero.
+        float32 array, shape `(vocabulary_size, size)`; the rows of padding and unknown words are
+        zero.
     """
-    company = company_vectors(values, lengths, vocabulary_size, size=size - 1, seed=seed)
+    vectors = cooccurrence_vectors(values, lengths, vocabulary_size, size=size - 1, seed=seed)
     ratio = log_count_ratio(values, lengths, labels, vocabulary_size)
-    # The scales at which a randomly started embedding would be after some training.
-    return np.concatenate([0.3 * company, 0.5 * ratio[:, None]], axis=1)
+    # The scales that a random embedding reaches after some training.
+    return np.concatenate([0.3 * vectors, 0.5 * ratio[:, None]], axis=1)
 
 
 def log_count_ratio(
     values: np.ndarray, lengths: np.ndarray, labels: np.ndarray, vocabulary_size: int
 ) -> np.ndarray:
-    """log p(word | class 1) - log p(word | class 0), where p is the share of reviews with the word.
+    """Returns log p(word | class 1) - log p(word | class 0), where p is a share of reviews.
 
-    Shares are smoothed by one review with and one without the word, so that they are never zero;
-    how many reviews a class has cancels.
+    Shares are smoothed by one review with the word and one without it, so that none is zero. The
+    number of reviews of a class cancels.
+
+    Args:
+        values: Word ids of all reviews, one review after the other, shape `(total,)`.
+        lengths: Words of each review, shape `(n,)`.
+        labels: Class of each review, 0 or 1, shape `(n,)`.
+        vocabulary_size: Number of word ids.
 
     Returns:
-        float32 array `[vocabulary_size]`.
+        float32 array, shape `(vocabulary_size,)`.
 
     References:
-        Wang and Manning, 2012, "Baselines and Bigrams".
+
+    - Wang and Manning, 2012, "Baselines and Bigrams"
     """
     review = np.repeat(np.arange(len(lengths)), lengths)
-    # Each word once a review.
+    # Each word counts once in a review.
     pairs = np.unique(review.astype(np.int64) * vocabulary_size + values)
     owner, word = np.divmod(pairs, vocabulary_size)
     ratio = np.zeros(vocabulary_size)
@@ -66,7 +76,7 @@ def log_count_ratio(
     return ratio.astype(np.float32)
 
 
-def company_vectors(
+def cooccurrence_vectors(
     values: np.ndarray,
     lengths: np.ndarray,
     vocabulary_size: int,
@@ -75,26 +85,29 @@ def company_vectors(
     window: int = 4,
     seed: int = 0,
 ) -> np.ndarray:
-    """Positive pointwise mutual information of neighbouring words, reduced by a truncated SVD.
+    """Returns a truncated SVD of the positive pointwise mutual information of neighboring words.
 
     Args:
-        values: Word ids of all reviews, `[total]`.
-        lengths: Words of each review, `[n]`.
+        values: Word ids of all reviews, one review after the other, shape `(total,)`.
+        lengths: Words of each review, shape `(n,)`.
         vocabulary_size: Number of word ids.
         size: Length of a vector.
-        window: How many words to each side are neighbours; one at distance d counts 1/d.
-        seed: Seed of the randomised decomposition.
+        window: Number of words on each side that are neighbors; one at distance d counts 1/d.
+            Defaults to 4.
+        seed: Seed of the randomized decomposition. Defaults to 0.
 
     Returns:
-        float32 array `[vocabulary_size, size]`, each row of root mean square 1, or zero for a word
-        without neighbours.
+        float32 array, shape `(vocabulary_size, size)`; each row has root mean square 1, or is zero
+        for a word without neighbors.
 
     References:
-        Levy et al., 2015, "Improving Distributional Similarity with Lessons Learned from Word
-        Embeddings": counts of contexts to the power 3/4, and singular values to the power 1/2.
+
+    - Levy et al., 2015, "Improving Distributional Similarity with Lessons Learned from Word
+      Embeddings": counts of contexts to the power 3/4, and singular values to the power 1/2
     """
-    import scipy.sparse
-    from sklearn.utils.extmath import randomized_svd
+    with extras.needed("experiments", by="an initial embedding"):
+        import scipy.sparse
+        from sklearn.utils.extmath import randomized_svd
 
     shape = (vocabulary_size, vocabulary_size)
     review = np.repeat(np.arange(len(lengths)), lengths)

@@ -1,6 +1,7 @@
 """CIFAR as TFDS prepares it."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pickle
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import keras_ldam
-from keras_ldam.experiments.config import load_recipe
+from keras_ldam.experiments import datasets
 from keras_ldam.experiments.datasets import cifar, imbalance
+from keras_ldam.experiments.recipes import load_recipe
 
 
 class Source:
@@ -32,9 +34,9 @@ def test_examples_are_read_in_the_order_of_the_original_files(monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds, "as_numpy", lambda records: records)
-    images, labels = cifar._read(Source(), "train")
-    assert labels.tolist() == [10, 11, 12]
-    assert images.ravel().tolist() == [0, 1, 2]
+    split = cifar._read_prepared(Source(), "train")
+    assert split.labels.tolist() == [10, 11, 12]
+    assert split.examples.ravel().tolist() == [0, 1, 2]
 
 
 def write_archive(folder, name):
@@ -65,7 +67,7 @@ def test_the_original_archive_is_read_in_the_order_of_its_files(name, tmp_path):
     pixels, labels = write_archive(tmp_path, name)
     config = load_recipe(name, "erm")
     config = dataclasses.replace(config, data_dir=str(tmp_path), imbalance="none").resolve()
-    data = cifar.load(config)
+    data = datasets.load(config)
     assert data.class_names[3] == "c3"
     np.testing.assert_array_equal(data.test.labels, labels[:50])
     # Red, green and blue planes, each by rows.
@@ -79,7 +81,7 @@ def test_a_pickle_that_is_no_archive_is_refused_before_it_runs(tmp_path):
     bad.write_bytes(pickle.dumps(print))
     config = dataclasses.replace(load_recipe("cifar10", "erm"), data_dir=str(tmp_path)).resolve()
     with pytest.raises(ValueError, match=r"batches.meta cannot be read .*print"):
-        cifar.load(config)
+        datasets.load(config)
 
 
 WITHOUT_TENSORFLOW = """
@@ -109,7 +111,7 @@ def test_training_on_jax_needs_no_tensorflow(tmp_path):
             "KERAS_BACKEND": "jax",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
         },
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )
@@ -126,35 +128,36 @@ def test_the_real_images_are_kept_by_the_official_rule(name, classes, total, mon
 
     if not tfds.builder(name).is_prepared():
         pytest.skip(f"TFDS has not prepared {name}")
-    read, seen = cifar._read, {}
+    read, seen = cifar._read_prepared, {}
     monkeypatch.setattr(
-        cifar, "_read", lambda source, split: seen.setdefault(split, read(source, split))
+        cifar, "_read_prepared", lambda source, split: seen.setdefault(split, read(source, split))
     )
     config = load_recipe(name, "erm").resolve()
-    data = cifar.load(config)
+    data = datasets.load(config)
     assert data.counts.tolist() == keras_ldam.long_tailed_counts(classes, 5000, 100).tolist()
     assert len(data.train) == total
     assert np.bincount(data.test.labels).tolist() == [1000] * classes
-    images, labels = seen["train"]
-    kept = imbalance.imbalanced_indices(labels, data.counts, seed=0)
-    np.testing.assert_array_equal(data.train.examples, images[kept])
+    everything = seen["train"]
+    kept = imbalance.imbalanced_indices(everything.labels, data.counts, seed=0)
+    np.testing.assert_array_equal(data.train.examples, everything.examples[kept])
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_training_files_are_read_one_after_the_other_as_int32_labels(name, tmp_path):
     pixels, labels = write_archive(tmp_path, name)
-    folder = tmp_path / cifar._ARCHIVES[name][0]
-    images, read = cifar._read_archive(name, folder, "train")
-    np.testing.assert_array_equal(read, labels)
-    assert (images.dtype, read.dtype) == (np.uint8, np.int32)
-    np.testing.assert_array_equal(images[:, 2, 5, 1], pixels[:, 1024 + 69])
+    archive = importlib.import_module(f"keras_ldam.experiments.datasets.{name}").ARCHIVE
+    folder = tmp_path / archive.folder
+    split = cifar._read_archive(folder, archive.files["train"], archive.labels)
+    np.testing.assert_array_equal(split.labels, labels)
+    assert (split.examples.dtype, split.labels.dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(split.examples[:, 2, 5, 1], pixels[:, 1024 + 69])
 
 
 def test_labels_from_tfds_are_int32(monkeypatch):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds, "as_numpy", lambda records: records)
-    assert cifar._read(Source(), "train")[1].dtype == np.int32
+    assert cifar._read_prepared(Source(), "train").labels.dtype == np.int32
 
 
 def test_validation_images_come_out_of_the_training_files(tmp_path):
@@ -163,7 +166,7 @@ def test_validation_images_come_out_of_the_training_files(tmp_path):
         load_recipe("cifar10", "erm"),
         data_dir=str(tmp_path), imbalance_ratio=4.0, validation_fraction=0.25,
     ).resolve()  # fmt: skip
-    data = cifar.load(config)
+    data = datasets.load(config)
     counts = keras_ldam.long_tailed_counts(10, 20, 4.0)
     assert data.test_name == "validation"
     assert len(data.train) + len(data.test) == counts.sum()
@@ -180,4 +183,4 @@ def test_a_pickle_that_calls_numpy_is_refused_too(function, tmp_path):
     bad.write_bytes(pickle.dumps(function))
     config = dataclasses.replace(load_recipe("cifar10", "erm"), data_dir=str(tmp_path)).resolve()
     with pytest.raises(ValueError, match=rf"cannot be read .*numpy\.{function.__name__}, which no"):
-        cifar.load(config)
+        datasets.load(config)

@@ -1,4 +1,4 @@
-"""The programs as a user types them: what they print, and what wrong input gets."""
+"""The programs as a user types them: what they print, and their answers to wrong input."""
 
 import json
 import subprocess
@@ -9,8 +9,9 @@ import pytest
 
 from keras_ldam.experiments import cli
 from keras_ldam.experiments.config import DATASETS
+from keras_ldam.extras import MissingExtraError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_answer_is_on_standard_output_and_the_rest_is_not(tmp_path, capsys):
@@ -29,21 +30,22 @@ def test_the_answer_is_on_standard_output_and_the_rest_is_not(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
     [
-        ("train", ["--dataset=mnist"], "unknown dataset 'mnist'; known: digits"),
-        ("train", ["--method=magic"], "unknown method 'magic'; known: erm"),
-        ("train", ["--loss=magic"], "unknown loss 'magic'; known: cross_entropy"),
-        ("train", ["--rule=magic"], "unknown rule 'magic'; known: none"),
+        ("train", ["--dataset=mnist"], "`dataset` must be one of digits, imdb"),
+        ("train", ["--method=magic"], "`method` must be one of erm, rs"),
+        ("train", ["--loss=magic"], "`loss` must be one of cross_entropy, focal"),
+        ("train", ["--rule=magic"], "`rule` must be one of none, rs"),
+        ("train", ["--network=magic"], "`network` must be one of small_cnn, resnet32"),
         ("train", ["--epoch=3"], "unknown flag --epoch"),
         ("train", ["--epochs=many"], "epochs"),
-        ("train", ["--epochs=0"], "epochs must be from 1"),
-        ("train", ["--drop_at=soon"], "drop_at must be numbers"),
+        ("train", ["--epochs=0"], "`epochs` must be from 1"),
+        ("train", ["--drop_at=soon"], "--drop_at must be numbers separated by commas"),
         ("train", ["--start_epoch=90", "--epochs=20"], "start_epoch=90"),
         ("train", ["digits"], "does not take the argument 'digits'"),
-        ("train", ["--imbalance_ratio=0.5"], "imbalance_ratio must be from 1"),
+        ("train", ["--imbalance_ratio=0.5"], "`imbalance_ratio` must be from 1"),
         ("advise", [], "give either --counts FILE or --dataset NAME"),
         ("advise", ["--counts=nowhere.csv"], "nowhere.csv cannot be read: No such file"),
         ("advise", ["--counts=c", "--imbalance_ratio=9"], "--imbalance_ratio goes with --dataset"),
-        ("advise", ["--dataset=mnist"], "unknown dataset 'mnist'; known: digits"),
+        ("advise", ["--dataset=mnist"], "`dataset` must be one of digits, imdb"),
         ("evaluate", [], "--run_dir is needed"),
         ("evaluate", ["--run_dir=nowhere"], "no such folder"),
     ],
@@ -158,7 +160,7 @@ def test_a_program_runs_from_any_folder(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == "train: epochs must be from 1 to 100000; received 0.\n"
+    assert done.stderr == "train: `epochs` must be from 1 to 100000. Received: epochs=0\n"
 
 
 def test_a_run_without_a_gpu_begins_with_our_line_and_none_of_tensorflow(tmp_path):
@@ -172,3 +174,54 @@ def test_a_run_without_a_gpu_begins_with_our_line_and_none_of_tensorflow(tmp_pat
     )
     assert done.returncode == 0
     assert done.stderr.startswith("digits: 417 training examples")
+
+
+def test_cifars_four_columns_need_no_run_dir(tmp_path, monkeypatch, capsys):
+    from keras_ldam.experiments import training
+
+    folders = []
+
+    def note(config, run_dir, **options):
+        folders.append(run_dir)
+        raise ValueError("noted")
+
+    monkeypatch.setattr(training, "train", note)
+    for imbalance in ("longtail", "step"):
+        for ratio in (100, 10):
+            flags = [f"--imbalance={imbalance}", f"--imbalance_ratio={ratio}"]
+            assert cli.main("train", ["--dataset=cifar10", *flags]) == 2
+    assert folders == [
+        "runs/cifar10-longtail-100-ldam_drw-0",
+        "runs/cifar10-longtail-10-ldam_drw-0",
+        "runs/cifar10-step-100-ldam_drw-0",
+        "runs/cifar10-step-10-ldam_drw-0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            MissingExtraError(
+                "dataset digits needs sklearn, which is not installed: pip install …"
+            ),
+            "dataset digits needs sklearn, which is not installed: pip install …",
+        ),
+        (ModuleNotFoundError("No module named 'kserve'"), "No module named 'kserve'"),
+    ],
+)
+def test_a_missing_package_gets_a_sentence(error, said, monkeypatch, capsys):
+    def fail(values):
+        raise error
+
+    monkeypatch.setitem(cli.VERBS, "serve", cli.VERBS["serve"]._replace(run=fail))
+    assert cli.main("serve", []) == 2
+    assert capsys.readouterr().err == f"serve: {said}\n"
+
+
+def test_without_scikit_learn_digits_say_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert cli.main("train", [f"--run_dir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("which is not installed: pip install 'keras_ldam[experiments]'.")
+    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The typed config: derived fields, ranges, and that what is refused is named."""
+"""The typed config and its recipes: derived fields, ranges, and errors that name the field."""
 
 import ast
 import dataclasses
@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from keras_ldam.experiments.config import DATASETS, METHODS, Config, load_recipe
+from keras_ldam.experiments import recipes
+from keras_ldam.experiments.config import DATASETS, METHODS, Config
+from keras_ldam.experiments.recipes import load_recipe
+from keras_ldam.losses import LOSSES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_loss_and_rule_come_from_the_method_unless_they_are_given():
@@ -54,27 +57,59 @@ def test_a_resolved_config_comes_back_from_json():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": "mnist"}, "unknown dataset 'mnist'; known: digits"),
-        ({"method": "magic"}, "unknown method 'magic'; known: erm"),
-        ({"loss": "magic"}, "unknown loss 'magic'; known: cross_entropy"),
-        ({"rule": "magic"}, "unknown rule 'magic'; known: none"),
-        ({"epochs": 0}, "epochs must be from 1"),
-        ({"epochs": 2.5}, "epochs must be of type int"),
-        ({"seed": True}, "seed must be of type int"),
-        ({"max_margin": 3.0}, "max_margin must be from 0 to 2"),
-        ({"scale": float("nan")}, "scale must be from"),
-        ({"imbalance_ratio": 0.5}, "imbalance_ratio must be from 1"),
-        ({"drop_at": (0.9, 0.8)}, "drop_at must rise"),
-        ({"drop_at": (1.5,)}, "drop_at must be from 0 to 1"),
-        ({"start_epoch": 200}, "start_epoch=200, but training ends after epochs=200"),
-        ({"drop_at": ()}, "training ends after"),
-        ({"warmup_epochs": 200}, "leaves nothing"),
-        ({"precision": "mixed_float16", "strategy": "mirrored"}, "not work with strategy mirrored"),
+        ({"dataset": "mnist"}, "`dataset` must be one of digits, .* Received: dataset='mnist'"),
+        ({"method": "magic"}, "`method` must be one of erm, .* Received: method='magic'"),
+        ({"loss": "magic"}, "`loss` must be one of cross_entropy, .* Received: loss='magic'"),
+        ({"rule": "magic"}, "`rule` must be one of none, .* Received: rule='magic'"),
+        ({"epochs": 0}, "`epochs` must be from 1 to 100000. Received: epochs=0"),
+        ({"epochs": 2.5}, "`epochs` must be of type int"),
+        ({"seed": True}, "`seed` must be of type int"),
+        ({"max_margin": 3.0}, "`max_margin` must be from 0 to 2"),
+        ({"scale": float("nan")}, "`scale` must be from"),
+        ({"imbalance_ratio": 0.5}, "`imbalance_ratio` must be from 1"),
+        ({"drop_at": (0.9, 0.8)}, "`drop_at` must increase"),
+        ({"drop_at": (1.5,)}, "`drop_at` must be from 0 to 1"),
+        ({"start_epoch": 200}, "`start_epoch` must be below `epochs`.*start_epoch=200, epochs=200"),
+        ({"drop_at": ()}, "`start_epoch` must be below `epochs`"),
+        ({"warmup_epochs": 200}, "`warmup_epochs` must be below `epochs`"),
+        (
+            {"precision": "mixed_float16", "strategy": "mirrored"},
+            "with a strategy. Received: precision='mixed_float16', strategy='mirrored'",
+        ),
     ],
 )
-def test_a_config_that_cannot_be_gets_a_sentence(changes, message):
+def test_an_impossible_config_gets_a_sentence(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(**changes).resolve()
+
+
+def test_losses_are_those_of_the_library_and_cosines_alone_are_scaled():
+    for name, loss in LOSSES.items():
+        config = Config(loss=name, scale=20.0).resolve()
+        assert config.score_scale == (20.0 if loss.wants_cosines else 1.0)
+    assert {method.loss for method in METHODS.values()} <= set(LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"dataset": "cifar10"}, "cifar10-longtail-100-ldam_drw-0"),
+        ({"dataset": "cifar10", "imbalance": "step", "seed": 3}, "cifar10-step-100-ldam_drw-3"),
+        ({"imbalance_ratio": 2.5, "method": "erm"}, "digits-longtail-2.5-erm-0"),
+        ({"dataset": "folder", "imbalance": "none"}, "folder-ldam_drw-0"),
+        ({"dataset": "some/birds.py", "imbalance": "none"}, "birds-ldam_drw-0"),
+    ],
+)
+def test_a_run_is_named_by_dataset_imbalance_method_and_seed(changes, name):
+    assert Config(**changes).run_name == name
+
+
+def test_a_users_file_is_found_from_other_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Config(dataset="own/birds.py").resolve()
+    assert config.dataset == str(tmp_path / "own" / "birds.py")
+    assert config.dataset_name == "birds"
+    assert Config.from_json(config.to_json()) == config
 
 
 def test_every_field_has_help_and_a_default_in_its_range():
@@ -93,7 +128,22 @@ def test_every_recipe_resolves_for_every_method_and_says_how_to_run_it(dataset):
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(ValueError, match="known: digits, imdb"):
+    with pytest.raises(ValueError, match="must be one of digits, imdb"):
         load_recipe("mnist", "erm")
-    with pytest.raises(ValueError, match="known: erm, rs"):
+    with pytest.raises(ValueError, match="must be one of erm, rs"):
         load_recipe("digits", "magic")
+
+
+def test_the_recipes_of_an_installation_come_before_any_beside_it(tmp_path, monkeypatch):
+    inside, beside = tmp_path / "package" / "configs", tmp_path / "configs"
+    for folder, epochs in ((inside, 7), (beside, 9)):
+        folder.mkdir(parents=True)
+        (folder / "digits.py").write_text(
+            "from keras_ldam.experiments.config import Config\n"
+            f"def recipe(method):\n    return Config(epochs={epochs})\n"
+        )
+    # As in `site-packages`, where another package may have left a folder `configs`.
+    package = Path(recipes.__file__).parent
+    assert (package / "configs", package.parents[1] / "configs") == recipes._FOLDERS
+    monkeypatch.setattr(recipes, "_FOLDERS", (inside, beside))
+    assert load_recipe("digits", "erm").epochs == 7

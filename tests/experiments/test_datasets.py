@@ -1,5 +1,9 @@
 """Which examples are kept, in which order they come, and how often each class does."""
 
+import json
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -56,7 +60,7 @@ def test_the_subset_is_that_of_the_official_rule():
 
 
 def test_a_class_with_too_few_examples_gets_a_sentence():
-    with pytest.raises(ValueError, match="class 1 has 1 examples, 2 are to be kept"):
+    with pytest.raises(ValueError, match="Received: 2 for class 1, which has 1 examples"):
         imbalance.imbalanced_indices(np.array([0, 0, 1]), [1, 2], seed=0)
 
 
@@ -79,6 +83,57 @@ def test_labels_outside_the_classes_and_empty_classes_get_a_sentence():
         Data("made", ("a", "b"), train=wrong, test=fine)
     with pytest.raises(ValueError, match=r"class 2 \(c\) has no training example"):
         Data("made", ("a", "b", "c"), train=fine, test=fine)
+    with pytest.raises(ValueError, match="made has no validation example"):
+        Data("made", ("a", "b"), train=fine, test=fine.take(np.arange(0)), test_name="validation")
+    with pytest.raises(ValueError, match="made has 1 classes"):
+        Data("made", ("a",), train=fine, test=fine)
+
+
+def test_every_example_comes_once_in_order_and_sequences_from_short_to_long(rng):
+    images = Split(rng.integers(0, 256, (37, 4), dtype=np.uint8), rng.integers(0, 3, 37))
+    seen = list(images.batches(10))
+    assert [len(labels) for _, labels in seen] == [10, 10, 10, 7]
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in seen]), images.examples)
+    np.testing.assert_array_equal(np.concatenate([y for _, y in seen]), images.labels)
+
+    lengths = rng.integers(1, 20, size=37)
+    texts = Split(Ragged.from_sequences([np.full(n, n) for n in lengths]), lengths)
+    seen = list(texts.batches(10))
+    assert all(x.shape[1] == y.max() and (x[:, 0] == y).all() for x, y in seen)
+    assert np.concatenate([y for _, y in seen]).tolist() == sorted(lengths)
+
+
+def test_what_a_dataset_declares_is_known_without_its_data_and_without_tensorflow():
+    code = """
+import json, sys
+from keras_ldam.experiments import datasets
+from keras_ldam.experiments.config import DATASETS
+found = {name: datasets.declared(name) for name in DATASETS}
+print(json.dumps({
+    "cores": [name for name, values in found.items() if values.DIVIDES_CORES],
+    "titles": [values.TITLE for values in found.values()],
+    "networks": [values.NETWORK for values in found.values()],
+    "columns": {name: len(values.COLUMNS) for name, values in found.items() if values.COLUMNS},
+    "loaded": sorted({"tensorflow", "tensorflow_datasets"} & set(sys.modules)),
+}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"KERAS_BACKEND": "jax", "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "cores": ["imdb"],
+        "titles": [
+            "Long-tailed digits", "Imbalanced IMDB", "Imbalanced CIFAR-10", "Imbalanced CIFAR-100",
+            "iNaturalist 2018", "folder",
+        ],
+        "networks": ["small_cnn", "bilstm", "resnet32", "resnet32", "resnet50", "resnet50"],
+        "columns": {"cifar10": 4, "cifar100": 4},
+        "loaded": [],
+    }  # fmt: skip
 
 
 LABELS = np.repeat([0, 1, 2], [900, 90, 10])
@@ -90,7 +145,7 @@ def frequencies(batches, epoch):
 
 def batches(**settings):
     split = Split(np.arange(1000)[:, None], LABELS)
-    return Batches(split, 128, seed=0, num_classes=3, **settings)
+    return Batches(split, 128, seed=0, counts=np.array([900, 90, 10]), **settings)
 
 
 def test_without_a_rule_every_example_comes_once():
@@ -100,7 +155,7 @@ def test_without_a_rule_every_example_comes_once():
 def test_re_sampling_really_changes_the_class_frequencies():
     np.testing.assert_allclose(frequencies(batches(resample="inverse"), 0), 1 / 3, atol=0.05)
     # The effective number with this beta is between 1/n and nothing.
-    weights = keras_ldam.class_weights([900, 90, 10], "effective", 0.99) * [900, 90, 10]
+    weights = keras_ldam.class_weights([900, 90, 10], kind="effective", beta=0.99) * [900, 90, 10]
     expected = weights / weights.sum()
     assert expected[0] > 0.5
     measured = np.mean(
@@ -128,12 +183,12 @@ def test_the_last_partial_batch_is_kept():
 
 def test_an_epoch_of_few_steps_is_the_beginning_of_the_whole_one():
     split = Split(np.arange(70), np.zeros(70, "int32"))
-    whole = Batches(split, 32, seed=0, num_classes=2)
-    short = Batches(split, 32, seed=0, num_classes=2, steps=2)
+    whole = Batches(split, 32, seed=0)
+    short = Batches(split, 32, seed=0, steps=2)
     assert (len(whole), len(short)) == (3, 2)
     for index in range(2):
         np.testing.assert_array_equal(short[index][0], whole[index][0])
-    assert len(Batches(split, 32, seed=0, num_classes=2, steps=9)) == 3
+    assert len(Batches(split, 32, seed=0, steps=9)) == 3
 
 
 def test_sequences_come_in_batches_of_like_length(rng):
@@ -160,7 +215,7 @@ def test_ragged_sequences_are_padded_to_a_multiple_where_each_shape_is_compiled(
     assert taken[np.array([0, 1])].tolist() == [[1] * 5 + [0] * 3, [1] + [0] * 7]
 
 
-def test_a_dataset_that_is_not_to_be_had_names_the_place_and_two_ways_out(tmp_path, monkeypatch):
+def test_an_unavailable_dataset_names_the_place_and_two_ways_out(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     def refuse(*args, **kwargs):
@@ -168,7 +223,9 @@ def test_a_dataset_that_is_not_to_be_had_names_the_place_and_two_ways_out(tmp_pa
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
     config = small_config(dataset="imdb", method="erm", data_dir=str(tmp_path))
-    with pytest.raises(ValueError, match=r"imdb_reviews is not prepared in .*--data_dir"):
+    with pytest.raises(
+        ValueError, match=r"imdb_reviews is unavailable: .*no route to host.*--data_dir"
+    ):
         datasets.load(config)
 
 
@@ -178,7 +235,7 @@ def test_dropout_masks_depend_on_seed_and_epoch_alone():
     split = Split(np.zeros((4, 1)), np.array([0, 1, 0, 1]))
 
     def masks(seed, epoch):
-        clock = EpochClock(Batches(split, 2, seed=seed, num_classes=2))
+        clock = EpochClock(Batches(split, 2, seed=seed))
         clock.set_model(model)
         clock.on_epoch_begin(epoch)
         draws = [model(np.ones((1, 64), np.float32), training=True) for _ in range(2)]
@@ -203,7 +260,7 @@ def test_each_epoch_of_a_fit_comes_in_its_own_order():
 
 def test_another_seed_gives_another_order():
     split = Split(np.arange(1000)[:, None], LABELS)
-    first, second = (Batches(split, 128, seed=s, num_classes=3).order(5) for s in (0, 1))
+    first, second = (Batches(split, 128, seed=s).order(5) for s in (0, 1))
     assert not np.array_equal(first, second)
 
 
@@ -223,7 +280,7 @@ def test_two_layers_that_draw_do_not_draw_the_same():
     outer, inner = keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)
     nested = keras.Sequential([keras.Input((64,)), inner])
     model = keras.Sequential([keras.Input((64,)), outer, nested])
-    clock = EpochClock(Batches(Split(np.zeros((4, 1)), np.zeros(4, int)), 2, seed=0, num_classes=1))
+    clock = EpochClock(Batches(Split(np.zeros((4, 1)), np.zeros(4, int)), 2, seed=0))
     clock.set_model(model)
     clock.on_epoch_begin(0)
     states = [keras.ops.convert_to_numpy(d.seed_generator.state) for d in (outer, inner)]

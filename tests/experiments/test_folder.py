@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from keras_ldam.experiments import cli, models, training
-from keras_ldam.experiments.config import Config, load_recipe
+from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets import folder
+from keras_ldam.experiments.recipes import load_recipe
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.layers import CosineDense
 
@@ -98,8 +99,27 @@ def test_a_balanced_folder_can_be_made_long_tailed(tmp_path):
     assert np.bincount(data.test.labels).tolist() == [3, 3, 3]
 
 
+@pytest.mark.parametrize("names", [("Train", "Val"), ("TRAIN", "TEST"), ("train", "Validation")])
+def test_the_parts_may_be_in_capitals(parts, names):
+    for old, new in zip(("train", "val"), names, strict=True):
+        (parts / old).rename(parts / new)
+    (parts / "@eaDir").mkdir()
+    data = folder.load(small(parts))
+    assert data.counts.tolist() == COUNTS
+    assert np.bincount(data.test.labels).tolist() == [3] * 4
+    assert data.test_name == ("test" if names[1] == "TEST" else "validation")
+
+
+def test_parts_of_the_same_name_but_for_capitals_are_refused(parts):
+    (parts / "Train").mkdir()
+    with pytest.raises(ValueError, match="has Train/ beside train/"):
+        folder.load(small(parts))
+
+
 def test_what_systems_leave_in_folders_is_ignored(own):
     (own / ".DS_Store").touch()
+    (own / "@eaDir").mkdir()
+    (own / "class_0" / "@eaDir").mkdir()
     (own / "notes.txt").touch()
     (own / ".cache").mkdir()
     (own / "class_0" / "Thumbs.db").touch()
@@ -115,6 +135,12 @@ def test_names_with_spaces_and_letters_of_any_script_are_read(own):
     for split in (data.train, data.test):
         for example in split.examples:
             assert split.load(example).shape == (32, 32, 3)
+
+
+def test_a_class_whose_name_is_not_utf8_is_refused_before_training(own):
+    (own / "class_0").rename(own / os.fsdecode(b"V\xf6gel"))
+    with pytest.raises(ValueError, match=r"name is not UTF-8, b'V\\xf6gel': rename it"):
+        folder.load(small(own))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP"])
@@ -172,7 +198,7 @@ def another_format(root):
         (not_an_image, r"list\.csv is not an image by its name"),
         (nested, "more is a folder inside a class"),
         (single, "class alone has a single image"),
-        (one_class, "has 1 sub-folders; at least two"),
+        (one_class, "has 1 sub-folders; it must have at least two"),
         (truncated, r"class_2/0003\.jpg cannot be read: .*--skip_corrupt"),
         (another_format, r"class_2/0003\.jpg cannot be read: Unknown image file format"),
     ],
@@ -215,9 +241,9 @@ def test_parts_that_differ_in_their_classes_are_refused(parts):
 
 
 def test_a_missing_data_dir_is_an_error_that_says_what_it_should_hold(tmp_path):
-    with pytest.raises(ValueError, match="needs --data_dir: a folder with one sub-folder"):
+    with pytest.raises(ValueError, match="needs --data_dir, a folder with one sub-folder"):
         folder.load(small(""))
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="is not an existing folder"):
         folder.load(small(tmp_path / "nowhere"))
 
 
@@ -253,12 +279,12 @@ def test_a_finished_run_follows_its_images_and_takes_no_others(pictures, tmp_pat
     others = shutil.copytree(pictures, tmp_path / "others")
     for number in range(5):
         (others / "class_0" / f"000{number}.jpg").unlink()
-    with pytest.raises(ValueError, match="on other data: its counts are not those"):
+    with pytest.raises(ValueError, match="on other data: its counts differ from those"):
         training.train(small(others, method="erm", epochs=1), tmp_path / "run", progress=False)
     assert RunFolder(tmp_path / "run").read_config().data_dir == str(moved)
     for number in range(5):
         (moved / "class_0" / f"000{number}.jpg").unlink()
-    with pytest.raises(ValueError, match="on other data: its counts are not those"):
+    with pytest.raises(ValueError, match="on other data: its counts differ from those"):
         training.evaluate(tmp_path / "run")
 
 
@@ -272,7 +298,7 @@ def pixels_to_cosines(num_classes):
 def test_images_shared_out_over_two_devices_train_as_on_one(
     pictures, tmp_path, batch_size, monkeypatch
 ):
-    # Without batch normalisation, which sees a device's share only.
+    # Without batch normalization, which sees a device's share only.
     monkeypatch.setattr(models, "build", lambda config, data: pixels_to_cosines(len(data.counts)))
     histories = []
     for strategy in ("none", "mirrored"):
@@ -297,7 +323,10 @@ def test_the_recipe_defers_the_re_weighting_to_the_first_drop():
     assert config.imbalance == "none"
 
 
-def test_weights_that_the_network_has_no_use_for_are_refused(pictures):
-    config = small(pictures, weights="w.h5")
-    with pytest.raises(ValueError, match="weights are for network resnet50"):
+def test_pretrained_weights_that_the_network_cannot_use_are_refused(pictures):
+    config = small(pictures, pretrained="w.h5")
+    with pytest.raises(ValueError, match="`pretrained` goes with network resnet50"):
+        models.build(config, folder.load(config))
+    config = small(pictures, pretrained="nowhere.h5", network="resnet50")
+    with pytest.raises(ValueError, match="`pretrained` must be an existing file"):
         models.build(config, folder.load(config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import struct
 import tracemalloc
 
 import keras
@@ -16,13 +17,15 @@ from PIL import Image
 
 import keras_ldam
 from keras_ldam import counts as class_counts
-from keras_ldam.experiments import cli, training
-from keras_ldam.experiments.config import Config, load_recipe
+from keras_ldam.experiments import cli, datasets, training
+from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets import images, inaturalist2018
 from keras_ldam.experiments.datasets.data import Split
 from keras_ldam.experiments.datasets.sampling import Batches
 from keras_ldam.experiments.models.resnet50 import resnet50
+from keras_ldam.experiments.recipes import load_recipe
 from keras_ldam.layers import CosineDense
+from keras_ldam.losses import LOSSES
 from keras_ldam.optimizers import MomentumSGD
 
 COUNTS = [24, 12, 8, 5, 3, 2]
@@ -133,7 +136,7 @@ def test_tfds_gives_the_same_images_and_labels(release, tmp_path):
                 for split in (theirs, ours)
             ]
             assert pixels[0] == pixels[1]
-    batch, labels = next(iter(images.stream(Batches(train, 8, seed=0, num_classes=6))))
+    batch, labels = next(iter(images.stream(Batches(train, 8, seed=0))))
     assert batch.shape == (8, 32, 32, 3)
     assert labels.shape == (8,)
 
@@ -141,18 +144,18 @@ def test_tfds_gives_the_same_images_and_labels(release, tmp_path):
 def test_another_imbalance_than_that_of_the_release_and_a_missing_folder_are_refused(
     release, tmp_path
 ):
-    with pytest.raises(ValueError, match="imbalance must be none"):
+    with pytest.raises(ValueError, match="`imbalance` must be none"):
         inaturalist2018.load(small(release, imbalance="longtail"))
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="is not an existing folder"):
         inaturalist2018.load(small(tmp_path / "nowhere"))
 
 
 # ----------------------------------------------------------------------------- one image
 
 
-def test_evaluation_scales_the_shorter_side_and_cuts_out_the_centre_as_pillow_does():
+def test_evaluation_scales_the_shorter_side_and_crops_the_center_as_pillow_does():
     smooth = made_images.picture(1, 0, (8, 6)).resize((600, 450), Image.BICUBIC)
-    got = images.centre_image(encoded(smooth, quality=95), 224).numpy()
+    got = images.center_image(encoded(smooth, quality=95), 224).numpy()
     scaled = smooth.resize((341, 256), Image.BILINEAR)
     wanted = np.asarray(scaled.crop((58, 16, 58 + 224, 16 + 224)), dtype=np.float64)
     assert got.dtype == np.uint8
@@ -180,7 +183,7 @@ def test_decoding_at_a_fraction_of_the_size_shows_the_same_part_of_the_image(siz
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[..., 0] = np.linspace(0, 255, width)[None]
     pixels[..., 1] = np.linspace(0, 255, height)[:, None]
-    got = images.centre_image(encoded(Image.fromarray(pixels), quality=100), 224).numpy()
+    got = images.center_image(encoded(Image.fromarray(pixels), quality=100), 224).numpy()
     shorter = min(size)
     for axis, side, channel in ((1, width, 0), (0, height, 1)):
         long = side * 256 // shorter
@@ -192,22 +195,92 @@ def test_decoding_at_a_fraction_of_the_size_shows_the_same_part_of_the_image(siz
 
 @pytest.mark.parametrize(
     ("mode", "kind"),
-    [("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("1", "PNG")],
+    [
+        *[("L", "JPEG"), ("CMYK", "JPEG")],
+        *[("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("1", "PNG"), ("P", "GIF"), ("L", "GIF")],
+        *[("RGB", "WEBP"), ("RGBA", "WEBP"), ("L", "WEBP")],
+        *[("RGB", "BMP"), ("RGBA", "BMP"), ("L", "BMP"), ("P", "BMP"), ("1", "BMP")],
+    ],
 )
 def test_an_image_of_another_mode_comes_out_as_the_rgb_that_pillow_makes_of_it(mode, kind):
     # Of the size that an image is scaled to for 32, so that pixels can be compared.
     smooth = made_images.picture(1, 0, (8, 8)).resize((37, 37), Image.BICUBIC).convert(mode)
-    contents = encoded(smooth, kind, **({"quality": 98} if kind == "JPEG" else {}))
+    if mode == "RGBA":
+        smooth.putalpha(100)
+    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True, "exact": True}}
+    contents = encoded(smooth, kind, **options.get(kind, {}))
     wanted = np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"), dtype=np.float64)
-    got = images.centre_image(contents, 32).numpy()
+    got = images.center_image(contents, 32).numpy()
     assert np.abs(got - wanted[2:34, 2:34]).mean() < 2
 
 
 def test_a_16_bit_image_keeps_its_brightness():
     levels = np.linspace(0, 65535, 37 * 37).reshape(37, 37).astype(np.uint16)
-    got = images.centre_image(encoded(Image.fromarray(levels), "PNG"), 32).numpy()
+    got = images.center_image(encoded(Image.fromarray(levels), "PNG"), 32).numpy()
     assert np.abs(got[..., 0] - levels[2:34, 2:34] / 257).max() <= 1.01
     assert (got[..., 0] == got[..., 2]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP"])
+def test_a_picture_of_one_color_has_it_in_every_format(kind):
+    blue = Image.new("RGB", (40, 40), (0, 0, 255)).convert("P", palette=Image.ADAPTIVE)
+    contents = encoded(blue, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    pixels = images.center_image(contents, 32).numpy()
+    assert np.unique(pixels.reshape(-1, 3), axis=0).tolist() == [[0, 0, 255]]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_read_or_its_format_refused(kind):
+    first, second = (Image.new("RGB", (40, 40), color) for color in ((9, 200, 9), (200, 9, 9)))
+    contents = encoded(first, kind, save_all=True, append_images=[second])
+    if kind == "WEBP":  # TensorFlow's decoder would write beyond its buffer.
+        with pytest.raises(tf.errors.InvalidArgumentError, match="WebP must not be animated"):
+            images.center_image(contents, 32)
+        return
+    pixels = images.center_image(contents, 32).numpy()
+    assert np.abs(pixels.astype(int) - [9, 200, 9]).max() <= 1
+
+
+def claiming(side, kind):
+    """A small image file whose header claims a height and width of `side`."""
+    contents = bytearray(encoded(Image.new("RGB", (40, 40)), kind))
+    if kind == "JPEG":
+        at = contents.index(b"\xff\xc0") + 5
+        contents[at : at + 4] = struct.pack(">HH", side, side)
+    elif kind == "PNG":
+        contents[16:24] = struct.pack(">II", side, side)
+    elif kind == "BMP":
+        contents[18:26] = struct.pack("<ii", side, -side)
+    elif kind == "WEBP":
+        contents[26:30] = struct.pack("<HH", side, side)
+    else:
+        at = contents.index(b",\0\0\0\0\x28\0\x28\0") + 5
+        contents[at : at + 4] = struct.pack("<HH", side, side)
+    return bytes(contents)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_an_image_that_claims_a_size_to_fill_the_memory_is_refused_before_it_is_decoded(
+    own_release, kind
+):
+    contents = claiming(16000, kind)
+    for decode in (
+        lambda: images.center_image(contents, 32),
+        lambda: images.random_image(contents, 32, np.zeros(3, np.float32)),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="more than 50000000 pixels"):
+            decode()
+    name = annotation(own_release)["images"][0]["file_name"]
+    (own_release / name).write_bytes(contents + bytes(100) * (kind == "JPEG"))
+    with pytest.raises(ValueError, match=rf"{name} cannot be read: image has more than 50000000 "):
+        inaturalist2018.load(small(own_release))
+
+
+def test_a_bmp_that_would_be_misread_is_refused_by_its_format():
+    contents = bytearray(encoded(Image.new("P", (40, 40)), "BMP"))
+    contents[30] = 1  # Compressed.
+    with pytest.raises(tf.errors.InvalidArgumentError, match="BMP must be uncompressed"):
+        images.center_image(bytes(contents), 32)
 
 
 def test_random_crops_depend_on_the_numbers_stay_inside_and_reach_every_corner_and_flip():
@@ -240,7 +313,7 @@ def test_random_crops_depend_on_the_numbers_stay_inside_and_reach_every_corner_a
 
 def test_an_epoch_is_the_same_each_time_and_another_epoch_has_other_crops_and_order(release):
     split = inaturalist2018.load(small(release)).train
-    batches = Batches(split, 16, seed=4, num_classes=6)
+    batches = Batches(split, 16, seed=4)
     stream = images.stream(batches)
 
     def epoch(number):
@@ -258,7 +331,7 @@ def test_an_epoch_is_the_same_each_time_and_another_epoch_has_other_crops_and_or
     assert sorted(labels) == sorted(other_labels)
     assert (labels != other_labels).any()
     # An epoch of few steps is the beginning of the whole one.
-    short = images.stream(Batches(split, 16, seed=4, num_classes=6, steps=2))
+    short = images.stream(Batches(split, 16, seed=4, steps=2))
     read = [x for x, _ in short.as_numpy_iterator()]
     assert len(read) == 2
     assert all((a == b).all() for a, b in zip(first, read, strict=False))
@@ -270,7 +343,7 @@ def test_an_epoch_is_the_same_each_time_and_another_epoch_has_other_crops_and_or
 
 def test_a_re_sampled_epoch_draws_the_rare_classes_as_often_and_crops_each_draw_anew(release):
     split = inaturalist2018.load(small(release)).train
-    batches = Batches(split, 54, seed=0, num_classes=6, resample="inverse")
+    batches = Batches(split, 54, seed=0, counts=np.array(COUNTS), resample="inverse")
     stream, drawn = images.stream(batches), []
     for batches.epoch in range(10):
         pixels, labels = next(stream.as_numpy_iterator())
@@ -284,10 +357,14 @@ def test_a_re_sampled_epoch_draws_the_rare_classes_as_often_and_crops_each_draw_
 
 def test_evaluation_streams_every_image_once_in_order_and_without_randomness(release):
     split = inaturalist2018.load(small(release)).train
-    seen = list(training.in_order(split, 20))
-    assert np.concatenate([indices for indices, _ in seen]).tolist() == list(range(54))
-    assert [len(pixels) for _, pixels in seen] == [20, 20, 14]
-    assert (seen[0][1][3] == split.load(split.examples[3]).numpy()).all()
+    seen = list(split.batches(20))
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in seen]), split.labels)
+    assert [len(pixels) for pixels, _ in seen] == [20, 20, 14]
+    for place in (3, 23, 53):
+        image = seen[place // 20][0][place % 20]
+        assert (image == split.load(split.examples[place]).numpy()).all()
+    many = Split(np.resize(split.examples, 150), np.zeros(150, int), split.load)
+    assert [len(pixels) for pixels, _ in many.batches(500)] == [100, 50]  # They are large.
 
 
 # ----------------------------------------------------------------------------- bad input
@@ -296,7 +373,7 @@ def test_evaluation_streams_every_image_once_in_order_and_without_randomness(rel
 def test_a_file_that_the_annotation_names_but_is_not_there_is_named(own_release):
     name = annotation(own_release)["images"][3]["file_name"]
     (own_release / name).unlink()
-    with pytest.raises(ValueError, match=f"{name}, which is not there"):
+    with pytest.raises(ValueError, match=f"{name}, which does not exist"):
         inaturalist2018.load(small(own_release))
     data = inaturalist2018.load(small(own_release, skip_corrupt=True))
     assert data.skipped == (name,)
@@ -336,7 +413,7 @@ def test_damage_that_shows_only_on_decoding_ends_training_and_evaluation_with_th
         training.train(small(own_release), tmp_path / "run")
     split = inaturalist2018.load(small(own_release)).train
     with pytest.raises(ValueError, match=f"{name} cannot be read"):
-        list(training.in_order(split, 16))
+        list(split.batches(16))
     data = inaturalist2018.load(small(own_release, skip_corrupt=True))
     assert data.skipped == (name,)
 
@@ -370,6 +447,14 @@ def _nothing(values):
     values["annotations"], values["images"] = [], []
 
 
+def _outside(values):
+    values["images"][0]["file_name"] = "train_val2018/../../secret.jpg"
+
+
+def _absolute(values):
+    values["images"][0]["file_name"] = "/etc/secret.jpg"
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -380,6 +465,8 @@ def _nothing(values):
         (_same_id, "two images with the same id"),
         (_no_layout, "not an annotation in COCO's layout"),
         (_nothing, "annotates no image"),
+        (_outside, r"names train_val2018/\.\./\.\./secret\.jpg, which may lie outside"),
+        (_absolute, r"names /etc/secret\.jpg, which may lie outside"),
     ],
 )
 def test_an_annotation_at_odds_with_itself_is_refused_by_name(own_release, damage, message):
@@ -412,7 +499,7 @@ def test_a_damaged_or_missing_annotation_file_is_named(own_release):
     with pytest.raises(ValueError, match=r"val2018\.json cannot be read as JSON"):
         inaturalist2018.load(small(own_release))
     (own_release / "val2018.json").unlink()
-    with pytest.raises(ValueError, match=r"val2018\.json is not there"):
+    with pytest.raises(ValueError, match=r"val2018\.json is missing"):
         inaturalist2018.load(small(own_release))
 
 
@@ -434,8 +521,8 @@ def run(release, tmp_path_factory):
     config = small(release, epochs=4, drop_at=(0.75,))
     whole = training.train(config, folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        schedule = training._schedule
-        patch.setattr(training, "_schedule", lambda *given: [*schedule(*given), _Kill(after=1)])
+        schedule = training.schedule
+        patch.setattr(training, "schedule", lambda *given: [*schedule(*given), _Kill(after=1)])
         with pytest.raises(_KilledError):
             training.train(config, folder / "broken")
     resumed = training.train(config, folder / "broken")
@@ -490,7 +577,7 @@ def test_the_exported_model_answers_files_of_any_size_as_the_trained_one_does(
     files.append(str(tmp_path / "large.jpg"))
     assert cli.main("predict", [f"--model={tmp_path / 'species'}", *files]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    pixels = np.stack([images.centre_image(tf.io.read_file(file), 32) for file in files])
+    pixels = np.stack([images.center_image(tf.io.read_file(file), 32) for file in files])
     cosines = keras.models.load_model(folder / "model.keras").predict_on_batch(pixels)
     wanted = np.exp(30 * cosines)
     wanted /= wanted.sum(axis=1, keepdims=True)
@@ -522,10 +609,10 @@ def made_counts():
 def test_at_8142_classes_margins_weights_losses_and_gradients_are_right_and_finite():
     counts = made_counts()
     assert (len(counts), counts.sum(), counts.max(), counts.min()) == (8142, 437513, 1000, 2)
-    margins = class_counts.margins(counts, 0.3)
+    margins = class_counts.margins(counts, max_margin=0.3)
     assert margins.max() == np.float32(0.3)
     np.testing.assert_allclose(margins, 0.3 * (2 / counts) ** 0.25, rtol=1e-6)
-    weights = class_counts.class_weights(counts, "effective", 0.9999)
+    weights = class_counts.class_weights(counts, kind="effective", beta=0.9999)
     wanted = (1 - 0.9999) / (1 - 0.9999 ** counts.astype(np.float64))
     np.testing.assert_allclose(weights, wanted * 8142 / wanted.sum(), rtol=1e-5)
     assert weights.sum() == pytest.approx(8142, rel=1e-5)
@@ -535,7 +622,7 @@ def test_at_8142_classes_margins_weights_losses_and_gradients_are_right_and_fini
     lowered = cosines.astype(np.float64)
     lowered[np.arange(64), labels] -= margins[labels]
     each = -np.log(np.exp(30 * lowered)[np.arange(64), labels] / np.exp(30 * lowered).sum(axis=1))
-    loss = keras_ldam.LDAM(counts, scale=30.0, max_margin=0.3)
+    loss = keras_ldam.LDAM(counts, scale=30.0, max_margin=0.3, gradual=False)
     assert float(loss(labels, cosines)) == pytest.approx(each.mean(), rel=1e-5)
     loss.class_weights.assign(weights)
     share = weights[labels] / weights[labels].sum()
@@ -557,9 +644,11 @@ def test_at_8142_classes_margins_weights_losses_and_gradients_are_right_and_fini
 
 def test_resnet_50_has_its_parameter_count_and_takes_a_step_at_8142_classes():
     counts = made_counts()
-    model = resnet50(head=CosineDense(8142, name="cosines"), input_shape=(32, 32, 3))
+    head = CosineDense(8142, use_bias=False, name="cosines")
+    model = resnet50(head=head, input_shape=(32, 32, 3))
     assert model.count_params() == 23_587_712 + 2048 * 8142
-    loss = training.build_loss(load_recipe("inaturalist2018", "ldam_drw").resolve(), counts)
+    config = load_recipe("inaturalist2018", "ldam_drw").resolve()
+    loss = LOSSES[config.loss].make(counts, config.to_json())
     optimizer = MomentumSGD(0.1, momentum=0.9, coupled_weight_decay=1e-4)
     model.compile(optimizer, loss=loss, run_eagerly=True)
     before = model.get_layer("cosines").get_weights()[0]
@@ -582,7 +671,7 @@ def test_the_index_of_437513_images_is_small_and_an_epoch_is_planned_in_a_moment
     assert names.nbytes + labels.nbytes < 40e6
     tracemalloc.start()
     for resample in (None, "effective"):
-        batches = Batches(split, 256, seed=0, num_classes=8142, resample=resample, beta=0.999)
+        batches = Batches(split, 256, seed=0, counts=counts, resample=resample, beta=0.999)
         plan = batches.plan(0)
         assert len(plan) == len(batches) == 1710
     peak = tracemalloc.get_traced_memory()[1]
@@ -594,7 +683,8 @@ def test_the_recipe_is_the_papers():
     config = load_recipe("inaturalist2018", "ldam_drw").resolve()
     assert (config.epochs, config.drop_epochs, config.start_epoch) == (90, (30, 60), 60)
     assert (config.learning_rate, config.drop_factor, config.max_margin) == (0.1, 0.1, 0.3)
-    assert (config.image_size, images.scaled_side(224), config.network) == (224, 256, "resnet50")
+    assert (config.image_size, images.scaled_side(224)) == (224, 256)
+    assert datasets.declared("inaturalist2018").NETWORK == "resnet50"
     for method in ("erm", "cb_focal", "ce_drw", "ldam"):
         load_recipe("inaturalist2018", method).resolve()
     assert load_recipe("inaturalist2018", "cb_focal").beta == 0.999

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from keras_ldam.experiments import models
-from keras_ldam.experiments.config import load_recipe
+from keras_ldam.experiments.datasets import Data, Split
 from keras_ldam.experiments.models.resnet32 import PaddedShortcut, kaiming_normal, resnet32
+from keras_ldam.experiments.recipes import load_recipe
 from keras_ldam.optimizers import MomentumSGD
 
 
@@ -38,7 +39,7 @@ def convolve(x, kernel, strides=1):
     return np.einsum("bhwcij,ijco->bhwo", windows[:, ::strides, ::strides], kernel, optimize=True)
 
 
-def normalise(x, layer):
+def normalize(x, layer):
     gamma, beta, mean, variance = (np.array(weight.value) for weight in layer.weights)
     return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
@@ -50,7 +51,7 @@ def relu(x):
 def numpy_features(model, images):
     def unit(x, name, strides=1):
         kernel = np.array(model.get_layer(f"{name}_convolution").kernel.value)
-        return normalise(convolve(x, kernel, strides), model.get_layer(f"{name}_normalization"))
+        return normalize(convolve(x, kernel, strides), model.get_layer(f"{name}_normalization"))
 
     mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2023, 0.1994, 0.2010])
     x = relu(unit((images / 255.0 - mean) / std, "stem"))
@@ -87,7 +88,7 @@ def test_no_convolution_has_a_bias_and_there_are_thirty_one_of_them(model):
     assert not any(layer.use_bias for layer in convolutions)
 
 
-def test_batch_normalisation_has_the_constants_of_pytorch(model):
+def test_batch_normalization_has_the_constants_of_pytorch(model):
     layers = [each for each in model.layers if isinstance(each, keras.layers.BatchNormalization)]
     assert {(layer.momentum, layer.epsilon) for layer in layers} == {(0.9, 1e-5)}
 
@@ -100,7 +101,7 @@ def test_kernels_are_normal_with_fan_in_scale_and_not_truncated():
     assert abs(kernel).max() > 3.5 * deviation
 
 
-def test_kernels_of_one_model_and_of_neighbouring_seeds_all_differ(model):
+def test_kernels_of_one_model_and_of_neighboring_seeds_all_differ(model):
     other = resnet32(head=keras.layers.Dense(10, dtype="float32"), seed=1)
     same = resnet32(head=keras.layers.Dense(10, dtype="float32"), seed=0)
 
@@ -123,7 +124,7 @@ def test_augmentation_is_on_in_training_only(model):
     assert "augmentation" not in [layer.name for layer in plain.layers]
 
 
-def test_raw_pixels_are_normalised_inside_the_model(model):
+def test_raw_pixels_are_normalized_inside_the_model(model):
     layer = keras.Model(model.input, model.get_layer("normalization").output)
     images = raw_images()
     expected = (images / 255.0 - [0.4914, 0.4822, 0.4465]) / [0.2023, 0.1994, 0.2010]
@@ -240,7 +241,11 @@ def test_jax_crops_steps_and_computes_as_this_backend_does(model, tmp_path):
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
 def test_logits_start_from_hes_distribution_as_in_the_official_code(dataset):
-    last = models.head(load_recipe(dataset, "erm").resolve(), 10)
+    images = Split(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2))
+    data = Data(dataset, ("a", "b"), train=images, test=images)
+    built = models.build(load_recipe(dataset, "erm").resolve(), data)
+    last = built.get_layer("logits")
+    assert built.name == "resnet32"
     assert last.kernel_initializer.get_config() == kaiming_normal(0).get_config()
     other = models.head(load_recipe("digits", "erm").resolve(), 10)
     assert isinstance(other.kernel_initializer, keras.initializers.GlorotUniform)

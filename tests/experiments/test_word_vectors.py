@@ -30,9 +30,9 @@ def test_words_of_a_class_have_the_log_ratio_of_their_shares():
     assert ratio[:2].tolist() == [0, 0]
 
 
-def test_words_that_keep_the_same_company_have_like_vectors(reviews):
+def test_words_with_the_same_neighbors_have_similar_vectors(reviews):
     values, lengths, _ = reviews
-    vectors = word_vectors.company_vectors(values, lengths, 8, size=3)
+    vectors = word_vectors.cooccurrence_vectors(values, lengths, 8, size=3)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-9)
     likeness = unit @ unit.T
     assert likeness[GOOD, GREAT] > likeness[GOOD, BAD]
@@ -40,7 +40,7 @@ def test_words_that_keep_the_same_company_have_like_vectors(reviews):
 
 
 def test_padding_and_unknown_words_have_no_vector(reviews):
-    vectors = word_vectors.prepared(*reviews, 9, size=4)
+    vectors = word_vectors.initial_embedding(*reviews, 9, size=4)
     assert vectors.shape == (9, 4)
     assert vectors.dtype == np.float32
     assert not vectors[:2].any()
@@ -48,6 +48,6 @@ def test_padding_and_unknown_words_have_no_vector(reviews):
     assert vectors[GOOD, -1] > 0 > vectors[BAD, -1]
 
 
-def test_no_pair_of_neighbours_spans_two_reviews():
-    vectors = word_vectors.company_vectors(np.array([2, 3]), np.array([1, 1]), 4, size=2)
+def test_no_pair_of_neighbors_spans_two_reviews():
+    vectors = word_vectors.cooccurrence_vectors(np.array([2, 3]), np.array([1, 1]), 4, size=2)
     assert not vectors.any()

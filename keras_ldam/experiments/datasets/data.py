@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+STREAMED_BATCH = 100
+"""Largest batch of images that are read from disk: they are larger than those in memory."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Sequences of whole numbers of different lengths, kept end to end.
+    """Sequences of whole numbers of different lengths, one after the other.
 
     Args:
-        values: All sequences one after the other, int32 `[total]`.
-        lengths: Length of each, int64 `[n]`.
-        multiple: Batches are padded to a multiple of this length. More than 1 where each new shape
-            is compiled anew.
+        values: All sequences, int32, shape `(total,)`.
+        lengths: Length of each, int64, shape `(n,)`.
+        multiple: Batches are padded to a multiple of this length. Above 1 where each new shape is
+            compiled anew.
     """
 
     values: np.ndarray
@@ -31,11 +34,11 @@ class Ragged:
         values = np.concatenate(sequences) if len(sequences) else np.zeros(0)
         return cls(values.astype(np.int32), lengths, multiple)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """The sequences at `indices` as int32 `[len(indices), length]`, zeros at their ends.
+        """The sequences at `indices`, int32, shape `(batch, length)`, with zeros at their ends.
 
         The length is that of the longest, at least 1, rounded up to `multiple`.
         """
@@ -53,19 +56,34 @@ class Split:
     """Examples with labels.
 
     Args:
-        examples: What is indexed with an array of whole numbers: an array `[n, …]`, a `Ragged`,
-            or an array of file names.
-        labels: Class of each example, int32 `[n]`.
-        load: For examples that are read from disk as they are needed: turns one element of
+        examples: An array, shape `(n, …)`: images uint8 `(n, height, width, channels)`, vectors
+            `(n, features)`, or the names of files that `load` reads. Or sequences, a `Ragged`.
+        labels: Class of each example, whole numbers from 0, shape `(n,)`.
+        load: For images that are read from disk as they are needed: turns one element of
             `examples`, and random numbers for training, into an image, in TensorFlow's graph; see
-            `images.Loader`. None: elements are fed as they are.
+            `images.Loader`. None: examples are fed as they are.
+
+    Raises:
+        ValueError: if the labels are not whole numbers, one for each example.
     """
 
     examples: Any
     labels: np.ndarray
     load: Callable | None = None
 
-    def __len__(self):
+    def __post_init__(self) -> None:
+        if not isinstance(self.examples, Ragged):
+            object.__setattr__(self, "examples", np.asarray(self.examples))
+        labels = np.asarray(self.labels)
+        if labels.dtype.kind not in "iu" or labels.shape != (len(self.examples),):
+            raise ValueError(
+                "`labels` must be the class of each example, as whole numbers from 0, shape "
+                f"`({len(self.examples)},)`. Received: labels of type {labels.dtype}, shape "
+                f"{labels.shape}"
+            )
+        object.__setattr__(self, "labels", labels.astype(np.int32, copy=False))
+
+    def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> Split:
@@ -79,6 +97,31 @@ class Split:
             examples = examples[indices]
         return dataclasses.replace(self, examples=examples, labels=self.labels[indices])
 
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields each example once, in batches of examples and labels.
+
+        Sequences come from the shortest to the longest, so that little is padded; all else in its
+        order.
+
+        Args:
+            batch_size: Examples in a batch; of images that are read from disk `STREAMED_BATCH` at
+                most.
+
+        Raises:
+            ValueError: if an image cannot be read, naming it.
+        """
+        if self.load is not None:
+            from keras_ldam.experiments.datasets import images
+
+            yield from images.stream_once(self, min(batch_size, STREAMED_BATCH))
+            return
+        order = np.arange(len(self))
+        if isinstance(self.examples, Ragged):
+            order = np.argsort(self.examples.lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            yield self.examples[indices], self.labels[indices]
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -87,15 +130,18 @@ class Data:
     Args:
         name: Its name.
         class_names: Name of each class, in class order.
-        train: The training examples that were kept.
+        train: The training examples that are kept.
         test: The examples that results are reported on; never touched by imbalance.
         test_name: `"test"`, or `"validation"` where a part of the training examples stands in.
-        counts: Training examples per class, counted in `train`.
-        vocabulary: For text: the known words; word i has id i + 2 (0 pads, 1 is unknown).
+        vocabulary: For texts: the known words; word i has id i + 2 (0 pads, 1 is unknown).
         skipped: What was left out because it could not be read, by its path in the dataset.
 
+    Attributes:
+        counts: Training examples per class, counted in `train`, shape `(num_classes,)`.
+
     Raises:
-        ValueError: for a label outside the classes, or a class without a training example.
+        ValueError: if a label is outside the classes, a class has no training example, the test
+            split is empty, or the names of the classes are not different texts.
     """
 
     name: str
@@ -107,9 +153,12 @@ class Data:
     skipped: tuple[str, ...] = ()
     counts: np.ndarray = dataclasses.field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", self._checked_names())
         num_classes = len(self.class_names)
         for split, labels in (("training", self.train.labels), (self.test_name, self.test.labels)):
+            if not len(labels):
+                raise ValueError(f"{self.name} has no {split} example.")
             outside = (labels < 0) | (labels >= num_classes)
             if outside.any():
                 at = int(np.flatnonzero(outside)[0])
@@ -125,7 +174,21 @@ class Data:
             )
         object.__setattr__(self, "counts", counts)
 
-    def describe(self) -> dict:
+    def _checked_names(self):
+        names = tuple(map(str, self.class_names))
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{self.name}: two classes have the name {twice!r}.")
+        for name in names:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{self.name}: class name {name!r} is not UTF-8.") from None
+        if len(names) < 2:
+            raise ValueError(f"{self.name} has {len(names)} classes; at least two are needed.")
+        return names
+
+    def describe(self) -> dict[str, Any]:
         """What a run keeps of its data, as JSON can hold it."""
         return {
             "name": self.name,

@@ -1,6 +1,6 @@
 """Images that are read from disk as they are needed: decoding, cropping, checking, streaming.
 
-What stays in memory is the index, names and labels. An image is read, decoded, scaled and cropped
+Only the index, names and labels, stays in memory. An image is read, decoded, scaled and cropped
 inside tf.data, in parallel, in an order and with random crops that depend on seed and epoch alone.
 """
 
@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,15 +20,17 @@ import tensorflow as tf
 
 from keras_ldam.experiments.datasets.data import Split
 from keras_ldam.experiments.datasets.sampling import Batches
+from keras_ldam.export import image_files
+from keras_ldam.export.limits import MAX_IMAGE_PIXELS
 from keras_ldam.hardware import cores
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-"""Endings, in lower case, of the names of files that are taken for images."""
+"""Endings, in lower case, of the names of image files."""
 
 _MARGIN = 256 / 224
-"""Shorter side of the scaled image over the side of the square that is cut out of it."""
+"""Shorter side of the scaled image over the side of the square that is cropped from it."""
 
-# A file that begins and ends like this is not looked at more closely before training.
+# A file that begins and ends like this is not examined further before training.
 _ENDS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
 _TAIL = 64
 _KEPT_BATCHES = 64
@@ -38,49 +41,54 @@ _PREFETCHED = 4
 
 
 def scaled_side(image_size: int) -> int:
-    """Shorter side that an image is scaled to before `image_size` is cut out: 256 for 224."""
+    """Shorter side that an image is scaled to before it is cropped to `image_size`: 256 for 224."""
     return round(image_size * _MARGIN)
 
 
-def centre_image(contents: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes an image for evaluation: shorter side to 8/7 of `image_size`, centre cut out.
+def center_image(contents: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decodes an image for evaluation: scales its shorter side to 8/7 of `image_size`, and crops.
 
     Args:
-        contents: An encoded image, a string scalar: JPEG, PNG, GIF (its first frame), BMP or
-            WebP. Grey, CMYK, palette and 16-bit images come out as RGB of 8 bits; transparency
-            is dropped. A rotation that is only noted in EXIF is not applied.
-        image_size: Side of the square, in pixels.
+        contents: An encoded image, a string scalar: JPEG, PNG, GIF (its first frame), uncompressed
+            BMP, or WebP without animation, of at most `MAX_IMAGE_PIXELS`. Gray, CMYK, palette and
+            16-bit images become 8-bit RGB. Transparency is dropped (transparent pixels of a GIF are
+            black), and rotation in EXIF data is ignored.
+        image_size: Side of the square at the center, in pixels.
 
     Returns:
-        uint8 tensor `[image_size, image_size, 3]`.
+        uint8 tensor, shape `(image_size, image_size, 3)`.
 
     Raises:
-        tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
+        tf.errors.InvalidArgumentError: if the contents cannot be decoded whole.
     """
-    return _scaled_square(contents, image_size, None)
+    return _scaled_square(image_files.checked(contents), image_size, None)
 
 
 def random_image(contents: tf.Tensor, image_size: int, drawn: tf.Tensor) -> tf.Tensor:
-    """Decodes an image for training: scaled as in `centre_image`, a random square, flipped or not.
+    """Decodes an image for training: scaled as by `center_image`, cropped and flipped at random.
 
     Args:
-        contents: An encoded image, as in `centre_image`.
+        contents: An encoded image, as for `center_image`.
         image_size: Side of the square, in pixels.
-        drawn: Three random numbers in [0, 1), float32 `[3]`: the square's row and column, and
-            the flip.
+        drawn: Random numbers in [0, 1) for the square's row, its column and the flip, float32,
+            shape `(3,)`.
 
     Returns:
-        uint8 tensor `[image_size, image_size, 3]`.
+        uint8 tensor, shape `(image_size, image_size, 3)`.
 
     Raises:
-        tf.errors.InvalidArgumentError: for contents that cannot be decoded whole.
+        tf.errors.InvalidArgumentError: if the contents cannot be decoded whole.
     """
+    return _random_square(image_files.checked(contents), image_size, drawn)
+
+
+def _random_square(contents, image_size, drawn):
     square = _scaled_square(contents, image_size, drawn[:2])
     return tf.cond(drawn[2] < 0.5, lambda: square, lambda: tf.reverse(square, [1]))
 
 
 def _scaled_square(contents, image_size, drawn):
-    """The square at `drawn`, two shares of the room that there is, or in the centre."""
+    """The square at `drawn`, as shares of the free height and width, or at the center."""
     image, scale, offset = tf.cond(
         tf.io.is_jpeg(contents),
         lambda: _jpeg(contents, image_size, drawn),
@@ -92,15 +100,15 @@ def _scaled_square(contents, image_size, drawn):
         lambda: _sampled(image, scale, offset, image_size),
         lambda: _averaged(image, scale, offset, image_size),
     )
-    # Means of pixels do not leave 0 … 255.
+    # Means of pixels stay within 0 … 255.
     square = tf.cast(square + 0.5, tf.uint8)
     square.set_shape([image_size, image_size, 3])
     return square
 
 
 def _averaged(image, scale, offset, image_size):
-    # Scaling and cutting in one operation: only the pixels of the square are computed. The
-    # triangle widens as the image shrinks (as Pillow's BILINEAR does), so that nothing aliases.
+    # Scaling and cropping in one operation, which computes the pixels of the square only. The
+    # triangle widens as the image shrinks (as Pillow's BILINEAR does), against aliasing.
     return tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[image_size, image_size],
@@ -112,8 +120,8 @@ def _averaged(image, scale, offset, image_size):
 
 
 def _sampled(image, scale, offset, image_size):
-    # The same with a triangle that does not widen, at half the cost: for images that shrink by a
-    # fifth at most, as most do that were decoded at a fraction of their size.
+    # The same with a triangle that does not widen, at half the cost: for images that shrink by at
+    # most a fifth, as most do after they are decoded at a fraction of their size.
     furthest = tf.cast(tf.shape(image)[:2] - 1, tf.float32)
     first = (offset + 0.5) / scale - 0.5
     last = (offset + image_size - 0.5) / scale - 0.5
@@ -123,7 +131,7 @@ def _sampled(image, scale, offset, image_size):
 
 
 def _place(shape, image_size, drawn):
-    """By which factor an image `[height, width]` is scaled, and where the square begins then."""
+    """By which factor an image `(height, width)` is scaled, and where the square begins in it."""
     side = scaled_side(image_size)
     shorter = tf.minimum(shape[0], shape[1])
     scaled = tf.cast(tf.cast(shape, tf.int64) * side // tf.cast(shorter, tf.int64), tf.int32)
@@ -138,9 +146,10 @@ def _place(shape, image_size, drawn):
 
 def _jpeg(contents, image_size, drawn):
     shape = tf.io.extract_jpeg_shape(contents)[:2]
+    contents = image_files.limited(contents, tf.cast(shape, tf.int64))
     scale, offset = _place(shape, image_size, drawn)
     # JPEG can be decoded at 1/2, 1/4, 1/8 of its size from fewer frequencies, which costs less
-    # and is as good as averaging; never to below the size that is wanted.
+    # and is as good as averaging; never to below the wanted size.
     shorter, side = tf.minimum(shape[0], shape[1]), scaled_side(image_size)
     halvings = sum(tf.cast(shorter >= ratio * side, tf.int32) for ratio in (2, 4, 8))
 
@@ -154,17 +163,18 @@ def _jpeg(contents, image_size, drawn):
 
 
 def _other_format(contents, image_size, drawn):
-    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    image = image_files.decode(contents, 3)
     scale, offset = _place(tf.shape(image)[:2], image_size, drawn)
     return image, scale, offset
 
 
 def _decodes(contents):
     """Decodes a whole image, in the cheapest way; an error, or true."""
+    contents = image_files.checked(contents)
     image = tf.cond(
         tf.io.is_jpeg(contents),
         lambda: tf.io.decode_jpeg(contents, channels=3, ratio=8),
-        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+        lambda: image_files.decode(contents, 3),
     )
     return tf.size(image) > 0
 
@@ -195,20 +205,26 @@ class Files:
         return str(self.root / os.fsdecode(example))
 
     def looks_whole(self, example: bytes) -> bool:
-        """Whether the file begins and ends like a whole JPEG or PNG."""
+        """Whether the file begins and ends like a whole JPEG or PNG, and the PNG is not too large.
+
+        The size of a JPEG is not among its first bytes; decoding it checks that.
+        """
         try:
             with open(self.root / os.fsdecode(example), "rb") as file:
-                head = file.read(8)
+                head = file.read(24)
                 file.seek(-min(_TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
                 tail = file.read(_TAIL)
         except OSError:
             return False
-        return any(head.startswith(begin) and end in tail for begin, end in _ENDS)
+        is_png = head.startswith(_ENDS[1][0])
+        pixels = int.from_bytes(head[16:20]) * int.from_bytes(head[20:24]) if is_png else 0
+        whole = any(head.startswith(begin) and end in tail for begin, end in _ENDS)
+        return whole and pixels <= MAX_IMAGE_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """Images inside TFRecord files; an example is int64 `[file, first byte, bytes]`.
+    """Images inside TFRecord files; an example is three int64: file, first byte, bytes.
 
     Args:
         paths: The TFRecord files.
@@ -252,38 +268,39 @@ class Loader:
     image_size: int
 
     def __call__(self, example: tf.Tensor, drawn: tf.Tensor | None = None) -> tf.Tensor:
-        """uint8 image `[image_size, image_size, 3]`: the centre or, with numbers, a random crop."""
+        """The image, uint8: the crop at the center or, with random numbers, at random."""
         contents = self.source.read(example)
+        # Without the check of sizes, which takes time: `check` has done it once.
         if drawn is None:
-            return centre_image(contents, self.image_size)
-        return random_image(contents, self.image_size, drawn)
+            return _scaled_square(contents, self.image_size, None)
+        return _random_square(contents, self.image_size, drawn)
 
 
 # ----------------------------------------------------------------------------- streaming
 
 
 def stream(batches: Batches) -> tf.data.Dataset:
-    """The batches of an epoch, read from disk: uint8 images and int32 labels.
+    """Reads the batches of an epoch from disk: uint8 images and int32 labels.
 
     Order, re-sampling and random crops depend on the run's seed and the epoch alone.
 
     Args:
-        batches: Its split has a `load`. Each pass over the result is one over the epoch
+        batches: Batches of a split with a `load`. Each pass over the result is one over the epoch
             that `batches.epoch` names when it begins.
 
     Returns:
-        A dataset of `([batch, side, side, 3], [batch])` with as many elements as there are
-        batches.
+        A dataset with one element for each batch: images `(batch, side, side, 3)` and labels
+        `(batch,)`.
     """
     split = batches.split
-    # For `naming_unreadable`: what has been asked for last.
+    # The latest requests, for `naming_unreadable`.
     batches.recent = recent = collections.deque(maxlen=_KEPT_BATCHES)
 
     def generate():
         recent.clear()
         epoch = batches.epoch
         generator = np.random.default_rng([batches.seed, epoch, 2])
-        # For all examples of the epoch, so that each gets its own whatever the shares.
+        # For the whole epoch, so that an example's numbers do not depend on the shares.
         drawn = generator.random((len(split), 3), dtype=np.float32)
         for indices, places in zip(batches.plan(epoch), places_of_shares, strict=True):
             recent.append(indices)
@@ -306,17 +323,17 @@ def stream(batches: Batches) -> tf.data.Dataset:
         num_parallel_calls=_in_work(),
         deterministic=True,
     )
-    # Only the last batch of an epoch can leave shares empty; they are left out.
+    # Only the last batch of an epoch can leave shares empty; these are left out.
     dataset = dataset.batch(batches.share_size)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(filled))
     return _untuned(dataset.prefetch(_PREFETCHED))
 
 
-def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All examples of a split once: indices, and uint8 images `[batch, side, side, 3]`.
+def stream_once(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields each example once, in order: uint8 images `(batch, side, side, 3)`, and labels.
 
     Raises:
-        ValueError: for an image that cannot be read, naming it.
+        ValueError: if an image cannot be read, naming it.
     """
     dataset = tf.data.Dataset.from_tensor_slices(split.examples).map(
         split.load, num_parallel_calls=_in_work(), deterministic=True
@@ -328,16 +345,16 @@ def stream_in_order(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray,
             images = next(stream).numpy()
         except tf.errors.OpError as error:
             raise unreadable(split, [indices]) or error from None
-        yield indices, images
+        yield images, split.labels[indices]
 
 
 def _in_work():
-    """How many images are in work at a time: more than cores, some of them wait for the disk."""
+    """How many images are processed at a time: more than cores, as some wait for the disk."""
     return 4 * cores()
 
 
 def _untuned(dataset):
-    """Without autotuning, which is slower here.
+    """Turns autotuning off, which is slower here.
 
     It also ends an epoch only when its own thread next wakes, after 10 ms · 2^k up to a minute.
     """
@@ -357,9 +374,10 @@ def naming_unreadable(batches: Batches) -> Iterator[None]:
 
 
 def unreadable(split: Split, batches: Iterable[np.ndarray]) -> ValueError | None:
-    """The error for the first image in batches of indices that cannot be read; None if all can.
+    """Finds the image that made a pipeline fail, which TensorFlow does not name.
 
-    For when a pipeline has failed: TensorFlow does not say which image it was.
+    Returns:
+        The error for the first unreadable image in batches of indices; None if all are readable.
     """
     for indices in batches:
         for index in indices:
@@ -373,28 +391,28 @@ def unreadable(split: Split, batches: Iterable[np.ndarray]) -> ValueError | None
 
 
 def check(split: Split, *, skip_corrupt: bool, what: str) -> tuple[Split, list[str]]:
-    """Looks for images that cannot be read, before training.
+    """Looks for unreadable images before training.
 
-    Without `skip_corrupt` the first and last bytes of each file are looked at, and only where
-    they are not those of a whole JPEG or PNG is it decoded: damage in the middle of a file comes
-    up when it is read in the first epoch. With `skip_corrupt` every image is decoded once, since
-    only then can the classes be counted.
+    Without `skip_corrupt` this reads the first and last bytes of each file, and decodes it only if
+    they are not those of a whole JPEG or PNG: damage in the middle of a file is found when the
+    first epoch reads it. With `skip_corrupt` this decodes every image once, since only then can the
+    classes be counted.
 
     Args:
-        split: Its `load` is a `Loader`.
-        skip_corrupt: Whether to leave out what cannot be read.
-        what: What the split is, for messages; empty where it is all there is.
+        split: A split with a `Loader`.
+        skip_corrupt: Whether to leave out unreadable images.
+        what: Name of the split, for messages; may be empty.
 
     Returns:
-        The split without the images that cannot be read, and descriptions of these.
+        The split without the unreadable images, and descriptions of these.
 
     Raises:
-        ValueError: without `skip_corrupt`, naming the first image that cannot be read.
+        ValueError: without `skip_corrupt`, naming the first unreadable image.
     """
     load, examples = split.load, split.examples
     images = f"{what} images" if what else "images"
     if skip_corrupt:
-        print(f"decodes all {len(split)} {images} once, to find the unreadable", flush=True)
+        print(f"decodes all {len(split)} {images} once, to find unreadable ones", flush=True)
         good = _decodable(load, examples)
         if good.all():
             return split, []
@@ -420,7 +438,7 @@ def check(split: Split, *, skip_corrupt: bool, what: str) -> tuple[Split, list[s
 
 
 def _decodable(load, examples):
-    """Which examples can be loaded, bool `[n]`."""
+    """Which examples can be decoded, bool, shape `(n,)`."""
     good = np.zeros(len(examples), dtype=bool)
     dataset = tf.data.Dataset.from_tensor_slices((np.arange(len(examples)), examples)).map(
         lambda index, example: (index, _decodes(load.source.read(example))),
@@ -432,12 +450,15 @@ def _decodable(load, examples):
 
 
 def _fault(load, example):
-    """Why an example cannot be loaded, or an empty string."""
+    """Why an example cannot be decoded; empty if it can."""
     try:
         _decodes(load.source.read(tf.constant(example)))
     except tf.errors.NotFoundError:
-        return "it is not there"
+        return "it does not exist"
     except tf.errors.OpError as error:
+        refused = re.search(r"Summarized data: b'(.*)'\n?(.*)", error.message)
+        if refused:
+            return " ".join(refused.groups()).strip()
         text = error.message.split("}} ")[-1].split(" [Op:")[0]
         return text.splitlines()[0][:200].rstrip(".") if text else "it cannot be decoded"
     return ""
@@ -446,7 +467,7 @@ def _fault(load, example):
 def _error(bad, reason):
     others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
     return ValueError(
-        f"{bad[0]}{others} cannot be read: {reason}. Repair or remove it, or go on without with "
+        f"{bad[0]}{others} cannot be read: {reason}. Repair or remove it, or leave it out with "
         "--skip_corrupt."
     )
 

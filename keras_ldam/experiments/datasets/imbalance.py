@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.datasets.data import Data, Split
+
+
+def imbalanced(
+    config: Config,
+    class_names: Sequence[str],
+    train: Split,
+    test: Split,
+    *,
+    test_name: str = "test",
+    skipped: Sequence[str] = (),
+) -> Data:
+    """Makes the data of a config from all training examples and the whole test split.
+
+    Args:
+        config: Gives the imbalance and its ratio, the share of the kept training examples that
+            replaces the test split for validation, and the seed of both choices.
+        class_names: Name of each class, in class order.
+        train: All training examples.
+        test: The test split.
+        test_name: `"test"`, or `"validation"` where that is what the test split is.
+        skipped: See `Data`.
+
+    Raises:
+        ValueError: if the imbalance empties a class.
+    """
+    counts = profile(config.imbalance, train.labels, len(class_names), config.imbalance_ratio)
+    kept, held = select(train.labels, counts, config)
+    return Data(
+        config.dataset_name,
+        tuple(class_names),
+        train=train.take(kept),
+        test=test if held is None else train.take(held),
+        test_name=test_name if held is None else "validation",
+        skipped=tuple(skipped),
+    )
 
 
 def profile(
@@ -16,15 +54,15 @@ def profile(
     Args:
         imbalance: `"longtail"`, `"step"` or `"none"`.
         labels: Class of each available example.
-        num_classes: K.
+        num_classes: Number of classes.
         imbalance_ratio: ρ ≥ 1; not used with `"none"`.
 
     Returns:
-        int64 array `[num_classes]`. The largest class keeps as many examples as the smallest
-        available class has, so that every class can take every place.
+        int64 array, shape `(num_classes,)`. The largest class keeps as many examples as the
+        smallest available class has, so that every class can take every place.
 
     Raises:
-        ValueError: for an unknown profile, a ratio below 1 or one that empties a class.
+        ValueError: if the profile is unknown, or the ratio is below 1 or empties a class.
     """
     available = np.bincount(labels, minlength=num_classes)
     if imbalance == "none":
@@ -33,14 +71,16 @@ def profile(
         return class_counts.long_tailed_counts(num_classes, int(available.min()), imbalance_ratio)
     if imbalance == "step":
         return class_counts.step_counts(num_classes, int(available.min()), imbalance_ratio)
-    raise ValueError(f"unknown imbalance {imbalance!r}; known: longtail, step, none.")
+    raise ValueError(
+        f"`imbalance` must be one of longtail, step, none. Received: imbalance={imbalance!r}"
+    )
 
 
 def imbalanced_indices(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
     """Indices of the kept examples: class by class, the first n_j after a shuffle.
 
-    One generator serves all classes in label order, each class's indices (in file order) being
-    shuffled in place: the rule of the official LDAM code, so that the same seed keeps the same
+    One generator serves all classes in label order and shuffles each class's indices, in file
+    order, in place. This is the rule of the official LDAM code: the same seed keeps the same
     images.
 
     Args:
@@ -49,24 +89,27 @@ def imbalanced_indices(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.
         seed: Seed of the shuffle; 0 in the official code.
 
     Returns:
-        int64 array `[sum(counts)]`, ordered by class.
+        int64 array, shape `(sum(counts),)`, ordered by class.
 
     Raises:
-        ValueError: if a class has fewer examples than are to be kept.
+        ValueError: if a class has fewer examples than its count.
     """
     generator = np.random.RandomState(seed)
     kept = []
     for label, count in enumerate(counts):
         indices = np.flatnonzero(labels == label)
         if len(indices) < count:
-            raise ValueError(f"class {label} has {len(indices)} examples, {count} are to be kept.")
+            raise ValueError(
+                f"`counts` must be at most the examples of each class. Received: {count} for class "
+                f"{label}, which has {len(indices)} examples"
+            )
         generator.shuffle(indices)
         kept.append(indices[:count])
     return np.concatenate(kept)
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples into a part to train on and a part to validate on, class by class.
+    """Splits examples into a training part and a validation part, class by class.
 
     Args:
         labels: Class of each example.
@@ -78,7 +121,7 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
         Indices of the training part and of the validation part.
 
     Raises:
-        ValueError: if a class has one example only.
+        ValueError: if a class has a single example.
     """
     generator = np.random.RandomState(seed)
     parts = []
@@ -97,16 +140,16 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
 def select(
     labels: np.ndarray, counts: np.ndarray, config: Config
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Indices of the examples to train on and, where the config asks for it, to validate on.
+    """Chooses the training examples and, if the config asks for them, validation examples.
 
     Args:
         labels: Class of each available training example, in file order.
         counts: How many to keep of each class.
-        config: Its `seed` and `validation_fraction` are used.
+        config: Gives `seed` and `validation_fraction`.
 
     Returns:
-        Indices into `labels` of the training examples, and of the validation examples (taken
-        from those that were kept) or None.
+        Indices into `labels` of the training examples, and of the validation examples (among the
+        kept ones) or None.
     """
     kept = imbalanced_indices(labels, counts, config.seed)
     if not config.validation_fraction:

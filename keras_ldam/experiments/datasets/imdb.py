@@ -8,27 +8,36 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
+from keras_ldam.experiments import word_vectors
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets import imbalance, prepared
 from keras_ldam.experiments.datasets.data import Data, Ragged, Split
 
+NETWORK = "bilstm"
+DIVIDES_CORES = True
+TITLE = "Imbalanced IMDB"
+MEASURES = (
+    ("class 1", "error on positive"),
+    ("class 0", "error on negative"),
+    ("mean_error", "mean error"),
+)
 CLASS_NAMES = ("negative", "positive")
 _COMPILED_LENGTH = 64
-"""Words to whose multiple batches are padded where XLA compiles each length anew.
+"""Batches are padded to a multiple of so many words where XLA compiles each length anew.
 
-That takes it many seconds; 256 words are four lengths. Elsewhere padding only costs time.
+A compilation takes many seconds, and 256 words are four lengths. Elsewhere padding only costs time.
 """
 
 
 def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     """Returns the reviews as word ids.
 
-    Of the 12,500 negative training reviews one in `imbalance_ratio` stays; which ones depends on
-    the seed. The test split is whole.
+    Keeps one in `imbalance_ratio` of the 12,500 negative training reviews, chosen by the seed. The
+    test split is whole.
 
     Args:
         config: See `Config`.
-        vocabulary: The known words; by default those of the training reviews that stay.
+        vocabulary: The known words. Defaults to those of the kept training reviews.
     """
     source = prepared.builder("imdb_reviews", config.data_dir)
     texts, labels = _read(source, "train")
@@ -38,7 +47,7 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     counts = class_counts.step_counts(2, positives, ratio)[::-1]
     train, held = imbalance.select(labels, counts, config)
 
-    # Only here, so that nothing else pays for the import.
+    # Imported here, since it loads TensorFlow.
     from keras_ldam.experiments import text
 
     if vocabulary is None:
@@ -62,6 +71,19 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
         test=test,
         test_name="test" if held is None else "validation",
         vocabulary=vocabulary,
+    )
+
+
+def embedding(config: Config, data: Data) -> np.ndarray:
+    """Word vectors to start from, by counting in the kept training reviews."""
+    reviews = data.train.examples
+    return word_vectors.initial_embedding(
+        reviews.values,
+        reviews.lengths,
+        data.train.labels,
+        len(data.vocabulary) + 2,
+        size=config.embedding_dim,
+        seed=config.seed,
     )
 
 

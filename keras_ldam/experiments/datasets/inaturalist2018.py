@@ -1,11 +1,11 @@
 """iNaturalist 2018: 437,513 training images of 8,142 species, 2 to 1,000 of each.
 
-As the official release lies on disk
+It is read from the official release, as it unpacks,
 
     DIR/train2018.json, DIR/val2018.json
     DIR/train_val2018/SUPERCATEGORY/CATEGORY/IMAGE.jpg
 
-or, where there is no such annotation, as TFDS has prepared `i_naturalist2018`.
+or, without these annotations, from `i_naturalist2018` as TFDS prepares it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.datasets import images, imbalance, prepared
+from keras_ldam.experiments.datasets import folder, imbalance, prepared
 from keras_ldam.experiments.datasets.data import Data, Split
 
+NETWORK = "resnet50"
+TITLE = "iNaturalist 2018"
+MEASURES = (("error", "top-1"), ("top5_error", "top-5"))
+serving = folder.serving
 TRAIN_FILE, VALIDATION_FILE = "train2018.json", "val2018.json"
 
 
@@ -30,24 +34,27 @@ def load(config: Config) -> Data:
     Classes are the categories in the order of their ids (from TFDS, in the order of its labels).
 
     Raises:
-        ValueError: naming the file, for an annotation that is missing, damaged or at odds with
-            itself or the images; for a category without training images, or without validation
-            images; and, unless `skip_corrupt` is set, for an image that is missing or that cannot
-            be read.
+        ValueError: naming the file, if an annotation is missing, damaged or at odds with itself; if
+            a category has no training image or no validation image; or, unless `skip_corrupt` is
+            set, if an image is missing or cannot be read.
     """
+    from keras_ldam.experiments.datasets import images
+
     if config.imbalance != "none":
         raise ValueError(
-            "inaturalist2018 is long-tailed as it is: imbalance must be none; received "
-            f"{config.imbalance!r}."
+            "`imbalance` must be none, as inaturalist2018 is long-tailed already. Received: "
+            f"imbalance={config.imbalance!r}"
         )
     root = Path(config.data_dir).absolute()
     if config.data_dir and not root.is_dir():
-        raise ValueError(f"{root} is not a folder; --data_dir names the folder of the release.")
+        raise ValueError(
+            f"{root} is not an existing folder; pass that of the release as --data_dir."
+        )
     annotated = [(root / file).exists() for file in (TRAIN_FILE, VALIDATION_FILE)]
     if config.data_dir and any(annotated):
         if not all(annotated):
             missing = (TRAIN_FILE, VALIDATION_FILE)[annotated.index(False)]
-            raise ValueError(f"{root / missing} is not there; the release has it.")
+            raise ValueError(f"{root / missing} is missing; it is part of the release.")
         class_names, train, validation, skipped = _from_release(root, config)
     else:
         class_names, train, validation = _from_tfds(config)
@@ -69,13 +76,13 @@ def load(config: Config) -> Data:
         train=train,
         test=validation,
         test_name="validation",
-        # Where the data lie is not what they are.
+        # Relative to the folder, which may move.
         skipped=tuple(path.removeprefix(f"{root}{os.sep}") for path in skipped),
     )
 
 
 def _check_seen(train, validation, class_names):
-    """Every class of the training images has validation images."""
+    """Checks that every class of the training images has validation images."""
     num_classes = len(class_names)
     trained = np.bincount(train, minlength=num_classes) > 0
     absent = np.flatnonzero(trained & (np.bincount(validation, minlength=num_classes) == 0))
@@ -91,7 +98,9 @@ def _check_seen(train, validation, class_names):
 
 
 def _from_release(root, config):
-    """Class names, the two splits, and the images that are annotated but not there."""
+    """Class names, the two splits, and the images that are annotated but missing."""
+    from keras_ldam.experiments.datasets import images
+
     categories, *train = _read_annotation(root / TRAIN_FILE)
     _, *validation = _read_annotation(root / VALIDATION_FILE, categories)
     loader = images.Loader(images.Files(root), config.image_size)
@@ -103,11 +112,11 @@ def _from_release(root, config):
         if missing and not config.skip_corrupt:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise ValueError(
-                f"{root / source} names {missing[0]}{more}, which is not there; restore it, or go "
-                "on without with --skip_corrupt."
+                f"{root / source} names {missing[0]}{more}, which does not exist; restore it, or "
+                "leave it out with --skip_corrupt."
             )
         if missing:
-            print(f"skips {len(missing)} images of {source} that are not there", flush=True)
+            print(f"skips {len(missing)} missing images of {source}", flush=True)
         skipped += missing
         encoded = np.array([os.fsencode(file) for file in files], dtype=np.bytes_)
         splits.append(Split(encoded[there], labels[there], loader))
@@ -119,7 +128,7 @@ def _read_annotation(path, categories=None):
     values = _read_json(path)
     try:
         listed = {int(c["id"]): str(c.get("name", c["id"])) for c in values["categories"]}
-        files = {image["id"]: image["file_name"] for image in values["images"]}
+        files = {image["id"]: str(image["file_name"]) for image in values["images"]}
         pairs = [(a["image_id"], int(a["category_id"])) for a in values["annotations"]]
         same = len(listed) == len(values["categories"]) and len(files) == len(values["images"])
     except (KeyError, TypeError, ValueError) as error:
@@ -129,6 +138,9 @@ def _read_annotation(path, categories=None):
         ) from None
     if not same:
         raise ValueError(f"{path} has two categories or two images with the same id.")
+    for file in files.values():
+        if file.startswith("/") or ".." in file.split("/"):
+            raise ValueError(f"{path} names {file}, which may lie outside the folder: refused.")
     if not pairs:
         raise ValueError(f"{path} annotates no image.")
     if categories is None:
@@ -163,7 +175,7 @@ def _read_json(path):
 
 
 def _distinct(categories):
-    """Names of the classes in the order of their ids; the ids, if names are not distinct."""
+    """Names of the classes in the order of their ids; the ids if names repeat."""
     names = tuple(categories[identifier] for identifier in sorted(categories))
     if len(set(names)) == len(names):
         return names
@@ -171,7 +183,7 @@ def _distinct(categories):
 
 
 class _Listing:
-    """Which files are there; each folder is listed once, no file is asked for by itself."""
+    """Which files exist; lists each folder once, and asks for no single file."""
 
     def __init__(self, root):
         self.root = root
@@ -202,13 +214,15 @@ def _from_tfds(config):
 
 
 def _records(source, split, image_size):
-    """Where each record of a split stands, and its label: one pass over its files."""
+    """Where each record of a split stands, and its label, from one pass over its files."""
     import tensorflow as tf
+
+    from keras_ldam.experiments.datasets import images
 
     if source.info.file_format.value != "tfrecord":
         raise ValueError(
-            f"{source.data_path} is in the format {source.info.file_format.value}; only tfrecord, "
-            "TFDS' default, is read."
+            f"{source.data_path} must be in TFDS' default format, tfrecord. Received: "
+            f"{source.info.file_format.value}"
         )
     paths = tuple(str(path) for path in source.info.splits[split].filepaths)
     print(f"indexes {len(paths)} files of {source.data_path}, {split}", flush=True)

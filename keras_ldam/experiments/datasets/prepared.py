@@ -1,37 +1,39 @@
-"""Reading datasets that TensorFlow Datasets has prepared."""
+"""Datasets that TensorFlow Datasets prepares."""
 
 from __future__ import annotations
 
+from typing import Any
 
-def builder(name: str, data_dir: str):
-    """Returns TFDS' builder of a dataset that is on disk, downloading it if that is possible.
+from keras_ldam import extras
+
+
+def builder(name: str, data_dir: str, *, archive: str = "") -> Any:
+    """Returns TFDS' builder of a prepared dataset, and prepares it first if it can.
 
     Args:
         name: TFDS' name of the dataset.
-        data_dir: TFDS folder; empty for TFDS' own (`$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
+        data_dir: TFDS folder. Empty for TFDS' own (`$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
+        archive: Folder of an original archive that is read in its place from `data_dir`, for
+            messages.
 
     Raises:
-        ValueError: if the dataset is neither prepared nor downloadable.
+        MissingExtraError: if TFDS is not installed.
+        ValueError: if the dataset is not prepared and cannot be downloaded.
     """
-    try:
+    instead = f", where --data_dir does not hold {archive}," if archive else ""
+    with extras.needed("experiments", by=f"dataset {name}{instead}"):
         import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ValueError(
-            f"dataset {name} is read through tensorflow_datasets and TensorFlow, which are not "
-            f"here ({error}); install them, or for CIFAR name with --data_dir a folder that holds "
-            "the original archive, unpacked."
-        ) from None
 
     source = tfds.builder(name, data_dir=data_dir or None)
     if not source.is_prepared():
-        print(f"dataset {name} is not prepared in {source.data_path}; downloads it", flush=True)
+        print(f"downloads dataset {name} to {source.data_path}", flush=True)
         try:
             source.download_and_prepare()
-        except Exception as error:  # Whatever the network, the host or the disk came up with.
+        except Exception as error:  # Network, host and disk each raise their own.
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
-                f"dataset {name} is not prepared in {source.data_path} and could not be "
-                f"downloaded ({reason[:200]}). Either connect to the network and run again, or "
-                f"copy a folder that TFDS has prepared elsewhere and name it with --data_dir."
+                f"dataset {name} is unavailable: it is not prepared in {source.data_path}, and the "
+                f"download failed ({reason[:200]}). Connect to the network and run again, or copy "
+                "a folder that TFDS has prepared elsewhere and name it with --data_dir."
             ) from None
     return source

@@ -1,7 +1,7 @@
 """The order of examples in an epoch: shuffled, re-sampled by class, bucketed by length.
 
-Everything here is a pure function of seed and epoch. So a resumed run sees the examples that it
-would have seen, and the class frequencies that a rule promises can be counted.
+All of it is a pure function of seed and epoch. So a resumed run sees the same examples as an
+uninterrupted one, and the class frequencies of a rule can be counted.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from keras_ldam.experiments.datasets.data import Ragged, Split
 def epoch_order(
     labels: np.ndarray, *, seed: int, epoch: int, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Indices of one epoch's examples, as many as there are labels.
+    """Returns indices of one epoch's examples, as many as labels.
 
     Args:
-        labels: Class of each example, `[n]`.
+        labels: Class of each example, shape `(n,)`.
         seed: Seed of the run.
         epoch: Epoch, from zero.
-        weights: None: every example once, shuffled. Else weights per class w_j, and n draws with
-            replacement, where P(example) ∝ w of its class (re-sampling).
+        weights: Weights per class w_j for re-sampling: n draws with replacement, where
+            P(example) ∝ w of its class. Defaults to every example once, shuffled.
 
     Returns:
-        int64 array `[n]`.
+        int64 array, shape `(n,)`.
     """
     generator = np.random.default_rng([seed, epoch])
     if weights is None:
@@ -36,11 +36,17 @@ def epoch_order(
 
 
 def batches_by_length(
-    order: np.ndarray, lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int, window=32
+    order: np.ndarray,
+    lengths: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    window: int = 32,
 ) -> list[np.ndarray]:
     """Cuts an order into batches of similar length, so that little is padded.
 
-    Within each `window` batches of the order, examples are sorted by length; then the batches are
+    Examples are sorted by length within each `window` batches of the order; then the batches are
     shuffled. The examples of the epoch stay the same.
     """
     generator = np.random.default_rng([seed, epoch, 1])
@@ -55,22 +61,23 @@ def batches_by_length(
 class Batches(keras.utils.PyDataset):
     """Batches of a training split, in an order that depends on the epoch alone.
 
-    A `keras.utils.PyDataset`: pass it to `fit` on any backend. The epoch is told by its callback,
-    `EpochClock`, which has to be among `fit`'s callbacks.
+    A `keras.utils.PyDataset`: pass it to `fit` on any backend, with `EpochClock`, which sets the
+    epoch, among its callbacks.
 
     Args:
         split: Examples and labels.
         batch_size: Examples in a batch; the last one of an epoch can be smaller.
         seed: Seed of the order.
-        num_classes: K.
-        resample: None, or `"inverse"` or `"effective"`: examples are drawn with P ∝ 1/n_class or
-            1/effective number.
-        beta: β of the effective number.
-        start_epoch: First epoch, from zero, with re-sampling on (0: always; later: DRS).
-        replicas: Into how many shares each batch is cut, one after the other: of a small
-            batch, such as the last one of an epoch, the last shares can be smaller, or empty.
-        own: Which of the shares this process yields, in their order; all by default.
-        steps: Batches of an epoch, the first of its order; 0 for all.
+        resample: `"inverse"` or `"effective"` to draw examples with P ∝ 1/n_class or 1/effective
+            number. Defaults to no re-sampling.
+        counts: Training examples per class, shape `(num_classes,)`; needed to re-sample.
+        beta: β of the effective number. Defaults to 0.9999.
+        start_epoch: First epoch, from zero, with re-sampling on; later than 0 for DRS. Defaults to
+            0.
+        replicas: Number of consecutive shares that each batch is cut into. Of a small batch, such
+            as the last one of an epoch, the last shares can be smaller, or empty. Defaults to 1.
+        own: The shares that this process yields, in their order. Defaults to all.
+        steps: Batches of an epoch, the first of its order; 0, the default, for all.
 
     Raises:
         ValueError: if `batch_size` is not a multiple of `replicas`.
@@ -82,8 +89,8 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         *,
         seed: int,
-        num_classes: int,
         resample: str | None = None,
+        counts: np.ndarray | None = None,
         beta: float = 0.9999,
         start_epoch: int = 0,
         replicas: int = 1,
@@ -96,8 +103,8 @@ class Batches(keras.utils.PyDataset):
         self.start_epoch = start_epoch
         if batch_size % replicas:
             raise ValueError(
-                f"batch_size must be a multiple of the number of replicas, {replicas}; received "
-                f"{batch_size}."
+                f"`batch_size` must be a multiple of the number of replicas, {replicas}. "
+                f"Received: batch_size={batch_size}"
             )
         self.share_size = batch_size // replicas
         self.own = range(replicas) if own is None else own
@@ -106,18 +113,17 @@ class Batches(keras.utils.PyDataset):
             self.steps = min(self.steps, steps)
         self._weights = None
         if resample is not None:
-            counts = np.bincount(split.labels, minlength=num_classes)
-            self._weights = class_counts.class_weights(counts, resample, beta)
+            self._weights = class_counts.class_weights(counts, kind=resample, beta=beta)
         self.epoch = 0
         self._planned = None
 
     def order(self, epoch: int) -> np.ndarray:
-        """Indices of the epoch's examples."""
+        """Returns the indices of the epoch's examples."""
         weights = self._weights if epoch >= self.start_epoch else None
         return epoch_order(self.split.labels, seed=self.seed, epoch=epoch, weights=weights)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Indices of each batch of the epoch, or of this process's shares of them."""
+        """Returns the indices of each batch of the epoch, or of this process's shares of them."""
         order = self.order(epoch)
         if isinstance(self.split.examples, Ragged):
             batches = batches_by_length(
@@ -130,7 +136,7 @@ class Batches(keras.utils.PyDataset):
         return self.shares(batches[: self.steps])
 
     def shares(self, batches: list[np.ndarray]) -> list[np.ndarray]:
-        """This process's shares of batches, in their order; a small batch leaves some empty."""
+        """Returns this process's shares of batches, in order; a small batch leaves some empty."""
         size = self.share_size
         return [batch[share * size : (share + 1) * size] for batch in batches for share in self.own]
 
@@ -145,11 +151,14 @@ class Batches(keras.utils.PyDataset):
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Tells `Batches`, and every layer that draws random numbers, which epoch begins.
+    """Tells `Batches` which epoch begins, and seeds every layer that draws random numbers.
 
     Dropout and augmentation start each epoch from a state that depends on seed and epoch alone.
     Keras saves no random state with a model's weights, so without this a resumed run would draw
     other masks than an uninterrupted one.
+
+    Args:
+        batches: The batches of `fit`.
     """
 
     def __init__(self, batches: Batches):
@@ -157,10 +166,11 @@ class EpochClock(keras.callbacks.Callback):
         self.batches = batches
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Sets the epoch, and every random state."""
         self.batches.epoch = epoch
         for place, state in enumerate(_random_states(self.model)):
             entropy = np.random.SeedSequence([self.batches.seed, epoch, 2, place])
-            # 31 bits: what the integers of every backend can hold.
+            # 31 bits, which the integers of every backend can hold.
             state.assign((entropy.generate_state(2) >> 1).astype(state.dtype))
 
 

@@ -1,79 +1,173 @@
-"""Models: networks whose last layer is given from outside."""
+"""Models: a network for the data, and the head that the loss needs."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import keras
+import numpy as np
 
-from keras_ldam.experiments.config import COSINE_LOSSES, IMAGE_DATASETS, Config
-from keras_ldam.experiments.datasets.data import Data
-
-# All of them, so that Keras knows their layers when it loads the model of a finished run.
-from keras_ldam.experiments.models import bilstm, resnet32, resnet50, small_cnn
+from keras_ldam.experiments import datasets
+from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.datasets.data import Data, Ragged
+from keras_ldam.experiments.models.bilstm import bilstm
+from keras_ldam.experiments.models.mlp import mlp
+from keras_ldam.experiments.models.resnet32 import kaiming_normal, resnet32
+from keras_ldam.experiments.models.resnet50 import resnet50
+from keras_ldam.experiments.models.small_cnn import small_cnn
 from keras_ldam.layers import CosineDense
+from keras_ldam.losses import LOSSES
 
-__all__ = ["build", "head"]
+__all__ = ["NETWORKS", "Network", "build", "head", "named"]
 
 
-def head(config: Config, num_classes: int) -> keras.layers.Layer:
-    """The last layer that the config's loss needs: cosines for a margin, logits otherwise.
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network that configs call by a name.
+
+    Args:
+        form: What it reads: `"images"`, `"vectors"` or `"sequences"`.
+        build: Makes it, from a config, the data and the last layer.
+        kernel: Makes the initializer of a last layer of logits, from a seed. Defaults to Keras'.
+    """
+
+    form: str
+    build: Callable[[Config, Data, keras.layers.Layer], keras.Model]
+    kernel: Callable[[int], keras.initializers.Initializer] | None = None
+
+
+def build(config: Config, data: Data) -> keras.Model:
+    """Builds the network of a config for its data, with the head of its loss, not compiled.
+
+    Raises:
+        ValueError: if the network is unknown, or does not fit the data or the config.
+    """
+    declared = datasets.declared(config.dataset)
+    num_classes = len(data.class_names)
+    if declared.network is not None and not config.network:
+        return declared.network(config, data, head(config, num_classes))
+    form = _form(data)
+    name = config.network or declared.NETWORK or _DEFAULTS[form]
+    network = named(name)
+    if network.form != form:
+        fitting = [known for known, other in NETWORKS.items() if other.form == form]
+        raise ValueError(
+            f"`network` must be one of {', '.join(fitting)} for {form}, as in {data.name}. "
+            f"Received: network={name!r}"
+        )
+    if config.pretrained and name != "resnet50":
+        raise ValueError(
+            f"`pretrained` goes with network resnet50. Received: pretrained={config.pretrained!r}, "
+            f"network={name!r}"
+        )
+    return network.build(config, data, head(config, num_classes, kernel=network.kernel))
+
+
+def head(
+    config: Config,
+    num_classes: int,
+    *,
+    kernel: Callable[[int], keras.initializers.Initializer] | None = None,
+) -> keras.layers.Layer:
+    """Makes the last layer that a config's loss needs: cosines for a margin, logits otherwise.
 
     Under the sigmoid focal loss all classes start at a probability of 1/K, as in Cui et al. (2019):
-    from 1/2 the K - 1 negatives of every example would rule the first steps.
+    from 1/2 the K - 1 negatives of every example would dominate the first steps.
 
-    Logits of CIFAR start from He's normal distribution, as in the official code.
+    Args:
+        config: A resolved config.
+        num_classes: Number of classes K.
+        kernel: Makes the initializer of logits, from a seed. Defaults to Keras'.
     """
-    if config.loss in COSINE_LOSSES:
-        return CosineDense(num_classes, name="cosines")
+    if LOSSES[config.loss].wants_cosines:
+        return CosineDense(num_classes, use_bias=False, name="cosines")  # As in the paper.
     bias = -math.log(num_classes - 1) if config.loss == "sigmoid_focal" else 0.0
-    of_cifar = config.dataset in ("cifar10", "cifar100")
     return keras.layers.Dense(
         num_classes,
-        kernel_initializer=resnet32.kaiming_normal(config.seed) if of_cifar else "glorot_uniform",
+        kernel_initializer="glorot_uniform" if kernel is None else kernel(config.seed),
         bias_initializer=keras.initializers.Constant(bias),
         dtype="float32",
         name="logits",
     )
 
 
-def build(config: Config, data: Data) -> keras.Model:
-    """The network of the config's dataset, with the head of its loss, not compiled."""
-    last = head(config, len(data.class_names))
-    if config.dataset == "digits":
-        return small_cnn.small_cnn(head=last, input_shape=data.train.examples.shape[1:])
-    if config.dataset == "imdb":
-        return _bilstm(last, config, data)
-    if config.dataset in ("cifar10", "cifar100"):
-        return resnet32.resnet32(head=last, seed=config.seed)
-    if config.dataset in IMAGE_DATASETS:
-        shape = (config.image_size, config.image_size, 3)
-        if config.network == "small_cnn":
-            if config.weights:
-                raise ValueError("weights are for network resnet50; received small_cnn.")
-            return small_cnn.small_cnn(head=last, input_shape=shape)
-        return resnet50.resnet50(head=last, input_shape=shape, weights=config.weights)
-    raise ValueError(f"no network for dataset {config.dataset!r}.")
+def named(name: str) -> Network:
+    """Returns a network of `NETWORKS`; raises `ValueError` for an unknown name."""
+    if name not in NETWORKS:
+        raise ValueError(
+            f"`network` must be one of {', '.join(NETWORKS)}. Received: network={name!r}"
+        )
+    return NETWORKS[name]
 
 
-def _bilstm(last, config, data):
-    from keras_ldam.experiments import word_vectors
-
-    reviews, known = data.train.examples, len(data.vocabulary) + 2
-    embedding = word_vectors.prepared(
-        reviews.values,
-        reviews.lengths,
-        data.train.labels,
-        known,
-        size=config.embedding_dim,
-        seed=config.seed,
+def _form(data):
+    examples = data.train.examples
+    if isinstance(examples, Ragged):
+        return "sequences"
+    if data.train.load is not None or (examples.ndim == 4 and examples.dtype == np.uint8):
+        return "images"
+    if examples.ndim == 2 and examples.dtype.kind in "fiu":
+        return "vectors"
+    raise ValueError(
+        f"{data.name}: examples must be uint8 images `(n, height, width, channels)`, vectors "
+        "`(n, features)` or a Ragged, unless the dataset's file has a function "
+        f"`network(config, data, head)`. Received: {examples.dtype}, shape {examples.shape}"
     )
-    return bilstm.bilstm(
-        head=last,
+
+
+def _image_shape(config, data):
+    if data.train.load is not None:
+        return (config.image_size, config.image_size, 3)
+    return data.train.examples.shape[1:]
+
+
+def _small_cnn(config, data, head):
+    return small_cnn(head=head, input_shape=_image_shape(config, data))
+
+
+def _resnet32(config, data, head):
+    return resnet32(head=head, input_shape=_image_shape(config, data), seed=config.seed)
+
+
+def _resnet50(config, data, head):
+    shape = _image_shape(config, data)
+    return resnet50(head=head, input_shape=shape, pretrained=config.pretrained)
+
+
+def _mlp(config, data, head):
+    return mlp(head=head, examples=data.train.examples)
+
+
+def _bilstm(config, data, head):
+    embedding = datasets.declared(config.dataset).embedding
+    if data.vocabulary is not None:
+        known = len(data.vocabulary) + 2
+    else:
+        ids = (split.examples.values for split in (data.train, data.test))
+        known = 1 + max(int(each.max(initial=1)) for each in ids)
+    return bilstm(
+        head=head,
         vocabulary_size=known,
+        embedding_size=config.embedding_dim,
         units=config.units,
         word_dropout=config.dropout,
         layer_dropout=config.dropout,
         head_dropout=config.head_dropout,
-        embedding=embedding,
+        embedding=None if embedding is None else embedding(config, data),
     )
+
+
+NETWORKS = {
+    "small_cnn": Network("images", _small_cnn),
+    # Its logits start as in the official code.
+    "resnet32": Network("images", _resnet32, kaiming_normal),
+    "resnet50": Network("images", _resnet50),
+    "mlp": Network("vectors", _mlp),
+    "bilstm": Network("sequences", _bilstm),
+}
+"""Every network by the name that `--network` takes."""
+
+_DEFAULTS = {"images": "small_cnn", "vectors": "mlp", "sequences": "bilstm"}
+"""The network for each form of examples, where neither config nor dataset names one."""

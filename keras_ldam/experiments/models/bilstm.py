@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,19 +11,19 @@ from keras import ops
 from keras_ldam.experiments.models import recurrence
 
 
-def reverse_words(inputs, lengths):
+def reverse_words(inputs: Any, lengths: Any) -> Any:
     """Reverses the first `lengths[i]` steps of sequence i; the padding after them stays.
 
     Args:
-        inputs: Sequences padded at the end, `[batch, time, features]`.
-        lengths: How many steps of each are real, int32 `[batch]`.
+        inputs: Sequences padded at the end, shape `(batch, time, features)`.
+        lengths: Number of real steps of each, int32, shape `(batch,)`.
 
     Returns:
         A tensor of the shape of `inputs`.
     """
     batch, time, features = ops.shape(inputs)
     source = recurrence.reversed_within(ops.arange(time)[None, :], lengths[:, None])
-    # Rows of one table: `take_along_axis` would look up each number by itself.
+    # As rows of one table: `take_along_axis` would look up each number separately.
     rows = source + time * ops.arange(batch)[:, None]
     return ops.take(ops.reshape(inputs, (-1, features)), rows, axis=0)
 
@@ -30,26 +32,26 @@ def reverse_words(inputs, lengths):
 class BiLSTM(keras.layers.Layer):
     """An LSTM in either direction, for sequences padded at the end.
 
-    It computes what `Bidirectional(LSTM(units, return_sequences=True))` does with a mask, but
-    needs none: reversed within its own length, each sequence has its padding at the end in both
-    directions, where no real step sees it. That leaves the mask's selections out of every time
-    step, and the fused kernel usable on a GPU.
+    It computes what `Bidirectional(LSTM(units, return_sequences=True))` does with a mask, and needs
+    none: it reverses each sequence within its own length, so that the padding is at the end in both
+    directions, after all real steps. This saves the mask's selections in every time step, and
+    allows the fused kernel on a GPU.
 
     Args:
         units: Size of the state of each direction.
-        **kwargs: `name`, `dtype` and so on, as for every Keras layer.
+        **kwargs: Further arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Sequences padded at the end, `[batch, time, features]`.
-        lengths: How many steps of each are real, int32 `[batch]`; without it, all.
-        training: Whether gradients will be asked for. It chooses the way that TensorFlow takes on a
-            CPU, see `recurrence.py`; the states are the same to rounding.
+        inputs: Sequences padded at the end, shape `(batch, time, features)`.
+        lengths: Number of real steps of each, int32, shape `(batch,)`. Defaults to all.
+        training: Whether gradients are needed. It chooses TensorFlow's computation on a CPU, see
+            `recurrence.py`; the states are the same up to rounding.
 
     Returns:
-        States `[batch, time, 2 * units]`, the forward ones first. At padding they mean nothing.
+        States, shape `(batch, time, 2 * units)`, the forward ones first; arbitrary at padding.
     """
 
-    def __init__(self, units: int, **kwargs):
+    def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units = units
         self.forward = keras.layers.LSTM(
@@ -59,12 +61,14 @@ class BiLSTM(keras.layers.Layer):
             units, return_sequences=True, dtype=self.dtype_policy, name="backward"
         )
 
-    def build(self, inputs_shape, lengths_shape=None):
+    def build(self, inputs_shape: tuple, lengths_shape: tuple | None = None) -> None:
+        """Builds the LSTMs of both directions."""
         self.forward.build(inputs_shape)
         self.backward.build(inputs_shape)
         self.built = True
 
-    def call(self, inputs, lengths=None, training=False):
+    def call(self, inputs: Any, lengths: Any = None, training: bool = False) -> Any:
+        """Returns the states of both directions."""
         if lengths is None:
             lengths = ops.full(ops.shape(inputs)[:1], ops.shape(inputs)[1], dtype="int32")
         lengths = ops.cast(lengths, "int32")
@@ -73,10 +77,14 @@ class BiLSTM(keras.layers.Layer):
         backward = reverse_words(self.backward(reverse_words(inputs, lengths)), lengths)
         return ops.concatenate([self.forward(inputs), backward], axis=-1)
 
-    def compute_output_shape(self, inputs_shape, lengths_shape=None):
+    def compute_output_shape(
+        self, inputs_shape: tuple, lengths_shape: tuple | None = None
+    ) -> tuple:
+        """Returns the shape with `2 * units` features."""
         return (*inputs_shape[:-1], 2 * self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal layer."""
         return {**super().get_config(), "units": self.units}
 
 
@@ -85,22 +93,23 @@ class PoolWords(keras.layers.Layer):
     """Mean, and optionally maximum, over the real steps of sequences padded at the end.
 
     Args:
-        maximum: Whether to append the maximum to the mean.
-        **kwargs: `name`, `dtype` and so on, as for every Keras layer.
+        maximum: Whether to append the maximum to the mean. Defaults to `False`.
+        **kwargs: Further arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Sequences padded at the end, `[batch, time, features]`.
-        lengths: How many steps of each are real, at least 1, int32 `[batch]`.
+        inputs: Sequences padded at the end, shape `(batch, time, features)`.
+        lengths: Number of real steps of each, at least 1, int32, shape `(batch,)`.
 
     Returns:
-        A tensor `[batch, features]`, or `[batch, 2 * features]` with the maximum.
+        A tensor, shape `(batch, features)`, or `(batch, 2 * features)` with the maximum.
     """
 
-    def __init__(self, maximum: bool = False, **kwargs):
+    def __init__(self, maximum: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.maximum = maximum
 
-    def call(self, inputs, lengths):
+    def call(self, inputs: Any, lengths: Any) -> Any:
+        """Returns the pooled features."""
         lengths = ops.cast(lengths, "int32")
         real = (ops.arange(ops.shape(inputs)[1])[None, :] < lengths[:, None])[:, :, None]
         # Summed in float32: in bfloat16 a sum over hundreds of words stops growing.
@@ -113,10 +122,12 @@ class PoolWords(keras.layers.Layer):
         lowest = ops.cast(-1e4, inputs.dtype)
         return ops.concatenate([pooled, ops.max(ops.where(real, inputs, lowest), axis=1)], axis=-1)
 
-    def compute_output_shape(self, inputs_shape, lengths_shape):
+    def compute_output_shape(self, inputs_shape: tuple, lengths_shape: tuple) -> tuple:
+        """Returns the shape without time."""
         return (inputs_shape[0], inputs_shape[-1] * (2 if self.maximum else 1))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal layer."""
         return {**super().get_config(), "maximum": self.maximum}
 
 
@@ -132,36 +143,37 @@ def bilstm(
     embedding: np.ndarray | None = None,
     name: str = "bilstm",
 ) -> keras.Model:
-    """Word vectors, two bidirectional LSTMs, and pooling over the words.
+    """Builds word vectors, two bidirectional LSTMs, and pooling over the words.
 
     The head reads the mean and the maximum of the second LSTM's states and the mean word vector,
-    `4 * units + embedding_size` features. They are normalised over the batch first: all of them
-    share one large common direction, and with it all cosines of a cosine head start out equal,
-    from where a scaled margin loss learns the classes' frequencies and little else.
+    `4 * units + embedding_size` features, which are normalized over the batch. Without that they
+    share one large direction, all cosines of a cosine head start out equal, and a scaled margin
+    loss learns little but the classes' frequencies.
 
     Args:
-        head: Last layer.
+        head: The last layer.
         vocabulary_size: Number of word ids, with those of padding and of unknown words.
-        embedding_size: Size of a word vector; that of `embedding` if one is given.
-        units: Size of the state of each direction of each LSTM.
-        word_dropout: Share of the word vectors' components left out, each for a whole text.
-        layer_dropout: Share of the first LSTM's states left out.
-        head_dropout: Share of the head's features left out.
-        embedding: Word vectors to start from, `[vocabulary_size, embedding_size]`; they are
-            trained further. Random by default.
-        name: Name of the model.
+        embedding_size: Size of a word vector; that of `embedding` if it is given. Defaults to 65.
+        units: Size of the state of each direction of each LSTM. Defaults to 48.
+        word_dropout: Share of the word vectors' components that are dropped, each for a whole text.
+            Defaults to 0.3.
+        layer_dropout: Share of the first LSTM's states that are dropped. Defaults to 0.3.
+        head_dropout: Share of the head's features that are dropped. Defaults to 0.5.
+        embedding: Initial word vectors, shape `(vocabulary_size, embedding_size)`, which are
+            trained further. Defaults to random ones.
+        name: Name of the model. Defaults to `"bilstm"`.
 
     Returns:
-        A model from word ids `[batch, time]`, with zeros after the last word, to the head's
-        output. How many zeros follow changes nothing.
+        A model from word ids, shape `(batch, time)`, with any number of zeros after the last word,
+        to the head's output.
 
     Raises:
-        ValueError: if `embedding` has not a row for each word id.
+        ValueError: If `embedding` does not have one row for each word id.
     """
     if embedding is not None:
         if embedding.ndim != 2 or len(embedding) != vocabulary_size:
             raise ValueError(
-                f"embedding must have {vocabulary_size} rows; its shape is {embedding.shape}."
+                f"`embedding` must have {vocabulary_size} rows. Received: shape {embedding.shape}"
             )
         embedding_size = embedding.shape[1]
     layers = keras.layers
@@ -183,6 +195,6 @@ def bilstm(
     x = layers.Dropout(head_dropout, name="head_dropout")(x)
     model = keras.Model(inputs, head(x), name=name)
     if embedding is not None:
-        # Set after building: an initialiser would carry the whole table into the saved config.
+        # Set after building: an initializer would put the whole table into the saved config.
         model.get_layer("vectors").set_weights([embedding])
     return model

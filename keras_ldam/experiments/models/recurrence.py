@@ -1,24 +1,26 @@
 """Training of a bidirectional LSTM on CPUs, where Keras' own spends its time between kernels.
 
-The equations are those of `keras.layers.LSTM`, whose cells hold the weights. What differs is what
-is computed when. Only the product with the state must wait for the step before; the rest is done
-for `CHUNK` steps at once, forward and backward, small enough to stay in a core's cache and large
-enough for one efficient matrix product. `benchmarks/README.md` has what it is worth.
+The equations are those of `keras.layers.LSTM`, whose cells hold the weights; the order of
+computation differs. Only the product with the state must wait for the previous step. The rest is
+computed for `CHUNK` steps at once, forward and backward: few enough to stay in a core's cache and
+enough for one efficient matrix product. `benchmarks/README.md` has the gain.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 from keras import ops
 
 CHUNK = 10
-"""Time steps that are computed together. 10 steps of 64 sequences and 48 units fill 0.5 MB."""
+"""Time steps that are computed together. 10 steps of 64 sequences and 48 units take 0.5 MB."""
 
 
-def suits(inputs) -> bool:
-    """Whether `bidirectional` is the faster way to train: float32, TensorFlow, and no GPU.
+def suits(inputs: Any) -> bool:
+    """Whether `bidirectional` trains faster than Keras: in float32, on TensorFlow without a GPU.
 
-    With a GPU Keras calls cuDNN's kernel. In bfloat16 the one sigmoid for all gates is too coarse.
+    With a GPU Keras calls cuDNN's kernel. In bfloat16 one sigmoid for all gates is too coarse.
     """
     if keras.backend.backend() != "tensorflow":
         return False
@@ -27,22 +29,24 @@ def suits(inputs) -> bool:
     return inputs.dtype == tf.float32 and not tf.config.list_physical_devices("GPU")
 
 
-def reversed_within(step, length):
+def reversed_within(step: Any, length: Any) -> Any:
     """Where a step goes when its sequence is reversed within its length; padding stays in place."""
     return ops.where(step < length, length - 1 - step, step)
 
 
-def bidirectional(inputs, lengths, forward, backward):
-    """States of both directions.
+def bidirectional(
+    inputs: Any, lengths: Any, forward: keras.layers.LSTMCell, backward: keras.layers.LSTMCell
+) -> Any:
+    """Computes the states of both directions.
 
     Args:
-        inputs: Sequences padded at the end, float32 `[batch, time, features]`.
-        lengths: How many steps of each are real, int32 `[batch]`.
+        inputs: Sequences padded at the end, float32, shape `(batch, time, features)`.
+        lengths: Number of real steps of each, int32, shape `(batch,)`.
         forward: A built `LSTMCell` of Keras with its default activations.
         backward: The same for the reversed sequences.
 
     Returns:
-        `[batch, time, 2 * units]`, the forward ones first. At padding they mean nothing.
+        States, shape `(batch, time, 2 * units)`, the forward ones first; arbitrary at padding.
     """
     import tensorflow as tf
 
@@ -56,7 +60,7 @@ def bidirectional(inputs, lengths, forward, backward):
 
     both = []
     for cell, order in ((forward, same), (backward, reversed_within)):
-        # One gather puts the steps in the direction's order and time before batch; one undoes it.
+        # One gather puts steps in the direction's order and time before batch; another undoes it.
         there = sequence[None, :] * time + order(step[:, None], lengths[None, :])
         back = order(step[None, :], lengths[:, None]) * batch + sequence[:, None]
         there, back = tf.reshape(there, (-1,)), tf.reshape(back, (-1,))
@@ -81,7 +85,7 @@ def _rows(table, there, back):
 
 
 def _lstm(inputs, kernel, recurrent, bias):
-    """States `[time, batch, units]` of an LSTM over `[time, batch, features]`.
+    """States of an LSTM, shape `(time, batch, units)`, for inputs `(time, batch, features)`.
 
     The weights' columns are Keras' input, forget, candidate and output gate, those of the candidate
     doubled.
@@ -134,7 +138,7 @@ def _lstm(inputs, kernel, recurrent, bias):
 
             def backward(n, dh, dc, dxs, d_kernel, d_recurrent, d_bias):
                 def shifted(array, chunk):
-                    """States before each step of the chunk; zeros before the first of all."""
+                    """States before each step of the chunk; zeros before the first step."""
                     last = array.read(tf.maximum(n - 1, 0))[-1:]
                     return tf.concat([tf.where(n > 0, last, 0.0), chunk[:-1]], 0)
 

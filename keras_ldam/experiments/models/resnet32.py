@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -37,11 +37,11 @@ def resnet32(
     464,154 trainable parameters.
 
     As in PyTorch, and unlike Keras' defaults: convolutions of stride 2 pad one pixel on each
-    side, so their windows are centred on the pixels that the shortcut keeps; kernels are
-    drawn from a normal distribution that is not truncated; batch normalisation has momentum
+    side, so their windows are centered on the pixels that the shortcut keeps; kernels are
+    drawn from a normal distribution that is not truncated; batch normalization has momentum
     0.9, epsilon 1e-5 and an unbiased moving variance (the last on the TensorFlow backend).
 
-    Augmentation and normalisation of the pixels are part of the model. It takes images as
+    Augmentation and normalization of the pixels are part of the model. It takes images as
     they are stored, and augmentation is on in training only.
 
     Args:
@@ -121,7 +121,7 @@ def resnet32(
 def kaiming_normal(seed: int | None = None) -> keras.initializers.Initializer:
     """Makes the initializer that PyTorch calls `kaiming_normal_`.
 
-    Normal with standard deviation $\\sqrt{2 / \\text{fan-in}}$, not truncated, unlike
+    Normal with standard deviation √(2 / fan-in), not truncated, unlike
     `keras.initializers.HeNormal`.
 
     Args:
@@ -157,10 +157,10 @@ class PaddedShortcut(layers.Layer):
         **kwargs: Further arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Shape `(batch, height, width, channels)`.
+        inputs: Tensor, shape `(batch, height, width, channels)`.
 
     Returns:
-        Shape `(batch, ceil(height / 2), ceil(width / 2), filters)`.
+        A tensor, shape `(batch, ceil(height / 2), ceil(width / 2), filters)`.
 
     Raises:
         ValueError: If the number of new channels is negative or odd.
@@ -226,7 +226,7 @@ def _basic_block(
 def _convolution(
     x: Any, filters: int, *, strides: int = 1, seed: int | None, dtype: Any, name: str
 ) -> keras.KerasTensor:
-    """3x3 convolution without bias and its batch normalisation."""
+    """3x3 convolution without bias and its batch normalization."""
     if strides > 1:
         # "same" would pad the bottom and the right only.
         x = layers.ZeroPadding2D(1, dtype=dtype, name=f"{name}_padding")(x)
@@ -245,8 +245,8 @@ def _convolution(
     )(x)
 
 
-def _distinct_seeds(seed: int | None):
-    """Yields independent seeds, so that runs with neighbouring seeds share no kernel."""
+def _distinct_seeds(seed: int | None) -> Iterator[int | None]:
+    """Yields independent seeds, so that runs with neighboring seeds share no kernel."""
     if seed is None:
         while True:
             yield None

@@ -12,16 +12,16 @@ def small_cnn(
     width: int = 32,
     name: str = "small_cnn",
 ) -> keras.Model:
-    """Three convolutions, the last two at half the resolution, and an average over the image.
+    """Builds three convolutions, the last two at half resolution, and an average over the image.
 
     Args:
-        head: Last layer; it gets `4 * width` features.
-        input_shape: Height, width and channels of the uint8 images.
-        width: Channels of the first convolution.
-        name: Name of the model.
+        head: The last layer, from `4 * width` features to outputs.
+        input_shape: Height, width and channels of an image. Defaults to `(8, 8, 1)`.
+        width: Channels of the first convolution. Defaults to 32.
+        name: Name of the model. Defaults to `"small_cnn"`.
 
     Returns:
-        A model from uint8 images `[batch, height, width, channels]` to the head's output.
+        A model from uint8 images, shape `(batch, height, width, channels)`, to the head's output.
     """
     layers = keras.layers
     inputs = keras.Input(input_shape, dtype="uint8", name="image")
