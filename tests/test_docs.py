@@ -112,13 +112,20 @@ def test_commands_name_programs_and_flags_that_exist(page):
             assert known or flag == "help", f"bin/{program} --{flag}"
 
 
-@pytest.mark.parametrize("example", TUTORIALS, ids=names(TUTORIALS))
-def test_examples_run(example, tmp_path):
-    pytest.importorskip("sklearn")
+BACKENDS = {"custom_training_loop": ("tensorflow", "jax")}
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(path.stem, b) for path in TUTORIALS for b in BACKENDS.get(path.stem, ("tensorflow",))],
+)
+def test_examples_run(name, backend, tmp_path):
+    for module in ("sklearn", backend):
+        pytest.importorskip(module)
     done = subprocess.run(
-        [sys.executable, str(example)],
+        [sys.executable, ROOT / "examples" / f"{name}.py"],
         cwd=tmp_path,
-        env={**os.environ, "SMOKE": "1"},
+        env={**os.environ, "SMOKE": "1", "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )
