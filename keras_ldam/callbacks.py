@@ -15,6 +15,8 @@ from keras_ldam.layers import dense_heads, gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss, MarginLoss, compile_again, weighted_losses
 
 LR_DROP = "lr_drop"
+_BALANCED = ("val_balanced_accuracy", "balanced_accuracy")
+"""Where `ClassErrors` tells whether all predictions are one class."""
 FALL = 0.5
 """The rate has dropped when it is at most this share of the highest since the last drop."""
 
@@ -127,6 +129,7 @@ class DRW(keras.callbacks.Callback):
         self._before: tuple[Any, int | None] = (None, None)
         self._kept: list[np.ndarray] = []
         self._validation: Any = None
+        self._warned = False
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
         """Returns the class weights of an epoch, shape `(num_classes,)`; ones before the start.
@@ -201,9 +204,22 @@ class DRW(keras.callbacks.Callback):
             self._set(self._rate.has_dropped(self._epoch, (self.params or {}).get("steps")))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Adds `reweighted` to the logs."""
-        if logs is not None:
-            logs["reweighted"] = float(self._on)
+        """Adds `reweighted` to the logs, and warns where all predictions are one class."""
+        if logs is None:
+            return
+        logs["reweighted"] = float(self._on)
+        # Exactly this is the balanced accuracy of one class for all. Before the start it is no
+        # fault: many networks begin so.
+        chance = 1.0 / len(self._losses()[0].counts)
+        stuck = [logs[name] for name in _BALANCED if name in logs]
+        if self._on and stuck and not self._warned and abs(float(stuck[0]) - chance) < 1e-6:
+            self._warned = True
+            warnings.warn(
+                f"After epoch {epoch + 1}, with class weights enabled, all predictions are one "
+                "class. Train longer before the start, lower the learning rate or the loss's "
+                "`scale`, and use `CosineDense` and `LDAM` with their defaults.",
+                stacklevel=2,
+            )
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Enables the class weights for validation."""

@@ -55,7 +55,11 @@ def main(which: str, folder: str) -> int:
         return run_lean(python)
     pip(python, "install", "--no-deps", "--editable", str(ROOT))
     return subprocess.call(
-        [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"],
+        # Old packages warn of one another.
+        [
+            *(python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"),
+            *("-o", "filterwarnings=default"),
+        ],
         cwd=ROOT,
     )
 

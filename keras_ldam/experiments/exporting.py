@@ -66,6 +66,7 @@ def export(
             "--calibrate needs examples that neither training nor the results have used, and "
             f"{folder.path} has none; train a run with --validation_fraction, for example 0.1."
         )
+    declared = datasets.declared(config.dataset)  # Before the model, whose layers it may register.
     model = folder.load_model()
     counts = class_counts.check_counts(data["counts"])
     learned = learned_frequencies(config, counts)
@@ -104,7 +105,7 @@ def export(
             "calibration": calibration,
             "config": config.to_json(),
         },
-        **datasets.declared(config.dataset).serving(config, data),
+        **declared.serving(config, data),
     )
     return {"folder": str(written), **json.loads((written / EXPORT_FILE).read_text())}
 

@@ -147,6 +147,11 @@ class CosineDense(keras.layers.Layer):
         """Returns the shape with the classes on the last axis."""
         return (*input_shape[:-1], self.units)
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> CosineDense:
+        """Makes a layer of its arguments; one that was saved before there was a bias has none."""
+        return cls(**{"use_bias": False, **config})
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal layer."""
         return {

@@ -456,3 +456,23 @@ def test_other_heads_and_losses_get_no_warning(head, loss, examples):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*measures margins between cosines")
         fit(model, examples, [keras_ldam.DRW(2, verbose=0)])
+
+
+@pytest.mark.parametrize("stuck", [True, False])
+def test_predictions_of_one_class_get_a_warning_once_the_weights_are_enabled(stuck, examples):
+    x, y = examples
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile(
+        keras.optimizers.SGD(0.0 if stuck else 0.5),
+        keras_ldam.CrossEntropy(COUNTS),
+        metrics=[keras_ldam.ClassErrors(COUNTS)],
+    )
+    model.layers[-1].set_weights([np.zeros((6, 3)), np.array([1.0, 0.0, 0.0])])
+    drw = keras_ldam.DRW(2, weights="inverse", verbose=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, (x, y), [drw], validation_data=(x, y))
+    told = [str(each.message) for each in caught if "one class" in str(each.message)]
+    assert len(told) == stuck
+    if stuck:
+        assert told[0].startswith("After epoch 3, with class weights enabled, all predictions")

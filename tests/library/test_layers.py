@@ -43,6 +43,13 @@ def test_a_bias_is_one_more_coordinate(rng):
     assert layer.count_params() == 27
 
 
+def test_a_layer_that_was_saved_before_there_was_a_bias_has_none():
+    config = keras_ldam.CosineDense(3).get_config()
+    assert keras_ldam.CosineDense.from_config(config).use_bias
+    del config["use_bias"]
+    assert not keras_ldam.CosineDense.from_config(config).use_bias
+
+
 def test_a_bias_is_nearly_nothing_beside_long_features(rng):
     x = (1000 * rng.normal(size=(5, 8))).astype(np.float32)
     one, two = keras_ldam.CosineDense(3), keras_ldam.CosineDense(3, use_bias=False)
