@@ -55,12 +55,10 @@ def main(which: str, folder: str) -> int:
         return run_lean(python)
     pip(python, "install", "--no-deps", "--editable", str(ROOT))
     return subprocess.call(
-        # Old packages warn of one another.
-        [
-            *(python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"),
-            *("-o", "filterwarnings=default"),
-        ],
+        [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"],
         cwd=ROOT,
+        # Old packages warn of one another.
+        env={**os.environ, "PYTEST_ADDOPTS": "-o filterwarnings=default"},
     )
 
 

@@ -550,11 +550,16 @@ def outputs_of(pixels):
     return {"scores": keras.layers.Dense(2)(keras.layers.Flatten()(pixels)), "pixels": pixels}
 
 
+def two_inputs(x):
+    other = keras.Input((1,))
+    return keras.Model([x, other], keras.layers.Concatenate()([keras.layers.Flatten()(x), other]))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda x: keras.Model(x, keras.layers.Conv2D(2, 1)(x)), "scores of shape (batch, num_cla"),
-        (lambda x: keras.Model([x, keras.Input((1,))], keras.layers.Flatten()(x)), "one input"),
+        (two_inputs, "one input"),
         (lambda x: keras.Model(x, outputs_of(x)), 'keras.Model(model.inputs, model.output["scores'),
         (lambda x: Subclassed(), "inputs = keras.Input(shape); model = keras.Model(inputs, model("),
         (lambda x: keras.Sequential([keras.layers.Dense(2)]), "must be a built functional or seq"),

@@ -1,5 +1,7 @@
 """Tests of FusedBatchNormalization against NumPy and against Keras' own layer."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -138,6 +140,9 @@ def test_inputs_that_are_not_images_fall_back_on_keras_own_layer():
     "options", [{"renorm": True}, {"synchronized": True}, {"dtype": "float64"}]
 )
 def test_what_the_operation_cannot_do_is_left_to_keras_own_layer(options):
+    known = inspect.signature(keras.layers.BatchNormalization).parameters
+    if "renorm" in options and "renorm" not in known:
+        pytest.skip("this Keras knows no renorm")
     fused, plain = (
         kind(momentum=0.0, **options)
         for kind in (FusedBatchNormalization, keras.layers.BatchNormalization)
