@@ -281,21 +281,23 @@ def softmax_scale(model: keras.Model, scale: float | None = None) -> float:
         class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
         return float(scale)
     heads = cosine_heads(model)
-    of_head = next((head.scale for head in heads if head.scale is not None), None)
     losses = keras.tree.flatten(getattr(model, "loss", None))
-    of_loss = next((s for loss in losses if (s := getattr(loss, "scale", None)) is not None), None)
-    if of_head is not None and of_loss is not None and of_head != of_loss:
+    of_heads, of_losses = (
+        [float(s) for each in some if (s := getattr(each, "scale", None)) is not None]
+        for some in (heads, losses)
+    )
+    if len({*of_heads, *of_losses}) > 1:
         raise ValueError(
-            "Head and loss must have one scale; pass `scale=` to choose. Received: the head has "
-            f"scale={of_head:g}, the loss has scale={of_loss:g}"
+            "Heads and losses must have one scale; pass `scale=` to choose. Received: heads have "
+            f"scale={of_heads}, losses have scale={of_losses}"
         )
-    found = of_loss if of_head is None else of_head
+    found = next(iter([*of_heads, *of_losses]), None)
     if found is None and heads:
         raise ValueError(
             "The model gives cosines, and neither its head nor a loss that it is compiled with has "
             "a scale, so the softmax scale is unknown: pass `scale=`, as used by the loss."
         )
-    return 1.0 if found is None else float(found)
+    return 1.0 if found is None else found
 
 
 def with_probabilities(model: keras.Model, *, scale: float | None = None) -> keras.Model:

@@ -208,6 +208,8 @@ def _named(counts: Any) -> tuple[list[str] | None, Any]:
     if not hasattr(counts, "items"):
         return None, counts
     pairs = _by_name(counts.items())
+    if set(pairs) == set(range(len(pairs))):  # True and 1.0 are numbers of classes too.
+        return None, [pairs[key] for key in range(len(pairs))]
     numbers = {key: int(key) for key in pairs if str(key).isascii() and str(key).isdigit()}
     if sorted(numbers.values()) == list(range(len(pairs))):
         return None, [pairs[key] for key in sorted(pairs, key=lambda key: numbers[key])]

@@ -127,9 +127,8 @@ class DRW(keras.callbacks.Callback):
         self._on = self._undecided = False
         self._epoch: int | None = None
         self._before: tuple[Any, int | None] = (None, None)
-        self._kept: list[np.ndarray] = []
         self._validation: Any = None
-        self._warned = False
+        self._stuck = 0
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
         """Returns the class weights of an epoch, shape `(num_classes,)`; ones before the start.
@@ -161,6 +160,7 @@ class DRW(keras.callbacks.Callback):
         """Checks losses, counts, head and start."""
         self._epoch = None
         for loss in self._losses():
+            loss.validate_by(None)  # A validation may have been interrupted.
             if self.counts is not None and len(self.counts) != len(loss.counts):
                 raise ValueError(
                     f"`counts` of `DRW` must have {len(loss.counts)} classes, as those of the loss "
@@ -204,28 +204,28 @@ class DRW(keras.callbacks.Callback):
             self._set(self._rate.has_dropped(self._epoch, (self.params or {}).get("steps")))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Adds `reweighted` to the logs, and warns where all predictions are one class."""
+        """Adds `reweighted` to the logs, and warns where predictions are one class."""
         if logs is None:
             return
         logs["reweighted"] = float(self._on)
         # Exactly this is the balanced accuracy of one class for all. Before the start it is no
         # fault: many networks begin so.
         chance = 1.0 / len(self._losses()[0].counts)
-        stuck = [logs[name] for name in _BALANCED if name in logs]
-        if self._on and stuck and not self._warned and abs(float(stuck[0]) - chance) < 1e-6:
-            self._warned = True
+        found = [logs[name] for name in _BALANCED if name in logs]
+        stuck = self._on and bool(found) and abs(float(found[0]) - chance) < 1e-6
+        self._stuck = self._stuck + 1 if stuck else 0
+        if self._stuck == 2:  # Once may be chance, where there are few examples.
             warnings.warn(
-                f"After epoch {epoch + 1}, with class weights enabled, all predictions are one "
-                "class. Train longer before the start, lower the learning rate or the loss's "
-                "`scale`, and use `CosineDense` and `LDAM` with their defaults.",
+                f"After epoch {epoch + 1}, with class weights enabled, predictions are no better "
+                "than one class for all. Train longer before the start, lower the learning rate or "
+                "the loss's `scale`, and use `CosineDense` and `LDAM` with their defaults.",
                 stacklevel=2,
             )
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Enables the class weights for validation."""
-        self._kept = [keras.ops.convert_to_numpy(loss.class_weights) for loss in self._losses()]
         for loss in self._losses():
-            loss.class_weights.assign(self._weights_for(loss, True))
+            loss.validate_by(self._weights_for(loss, True))
         # On JAX a step keeps the weights that it was compiled with.
         if keras.backend.backend() == "jax" and self.model.test_function is not self._validation:
             self.model.make_test_function(force=True)
@@ -233,13 +233,15 @@ class DRW(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         """Restores the class weights of the epoch."""
-        for loss, weights in zip(self._losses(), self._kept, strict=True):
-            loss.class_weights.assign(weights)
+        for loss in self._losses():
+            loss.validate_by(None)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warns if the class weights were never enabled."""
         epoch = self._epoch
         self._before = self.model, epoch
+        if self._validation is not None and self.model.test_function is self._validation:
+            self.model.make_test_function(force=True)
         if epoch is None or self._on or self.allow_unreached:
             return
         if self._rate is not None:
@@ -296,7 +298,12 @@ class DRW(keras.callbacks.Callback):
                 raise ValueError(
                     f"start={self.start!r} needs the number of epochs, which is unknown."
                 )
-            self.start_epoch = min(round(float(self.start) * epochs), epochs - 1)
+            self.start_epoch = int(float(self.start) * epochs + 1e-9)
+            if not self.start_epoch:
+                raise ValueError(
+                    f"start={self.start!r} leaves no epoch before the start. Received: epochs="
+                    f"{epochs}; where `fit` is called in pieces, give `start_epoch`."
+                )
         if epochs is not None and epochs <= (self.start_epoch or 0) and not self.allow_unreached:
             raise ValueError(
                 f"DRW would never enable the class weights: start_epoch={self.start_epoch}, but "
@@ -351,12 +358,18 @@ class _Rate:
             self.schedule = keras.optimizers.schedules.deserialize(config)
         self.compiled = self._current()
         self.highest = 0.0
-        self.drops = 0
+        self.drops = self.before = 0
         self.last: int | None = None
 
     def has_dropped(self, epoch: int, steps: int | None) -> bool:
         """Whether an epoch is trained after the drop; called in its first step."""
         if self.schedule is not None and steps:
+            if self.last is None or epoch <= self.last:
+                # Another `fit` with the same optimizer goes on where the schedule was.
+                self.before = (
+                    int(keras.ops.convert_to_numpy(self.optimizer.iterations)) - epoch * steps
+                )
+            self.last = epoch
             return self._drops_of(self._scheduled(epoch + 1, steps)) >= self.drop
         resumed = epoch > 0 and self.last != epoch - 1
         if epoch == 0 or resumed:
@@ -380,7 +393,7 @@ class _Rate:
 
     def _scheduled(self, epochs: int, steps: int) -> list[float]:
         assert self.schedule is not None
-        return [float(self.schedule(epoch * steps)) for epoch in range(epochs)]
+        return [float(self.schedule(self.before + epoch * steps)) for epoch in range(epochs)]
 
     def _drops_of(self, rates: list[float]) -> int:
         self.drops, self.highest = 0, 0.0
@@ -390,7 +403,7 @@ class _Rate:
 
     def _look(self, rate: float) -> None:
         # Rounding: half of 0.1 in float32 may be a little more than half.
-        if rate <= FALL * self.highest * (1 + 1e-6):
+        if self.highest > 0 and rate <= FALL * self.highest * (1 + 1e-6):
             self.drops, self.highest = self.drops + 1, rate
         self.highest = max(self.highest, rate)
 

@@ -82,6 +82,8 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
         )
     if keras.backend.standardize_dtype(labels.dtype) == "string":
         raise ValueError("Labels must be whole numbers. Received: strings; number the classes.")
+    if keras.backend.standardize_dtype(labels.dtype) == "bool":
+        labels = ops.cast(labels, "int32")
     check_labels(labels if visible is None else visible, num_classes)
     # Before the cast, which would make a class of a fraction, of NaN, and of 2**32.
     is_class = ops.logical_and(labels >= 0, labels < num_classes)

@@ -111,32 +111,40 @@ class RunFolder:
         Raises:
             ValueError: if another process is training in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle = None
+        handle = self._lock()
         try:
-            if fcntl is not None:
-                handle = os.open(self.path, os.O_RDONLY)
-                self._lock(handle)
             for folder in (self.path, self.checkpoints):
                 if folder.is_dir():
                     files.remove_leftovers(folder)
             yield
         finally:
-            if handle is not None:
-                os.close(handle)
             with contextlib.suppress(OSError):
                 self.path.rmdir()
+            if handle is not None:
+                os.close(handle)
 
-    def _lock(self, handle):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is training in {self.path}; wait for it, or choose another "
-                "--run_dir."
-            ) from None
-        except OSError:  # Some network file systems know no locks.
-            pass
+    def _lock(self):
+        """Creates the folder and locks it; returns the handle that holds the lock."""
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if fcntl is None:
+                return None
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                raise ValueError(
+                    f"another process is training in {self.path}; wait for it, or choose another "
+                    "--run_dir."
+                ) from None
+            except OSError:  # Some network file systems know no locks.
+                return handle
+            # Whoever held the lock before may have removed the folder.
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(handle).st_ino == self.path.stat().st_ino:
+                    return handle
+            os.close(handle)
 
     def create(self, config: Config, data: dict) -> None:
         """Creates the folder of a run, or says in an existing one where the run is continued.

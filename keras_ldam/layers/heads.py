@@ -42,6 +42,8 @@ def _is_normalized(output: Any) -> bool:
     operation = keras_internals.operation_of(output)
     if isinstance(operation, keras.Model):
         return gives_probabilities(operation)
+    if isinstance(operation, keras.layers.TimeDistributed):
+        operation = operation.layer
     last = getattr(operation, "activation", None) or operation
     name = getattr(last, "__name__", type(last).__name__)
-    return isinstance(last, keras.layers.Softmax) or name.lower() in ("softmax", "sigmoid")
+    return name.lower() in ("softmax", "sigmoid", "scaledsoftmax")

@@ -72,6 +72,11 @@ class ClassWeightedLoss(keras.losses.Loss):
                 dtype="float32",
                 name="class_weights",
             )
+            # What `DRW` validates by: see `validate_by`.
+            self._validation = keras.Variable(
+                np.ones(len(self.counts) + 1), trainable=False, dtype="float32", name="validation"
+            )
+            self.validate_by(None)
         elif class_weights is not None:
             raise ValueError("`class_weights` need `counts`; pass both.")
 
@@ -88,7 +93,7 @@ class ClassWeightedLoss(keras.losses.Loss):
                 of the loss's own: in a compiled training loop of your own, pass them as an argument
                 of the step.
         """
-        with self._weighing(class_weights):
+        with self._weighing(class_weights, sample_weight):
             weights = self.example_weights(y_true, y_pred, sample_weight)
             loss = super().__call__(y_true, y_pred, weights)
         if self.reduction == "mean_with_sample_weight":
@@ -136,13 +141,27 @@ class ClassWeightedLoss(keras.losses.Loss):
                 f"on its last axis. Received: shape {shape}.{hint}"
             )
 
+    def validate_by(self, class_weights: np.ndarray | None) -> None:
+        """Puts other class weights in the place of the loss's own until it is called with `None`.
+
+        `DRW` does so for each validation, and the loss then demands whole margins, so that what is
+        validated is the same in every epoch.
+        """
+        weights = np.ones(len(self.counts)) if class_weights is None else class_weights
+        on = float(class_weights is not None)
+        self._validation.assign(np.append(weights, on).astype("float32"))
+
     @property
     def _weights(self) -> Any:
         given = getattr(_here, "class_weights", None)
-        return self.class_weights if given is None else given
+        if given is not None:
+            return given
+        validation = ops.convert_to_tensor(self._validation)
+        own = ops.convert_to_tensor(self.class_weights)
+        return ops.where(validation[-1] > 0, validation[:-1], own)
 
     @contextlib.contextmanager
-    def _weighing(self, class_weights: Any) -> Iterator[None]:
+    def _weighing(self, class_weights: Any, sample_weight: Any) -> Iterator[None]:
         """Within it, `class_weights` take the place of the variable, if there are any."""
         if class_weights is not None:
             if self.counts is None:
@@ -153,11 +172,18 @@ class ClassWeightedLoss(keras.losses.Loss):
                     f"{self.name}: `class_weights` must have shape ({len(self.counts)},). "
                     f"Received: shape {tuple(class_weights.shape)}"
                 )
-        before, _here.class_weights = getattr(_here, "class_weights", None), class_weights
+        before = _here.__dict__.copy()
+        _here.class_weights, _here.sample_weight = class_weights, sample_weight
         try:
             yield
         finally:
-            _here.class_weights = before
+            _here.class_weights = before.get("class_weights")
+            _here.sample_weight = before.get("sample_weight")
+
+    @property
+    def _sample_weight(self) -> Any:
+        """The weights of examples that the loss is being called with."""
+        return getattr(_here, "sample_weight", None)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss, with the class weights of this moment."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ldam.labels import as_index, prepare
+from keras_ldam.labels import as_index, prepare, weigh
 from keras_ldam.losses.base import MarginLoss, one_for_each_class, softmax_cross_entropy
 
 
@@ -69,8 +69,9 @@ class LDAM(MarginLoss):
             without margins, and H₀ that of the class frequencies alone. `False` demands whole
             margins from the first step, as the official code does: before a network has learned
             anything it can satisfy them only for the frequent classes, by assigning every example
-            to them. Since the share is computed from the batch, the loss of a batch is not quite
-            the mean of its examples' losses.
+            to them. The share is computed from the batch, so the loss of a batch is not quite the
+            mean of its examples' losses, and while the share grows the loss may rise. `DRW`
+            validates with whole margins.
         exponent: 1/4, as the theorem has it. 0 gives every class the margin `max_margin` (rows M).
         test_prior: Class frequencies expected at test time, if not uniform (see `margins`).
         class_weights: Initial class weights; ones by default. `DRW` changes them.
@@ -145,8 +146,17 @@ class LDAM(MarginLoss):
             given = ops.take(surprise, as_index(labels, len(self.counts)), axis=0)
         else:
             given = ops.matmul(labels, ops.expand_dims(surprise, -1))[..., 0]
-        entropy = ops.mean(softmax_cross_entropy(labels, sparse, self.scale * scores))
-        return ops.clip(1.0 - entropy / ops.mean(given), 0.0, 1.0)
+        # By the examples' own weights: what counts nothing must not move the others' margins.
+        weights = weigh(ops.where(given > 0, 1.0, 0.0), y_pred, self._sample_weight)
+        entropy = softmax_cross_entropy(labels, sparse, self.scale * scores)
+        entropy, given = (
+            ops.sum(ops.where(weights > 0, weights * part, 0.0)) for part in (entropy, given)
+        )
+        share = ops.clip(1.0 - ops.divide_no_nan(entropy, given), 0.0, 1.0)
+        # NaN is a matter of its own example.
+        share = ops.where(share == share, share, 0.0)
+        validating = ops.convert_to_tensor(self._validation)[-1] > 0
+        return ops.where(ops.logical_or(validating, given <= 0), 1.0, share)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss."""

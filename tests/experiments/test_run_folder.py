@@ -168,3 +168,14 @@ def test_hidden_files_of_ones_own_are_no_leftovers(tmp_path):
     own.mkdir()
     files.remove_leftovers(tmp_path)
     assert own.exists() and not files.is_leftover(own)
+
+
+def test_whoever_is_refused_leaves_the_folder_to_its_owner(tmp_path):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "run"
+    with RunFolder(path).locked():
+        for _ in range(2):
+            with pytest.raises(ValueError, match="another process"), RunFolder(path).locked():
+                pass
+            assert path.exists()
+    assert not path.exists()

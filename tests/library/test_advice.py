@@ -160,3 +160,8 @@ def test_a_file_without_counts_gets_a_sentence_with_its_name(tmp_path, content, 
     file.write_bytes(content)
     with pytest.raises(ValueError, match=f"counts.csv.*{message}"):
         advice.read_counts(file)
+
+
+def test_true_and_false_are_the_classes_one_and_zero():
+    assert keras_ldam.advise({True: 90, False: 5}).counts.tolist() == [5, 90]
+    assert keras_ldam.advise({1.0: 90, 0.0: 5}).counts.tolist() == [5, 90]

@@ -1,5 +1,6 @@
 """Deferred re-weighting: that it fires, when, and that compiled steps see it. Every backend."""
 
+import itertools
 import warnings
 
 import keras
@@ -360,9 +361,12 @@ def test_a_resumed_training_that_cannot_know_of_a_drop_says_so(examples):
         )
 
 
-@pytest.mark.parametrize(("share", "epochs", "on"), [(0.5, 4, 2), (0.8, 5, 4), (0.99, 4, 3)])
+@pytest.mark.parametrize(
+    ("share", "epochs", "on"), [(0.5, 4, 2), (0.8, 5, 4), (0.99, 4, 3), (0.29, 100, 29)]
+)
 def test_it_can_start_after_a_share_of_the_epochs(share, epochs, on, examples):
-    history = fit(compiled(), examples, [keras_ldam.DRW(start=share, verbose=0)], epochs=epochs)
+    drw = keras_ldam.DRW(start=share, verbose=0)
+    history = fit(compiled(), examples, [drw], epochs=epochs, batch_size=42)
     assert history["reweighted"] == [float(epoch >= on) for epoch in range(epochs)]
 
 
@@ -472,7 +476,53 @@ def test_predictions_of_one_class_get_a_warning_once_the_weights_are_enabled(stu
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(model, (x, y), [drw], validation_data=(x, y))
-    told = [str(each.message) for each in caught if "one class" in str(each.message)]
+    told = [str(each.message) for each in caught if "one class for all" in str(each.message)]
     assert len(told) == stuck
     if stuck:
-        assert told[0].startswith("After epoch 3, with class weights enabled, all predictions")
+        assert told[0].startswith("After epoch 4, with class weights enabled, predictions are no")
+
+
+def test_a_share_of_one_epoch_is_refused(examples):
+    with pytest.raises(ValueError, match="leaves no epoch before the start"):
+        fit(compiled(), examples, [keras_ldam.DRW(start=0.8, allow_unreached=True)], epochs=1)
+
+
+def test_a_warm_up_from_zero_is_no_drop(examples):
+    history = fit(
+        compiled(),
+        examples,
+        [keras_ldam.DRW(start="lr_drop", verbose=0), rates([0.0, 0.1, 0.1, 0.01])],
+    )
+    assert history["reweighted"] == [0, 0, 0, 1]
+
+
+def test_another_fit_goes_on_where_the_schedule_was(examples):
+    model = compiled()
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.05, 0.005])
+    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS))
+    fit(model, examples)
+    drw = keras_ldam.DRW(start="lr_drop", allow_unreached=True, verbose=0)
+    assert fit(model, examples, [drw])["reweighted"] == [0, 0, 0, 0]
+
+
+def test_the_loss_of_a_validation_falls_while_the_network_learns(rng):
+    y = np.repeat(np.arange(3), [120, 40, 12])
+    x = (rng.normal(size=(172, 3)) + 2 * np.eye(3)[y]).astype("float32")
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential([keras.Input((3,)), keras_ldam.CosineDense(3)])
+    model.compile(keras.optimizers.SGD(0.02), keras_ldam.LDAM([120, 40, 12]))
+    drw = keras_ldam.DRW(6, verbose=0)
+    losses = fit(model, (x, y), [drw], epochs=8, validation_data=(x, y))["val_loss"]
+    assert losses[-1] < losses[0]
+    assert all(later < before + 0.05 for before, later in itertools.pairwise(losses))
+
+
+def test_a_validation_that_is_interrupted_leaves_the_weights_of_the_epoch(examples):
+    class Stop(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = compiled()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, examples, [keras_ldam.DRW(2, verbose=0), Stop()], validation_data=examples)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model.loss.class_weights), 1)

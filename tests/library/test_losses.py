@@ -589,3 +589,38 @@ def test_the_official_behaviour_is_that_of_the_paper(batch):
     y, z = batch
     expected = oracle.ldam(y, z, oracle.margins(COUNTS, 0.5), SCALE).mean()
     assert float(keras_ldam.LDAM(COUNTS, **OFFICIAL)(y, z)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_weighs_nothing_does_not_move_the_margins_of_others(batch):
+    y, z = batch
+    loss = keras_ldam.LDAM(COUNTS)
+    alone = float(loss(y[:32], z[:32]))
+    weights = np.repeat([1.0, 0.0], 32).astype("float32")
+    assert float(loss(y, z, weights)) == pytest.approx(alone, rel=1e-5)
+    rows = np.eye(4, dtype=np.float32)[y]
+    rows[32:] = 0
+    assert float(loss(rows, z)) == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_batch_without_any_label_moves_nothing():
+    z = np.array([[0.4, 0.1, 0.0, 0.2]], np.float32)
+    loss = keras_ldam.LDAM(COUNTS)
+    void = np.zeros((1, 4), np.float32)
+    np.testing.assert_array_equal(gradient(lambda z: loss(void, z), z), 0)
+
+
+def test_nan_is_a_matter_of_its_own_example(batch):
+    y, z = (part[:4] for part in batch)
+    z = z.copy()
+    z[2, 1] = np.nan
+    each = values(keras_ldam.LDAM(COUNTS, reduction=None)(y, z))
+    assert np.isnan(each).tolist() == [False, False, True, False]
+    assert np.isnan(float(keras_ldam.LDAM(COUNTS)(y, z)))
+
+
+def test_labels_may_be_true_and_false(batch):
+    _, z = batch
+    y = np.arange(64) % 2 == 1
+    for loss in (keras_ldam.LDAM([80, 4]), keras_ldam.CrossEntropy()):
+        whole = float(loss(y.astype("int32"), z[:, :2]))
+        assert float(loss(y, z[:, :2])) == pytest.approx(whole)

@@ -79,9 +79,13 @@ def test_a_subclassed_model_has_probabilities_too(x):
         (lambda: built(keras_ldam.CosineDense(3)), "softmax scale is unknown: pass `scale=`"),
         (
             lambda: built(keras_ldam.CosineDense(3, scale=10), keras_ldam.LDAM(COUNTS)),
-            r"head has scale=10.*loss has scale=15",
+            r"heads have scale=.10.0., losses have scale=.15.0.",
         ),
         (lambda: built(keras.layers.Dense(3, "softmax")), "ends in probabilities already"),
+        (
+            lambda: keras_ldam.with_probabilities(built(keras_ldam.CosineDense(3, scale=10))),
+            "ends in probabilities already",
+        ),
         (lambda: "model", "must be a Keras model"),
     ],
 )
