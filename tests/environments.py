@@ -48,7 +48,8 @@ def main(which: str, folder: str) -> int:
         named = [options["install_requires"]]
         named += [extras[name] for name in ("export", "report", "experiments", "jax")]
         packages = sorted({lowest(line) for text in named for line in text.split("\n") if line})
-        packages += ["pytest", "pytest-xdist", "ruff", "mypy"]
+        # Newer ones need NumPy 2.
+        packages += ["pyarrow<21", "pytest", "pytest-xdist", "ruff", "mypy"]
     create(Path(folder), packages)
     if which == "lean":
         install_wheel(python)
