@@ -158,7 +158,7 @@ class DRW(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks losses, counts, head and start."""
-        self._epoch = None
+        self._epoch, self._stuck = None, 0
         for loss in self._losses():
             loss.validate_by(None)  # A validation may have been interrupted.
             if self.counts is not None and len(self.counts) != len(loss.counts):

@@ -93,6 +93,23 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
     return ops.cast(labels, "int32"), True, scores
 
 
+def check_classes(name: str, y_pred: Any, num_classes: int) -> None:
+    """Raises `ValueError` unless the last axis of scores has one entry for each class.
+
+    Args:
+        name: Name of the loss or metric, for the error.
+        y_pred: Scores, `(…, num_classes)`.
+        num_classes: K.
+    """
+    shape = tuple(ops.convert_to_tensor(y_pred).shape)
+    if not shape or shape[-1] != num_classes:
+        hint = f" {TWO_SCORES}" if shape and shape[-1] == 1 else ""
+        raise ValueError(
+            f"{name}: `counts` name {num_classes} classes, which `y_pred` must have on its last "
+            f"axis. Received: shape {shape}.{hint}"
+        )
+
+
 def class_of(y_true: Any, y_pred: Any) -> Any:
     """Returns the class of each example, int32 `(…)`: of a soft label that of the largest share.
 

@@ -31,7 +31,7 @@ class CosineDense(keras.layers.Layer):
     ResNet, both are nearly the same.
 
     It computes in float32 under every global precision policy, and refuses a `dtype` of less: in
-    bfloat16 cosines have steps of 1/256, and the softmax multiplies them by s = 30.
+    bfloat16 cosines have steps of 1/256, and the softmax multiplies them by s.
 
     Args:
         units: Number of classes K, at least 1.

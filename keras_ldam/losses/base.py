@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import TWO_SCORES, as_index, prepare, weigh
+from keras_ldam.labels import as_index, check_classes, prepare, weigh
 
 
 class ClassWeightedLoss(keras.losses.Loss):
@@ -131,15 +131,8 @@ class ClassWeightedLoss(keras.losses.Loss):
         return weigh(weights, y_pred, sample_weight)
 
     def _check_classes(self, y_pred: Any) -> None:
-        if self.counts is None:
-            return
-        shape = tuple(ops.convert_to_tensor(y_pred).shape)
-        if not shape or shape[-1] != len(self.counts):
-            hint = f" {TWO_SCORES}" if shape and shape[-1] == 1 else ""
-            raise ValueError(
-                f"{self.name}: `counts` name {len(self.counts)} classes, which `y_pred` must have "
-                f"on its last axis. Received: shape {shape}.{hint}"
-            )
+        if self.counts is not None:
+            check_classes(self.name, y_pred, len(self.counts))
 
     def validate_by(self, class_weights: np.ndarray | None) -> None:
         """Puts other class weights in the place of the loss's own until it is called with `None`.

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import TWO_SCORES, as_index, class_of, weigh
+from keras_ldam.labels import as_index, check_classes, class_of, weigh
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -86,13 +86,7 @@ class ClassErrors(keras.metrics.Metric):
         """
         num_classes = len(self.counts)
         y_pred = ops.convert_to_tensor(y_pred)
-        shape = tuple(y_pred.shape)
-        if not shape or shape[-1] != num_classes:
-            hint = f" {TWO_SCORES}" if shape and shape[-1] == 1 else ""
-            raise ValueError(
-                f"{self.name}: `counts` name {num_classes} classes, which `y_pred` must have on "
-                f"its last axis. Received: shape {shape}.{hint}"
-            )
+        check_classes(self.name, y_pred, num_classes)
         labels = class_of(y_true, y_pred)
         weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ldam import evaluation
+from keras_ldam.adjustment import softmax_scale
 from keras_ldam.counts import in_class_order
 from keras_ldam.layers import gives_cosines
 from keras_ldam.report.record import Run
@@ -112,16 +113,11 @@ def _check_output(name: str, model: keras.Model, examples: Any) -> None:
 
 def _scale(name: str, model: keras.Model, loss: Any, scale: float | None) -> float:
     """Returns the factor that makes logits of the model's scores."""
-    own = getattr(loss, "scale", None)
-    if own is None and not gives_cosines(model):
-        return 1.0
-    scale = own if scale is None else scale
-    if scale is None:
-        raise ValueError(
-            f"model {name!r} gives cosines, whose softmax scale is unknown: compile it with a "
-            "margin loss, or pass `scale`, as used by the loss. Received: scale=None"
-        )
-    return scale
+    scaled = gives_cosines(model) or getattr(loss, "scale", None) is not None
+    try:
+        return softmax_scale(model, scale if scaled else None)
+    except ValueError as error:
+        raise ValueError(f"model {name!r}: {error}") from None
 
 
 def _rows(history: Any) -> list[dict[str, float]]:
