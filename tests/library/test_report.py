@@ -389,7 +389,7 @@ def test_class_names_with_keys_are_read_by_these(own, tmp_path, monkeypatch):
 def test_a_cosine_head_of_unknown_scale_is_asked_for_it(own, tmp_path, undrawn):
     models, train, test, _ = own
     bare = keras.Sequential(models["LDAM-DRW"].layers)
-    with pytest.raises(ValueError, match=r"'bare': The model gives cosines.*pass `scale`"):
+    with pytest.raises(ValueError, match=r"'bare': The model gives cosines.*pass `scale=`"):
         report.compare({"bare": bare}, train, test, tmp_path)
     report.compare({"bare": bare}, train, test, tmp_path, scale=30.0)
 
