@@ -3,6 +3,7 @@
 from keras_ldam.adjustment import with_probabilities
 from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
+from keras_ldam.counting import count
 from keras_ldam.counts import (
     class_weights,
     long_tailed_counts,
@@ -43,6 +44,7 @@ __all__ = [
     "RandomCropFlip",
     "advise",
     "class_weights",
+    "count",
     "cross_entropy",
     "example_margins",
     "export_saved_model",

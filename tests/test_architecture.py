@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms of each wing by floor: a room imports from lower floors only.
 LIBRARY = [
     {"extras", "files", "keras_internals", "version"},
-    {"counts", "hardware", "labels"},
+    {"counting", "counts", "hardware", "labels"},
     {"advice", "layers", "losses", "metrics", "optimizers", "schedules"},
     {"adjustment", "callbacks"},
     {"evaluation"},
