@@ -1,17 +1,14 @@
-"""What is done to a trained model: its reliability, a temperature, a shift to another prior."""
+"""How far probabilities can be trusted, and the temperature that makes them trustworthy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_ldam import counts as class_counts
 from keras_ldam import extras
 from keras_ldam.labels import check_labels
-from keras_ldam.layers import ScaledSoftmax, cosine_heads, gives_probabilities
 
 TEMPERATURES = (0.05, 20.0)
 """The range in which a temperature is fitted."""
@@ -178,176 +175,13 @@ def softmax(logits: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.exp(_log_softmax(np.asarray(logits, dtype=np.float64)))
 
 
-def prior_weights(
-    labels: Sequence[int] | np.ndarray, prior: Sequence[float] | np.ndarray | Mapping[int, float]
-) -> np.ndarray:
-    """Returns weights under which examples stand for a population with other class frequencies.
-
-    Args:
-        labels: Class of each example, shape `(n,)` or `(n, 1)`.
-        prior: Class frequencies of the population π, shape `(num_classes,)`, or by class.
-
-    Returns:
-        π_y / (share of class y in `labels`) for each example, shape `(n,)`.
-
-    Raises:
-        ValueError: if a label is not a class, or `prior` is not one number per class.
-
-    Example:
-
-    >>> prior_weights([0, 0, 0, 1], [0.5, 0.5]).round(3).tolist()
-    [0.667, 0.667, 0.667, 2.0]
-    """
-    prior = class_counts.per_class("prior", prior, len(prior))
-    labels = _column_or_vector(labels)
-    check_labels(labels, len(prior))
-    labels = labels.astype(np.int64)
-    shares = np.bincount(labels, minlength=len(prior)) / len(labels)
-    return prior[labels] / shares[labels]
-
-
-def prior_shift(
-    num_classes: int,
-    *,
-    counts: Sequence[int] | np.ndarray | None = None,
-    target_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
-    source_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
-    class_names: Sequence[str] | None = None,
-) -> tuple[np.ndarray, list[float] | None, list[float] | None]:
-    """Returns the shift of the logits to another prior, log π_j - log ρ_j.
-
-    Args:
-        num_classes: K.
-        counts: Training examples per class, shape `(num_classes,)`; used as ρ without
-            `source_prior`.
-        target_prior: π, class frequencies where the model is used: K numbers above 0, normalized
-            here, or such numbers by class. None: no shift.
-        source_prior: ρ, class frequencies that the scores have learned, in the same form.
-        class_names: Names that may stand for the classes in priors with keys.
-
-    Returns:
-        The shift, float32 of shape `(num_classes,)`, and the normalized target and source priors;
-        both are None without a target prior.
-
-    Raises:
-        ValueError: if a prior is not K finite numbers above 0, or there is no source prior.
-
-    Example:
-
-    >>> shift, target, source = prior_shift(2, counts=[90, 10], target_prior=[1, 1])
-    >>> print(shift.round(3), target, source)
-    [-0.588  1.609] [0.5, 0.5] [0.9, 0.1]
-
-    References:
-        Saerens et al., 2002, "Adjusting the Outputs of a Classifier to New a Priori
-        Probabilities".
-    """
-    if target_prior is None:
-        if source_prior is not None:
-            raise ValueError(
-                "`source_prior` needs `target_prior`. Received: "
-                f"target_prior=None, source_prior={source_prior}"
-            )
-        return np.zeros(num_classes, np.float32), None, None
-    if source_prior is None:
-        if counts is None:
-            raise ValueError(
-                "`target_prior` needs `counts`, the training examples per class, or "
-                "`source_prior`. Received: counts=None, source_prior=None"
-            )
-        source_prior = np.asarray(counts, dtype=np.float64)
-    target = class_counts.check_prior(
-        "target_prior", target_prior, num_classes, class_names=class_names
-    )
-    source = class_counts.check_prior(
-        "source_prior", source_prior, num_classes, class_names=class_names
-    )
-    shift = np.log(target) - np.log(source)
-    return shift.astype(np.float32), target.tolist(), source.tolist()
-
-
-def softmax_scale(model: keras.Model, scale: float | None = None) -> float:
-    """Returns the scale s with which softmax(s z) of a model's scores z are its probabilities.
-
-    Args:
-        model: A model that gives scores.
-        scale: The scale, if you know it. Defaults to that of the model's `CosineDense`, or of the
-            loss that it is compiled with, or 1 for a model without either.
-
-    Raises:
-        ValueError: if head and loss disagree, or the model gives cosines of an unknown scale.
-    """
-    if scale is not None:
-        class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
-        return float(scale)
-    heads = cosine_heads(model)
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    of_heads, of_losses = (
-        [float(s) for each in some if (s := getattr(each, "scale", None)) is not None]
-        for some in (heads, losses)
-    )
-    if len({*of_heads, *of_losses}) > 1:
-        raise ValueError(
-            "Heads and losses must have one scale; pass `scale=` to choose. Received: heads have "
-            f"scale={of_heads}, losses have scale={of_losses}"
-        )
-    found = next(iter([*of_heads, *of_losses]), None)
-    if found is None and heads:
-        raise ValueError(
-            "The model gives cosines, and neither its head nor a loss that it is compiled with has "
-            "a scale, so the softmax scale is unknown: pass `scale=`, as used by the loss."
-        )
-    return 1.0 if found is None else found
-
-
-def with_probabilities(model: keras.Model, *, scale: float | None = None) -> keras.Model:
-    """Returns a model with the same weights that gives probabilities, softmax(s z).
-
-    They are the probabilities that the loss has trained: for the class frequencies that it has
-    seen, and after margins or re-weighting for no particular ones. See `export_saved_model` for a
-    shift to other frequencies.
-
-    Args:
-        model: A model that gives scores z, `(batch, num_classes)`.
-        scale: s > 0; see `softmax_scale`.
-
-    Returns:
-        A Keras model, which can be saved, exported and served like any other.
-
-    Raises:
-        ValueError: for a model that gives probabilities already, one with several outputs, or an
-            unknown scale.
-
-    Example:
-
-    ```python
-    model.compile("sgd", loss=keras_ldam.LDAM(counts))
-    model.fit(x, y)
-    probabilities = keras_ldam.with_probabilities(model).predict(x_test)
-    ```
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`model` must be a Keras model. Received: {model!r}")
-    if gives_probabilities(model):
-        raise ValueError("The model ends in probabilities already.")
-    softmax = ScaledSoftmax(softmax_scale(model, scale), name="probabilities")
-    outputs = getattr(model, "outputs", None)
-    if not outputs:
-        return keras.Sequential([model, softmax])
-    if len(outputs) > 1:
-        raise ValueError(
-            "The model must have one output; select it: keras.Model(model.inputs, "
-            f"model.outputs[0]). Received: {len(outputs)} outputs"
-        )
-    return keras.Model(model.inputs, softmax(outputs[0]), name=model.name)
-
-
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _column_or_vector(labels: Sequence[int] | np.ndarray) -> np.ndarray:
+def column_or_vector(labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns labels of shape `(n,)` or `(n, 1)` as `(n,)`, others as they are."""
     labels = np.asarray(labels)
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
@@ -358,7 +192,7 @@ def _check(
     weights: Sequence[float] | np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores = np.asarray(scores, dtype=np.float64)
-    labels = _column_or_vector(labels)
+    labels = column_or_vector(labels)
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     if scores.ndim != 2 or not len(scores) or not labels.shape == weights.shape == (len(scores),):
         raise ValueError(

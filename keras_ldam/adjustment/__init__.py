@@ -1,0 +1,27 @@
+"""What is done to a trained model: its reliability, a temperature, a shift to another prior."""
+
+from keras_ldam.adjustment.calibration import (
+    BINS,
+    TEMPERATURES,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+    softmax,
+)
+from keras_ldam.adjustment.outputs import softmax_scale, with_probabilities
+from keras_ldam.adjustment.priors import prior_shift, prior_weights
+
+__all__ = [
+    "BINS",
+    "TEMPERATURES",
+    "expected_calibration_error",
+    "fit_temperature",
+    "negative_log_likelihood",
+    "prior_shift",
+    "prior_weights",
+    "reliability",
+    "softmax",
+    "softmax_scale",
+    "with_probabilities",
+]
