@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_ldam.losses import LOSSES
 
-DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder")
+DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder", "text")
 """The datasets of this package; each has a file in `datasets/` and a recipe in `configs/`."""
 
 RULES = ("none", "rs", "rw", "cb_rs", "cb_rw", "drs", "drw")
@@ -86,7 +86,11 @@ class Config:
     )
 
     # The data.
-    data_dir: str = _option("", "folder of the dataset; empty: the default folder of TFDS")
+    data_dir: str = _option(
+        "", "folder of the dataset, or for text its file; empty: the default folder of TFDS"
+    )
+    text_column: str = _option("", "text: column of the texts; empty: the one with a usual name")
+    label_column: str = _option("", "text: column of the classes; empty: the one with a usual name")
     imbalance: str = _option(
         "longtail",
         "profile of the class counts: longtail (exponential), step, or none (the data as they are)",
@@ -174,8 +178,10 @@ class Config:
         "network: small_cnn, resnet32 or resnet50 for images, mlp for vectors, bilstm for "
         "sequences; empty: the dataset's own, or else small_cnn, mlp or bilstm",
     )
-    max_tokens: int = _option(256, "imdb: words read of a review, from its end", low=1, high=10**5)
-    vocabulary_size: int = _option(20_000, "imdb: size of the vocabulary", low=10, high=10**7)
+    max_tokens: int = _option(
+        256, "imdb, text: words read of a text, from its end", low=1, high=10**5
+    )
+    vocabulary_size: int = _option(20_000, "imdb, text: size of the vocabulary", low=10, high=10**7)
     embedding_dim: int = _option(65, "bilstm: size of a word vector", low=2, high=10_000)
     units: int = _option(48, "bilstm: LSTM units in each direction", low=1, high=10_000)
     dropout: float = _option(
@@ -200,7 +206,8 @@ class Config:
     skip_corrupt: bool = _option(
         False,
         "inaturalist2018, folder: decode every image once before training, and leave out and "
-        "count the unreadable ones; otherwise they are an error",
+        "count the unreadable ones; text: leave out and count rows without a text or a label; "
+        "otherwise they are an error",
     )
 
     # The machine.

@@ -97,6 +97,7 @@ class RunFolder:
         theirs = self.read_data() if self.data_file.exists() else {}
         for name, value in data.items():
             if name in theirs and theirs[name] != value:
+                name = "files" if name == "fingerprint" else name
                 raise ValueError(
                     f"{self.path} belongs to a run on other data: its {name} differ from those of "
                     "the data found now; choose another --run_dir, or the same data to resume."

@@ -23,12 +23,12 @@ def initial_embedding(
     size: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Returns a vector for each word id: its cooccurrences and, in the last number, its class.
+    """Returns a vector for each word id: its cooccurrences and, in the last numbers, its classes.
 
     Args:
         values: Word ids of all reviews, one review after the other, shape `(total,)`.
         lengths: Words of each review, shape `(n,)`.
-        labels: Class of each review, 0 or 1, shape `(n,)`.
+        labels: Class of each review, whole numbers from 0, shape `(n,)`.
         vocabulary_size: Number of word ids.
         size: Length of a vector, at least 2.
         seed: Seed of the randomized decomposition. Defaults to 0.
@@ -37,10 +37,56 @@ def initial_embedding(
         float32 array, shape `(vocabulary_size, size)`; the rows of padding and unknown words are
         zero.
     """
-    vectors = cooccurrence_vectors(values, lengths, vocabulary_size, size=size - 1, seed=seed)
-    ratio = log_count_ratio(values, lengths, labels, vocabulary_size)
+    if labels.max(initial=1) < 2:
+        ratios = log_count_ratio(values, lengths, labels, vocabulary_size)[:, None]
+    else:
+        ratios = class_ratios(
+            values, lengths, labels, vocabulary_size, largest=max(1, size // 2), seed=seed
+        )
+    vectors = cooccurrence_vectors(
+        values, lengths, vocabulary_size, size=size - ratios.shape[1], seed=seed
+    )
     # The scales that a random embedding reaches after some training.
-    return np.concatenate([0.3 * vectors, 0.5 * ratio[:, None]], axis=1)
+    return np.concatenate([0.3 * vectors, 0.5 * ratios], axis=1)
+
+
+def class_ratios(
+    values: np.ndarray,
+    lengths: np.ndarray,
+    labels: np.ndarray,
+    vocabulary_size: int,
+    *,
+    largest: int,
+    seed: int = 0,
+) -> np.ndarray:
+    """Returns `log_count_ratio` of each class against all others, one column a class.
+
+    Args:
+        values: Word ids of all reviews, one review after the other, shape `(total,)`.
+        lengths: Words of each review, shape `(n,)`.
+        labels: Class of each review, whole numbers from 0, shape `(n,)`.
+        vocabulary_size: Number of word ids.
+        largest: Largest number of columns; for more classes, the columns are projected on as many
+            directions in which the words differ most.
+        seed: Seed of the randomized decomposition. Defaults to 0.
+
+    Returns:
+        float32 array, shape `(vocabulary_size, min(num_classes, largest))`.
+    """
+    ratios = np.stack(
+        [
+            log_count_ratio(values, lengths, np.int32(labels == label), vocabulary_size)
+            for label in range(int(labels.max()) + 1)
+        ],
+        axis=1,
+    )
+    if ratios.shape[1] <= largest:
+        return ratios
+    with extras.needed("experiments", by="an initial embedding"):
+        from sklearn.utils.extmath import randomized_svd
+
+    left, strength, _ = randomized_svd(ratios, largest, n_iter=2, random_state=seed)
+    return (left * strength).astype(np.float32)
 
 
 def log_count_ratio(

@@ -125,12 +125,14 @@ print(json.dumps({
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
-        "cores": ["imdb"],
+        "cores": ["imdb", "text"],
         "titles": [
             "Long-tailed digits", "Imbalanced IMDB", "Imbalanced CIFAR-10", "Imbalanced CIFAR-100",
-            "iNaturalist 2018", "folder",
+            "iNaturalist 2018", "folder", "Texts",
         ],
-        "networks": ["small_cnn", "bilstm", "resnet32", "resnet32", "resnet50", "resnet50"],
+        "networks": [
+            "small_cnn", "bilstm", "resnet32", "resnet32", "resnet50", "resnet50", "bilstm",
+        ],
         "columns": {"cifar10": 4, "cifar100": 4},
         "loaded": [],
     }  # fmt: skip

@@ -51,3 +51,18 @@ def test_padding_and_unknown_words_have_no_vector(reviews):
 def test_no_pair_of_neighbors_spans_two_reviews():
     vectors = word_vectors.cooccurrence_vectors(np.array([2, 3]), np.array([1, 1]), 4, size=2)
     assert not vectors.any()
+
+
+def test_words_of_three_classes_have_a_ratio_for_each_or_the_directions_that_differ_most():
+    values, lengths, labels = np.array([2, 3, 4, 2]), np.array([1, 1, 1, 1]), np.array([0, 1, 2, 0])
+    ratios = word_vectors.class_ratios(values, lengths, labels, 6, largest=3)
+    # Word 2 is in 2 of 2 reviews of class 0 and in 0 of 2 of the others; each smoothed.
+    np.testing.assert_allclose(ratios[2, 0], np.log((3 / 4) / (1 / 4)), rtol=1e-6)
+    assert (ratios[2:5].argmax(axis=1) == [0, 1, 2]).all() and not ratios[:2].any()
+    fewer = word_vectors.class_ratios(values, lengths, labels, 6, largest=2)
+    assert fewer.shape == (6, 2)
+    # Three columns that nearly sum to zero lie in a plane.
+    inner = ratios @ ratios.T
+    assert np.linalg.norm(fewer @ fewer.T - inner) < 0.35 * np.linalg.norm(inner)
+    vectors = word_vectors.initial_embedding(values, lengths, labels, 6, size=6)
+    np.testing.assert_allclose(vectors[:, -3:], 0.5 * ratios, rtol=1e-6)

@@ -135,6 +135,7 @@ class Data:
         test_name: `"test"`, or `"validation"` where a part of the training examples stands in.
         vocabulary: For texts: the known words; word i has id i + 2 (0 pads, 1 is unknown).
         skipped: What was left out because it could not be read, by its path in the dataset.
+        fingerprint: A number for the contents of the files, where these are a user's own, as text.
 
     Attributes:
         counts: Training examples per class, counted in `train`, shape `(num_classes,)`.
@@ -151,6 +152,7 @@ class Data:
     test_name: str = "test"
     vocabulary: tuple[str, ...] | None = None
     skipped: tuple[str, ...] = ()
+    fingerprint: str = ""
     counts: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -190,10 +192,11 @@ class Data:
 
     def describe(self) -> dict[str, Any]:
         """What a run keeps of its data, as JSON can hold it."""
-        return {
+        told = {
             "name": self.name,
             "class_names": list(self.class_names),
             "counts": self.counts.tolist(),
             "vocabulary": None if self.vocabulary is None else list(self.vocabulary),
             "skipped": list(self.skipped),
         }
+        return {**told, "fingerprint": self.fingerprint} if self.fingerprint else told

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam.experiments import word_vectors
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.datasets import imbalance, prepared
-from keras_ldam.experiments.datasets.data import Data, Ragged, Split
+from keras_ldam.experiments.datasets import imbalance, prepared, word_ids
+from keras_ldam.experiments.datasets.data import Data
 
 NETWORK = "bilstm"
 DIVIDES_CORES = True
@@ -22,11 +20,7 @@ MEASURES = (
     ("mean_error", "mean error"),
 )
 CLASS_NAMES = ("negative", "positive")
-_COMPILED_LENGTH = 64
-"""Batches are padded to a multiple of so many words where XLA compiles each length anew.
-
-A compilation takes many seconds, and 256 words are four lengths. Elsewhere padding only costs time.
-"""
+embedding = word_ids.embedding
 
 
 def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
@@ -47,43 +41,16 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     counts = class_counts.step_counts(2, positives, ratio)[::-1]
     train, held = imbalance.select(labels, counts, config)
 
-    # Imported here, since it loads TensorFlow.
-    from keras_ldam.experiments import text
-
-    if vocabulary is None:
-        vocabulary = text.build_vocabulary((texts[i] for i in train), config.vocabulary_size)
-    tokenizer = text.Tokenizer(vocabulary, config.max_tokens)
-    compiles = keras.backend.backend() == "jax" or config.jit == "on"
-    multiple = _COMPILED_LENGTH if compiles else 1
-
-    def encoded(texts, labels):
-        return Split(Ragged.from_sequences(tokenizer.encode(texts), multiple), labels)
-
-    kept = encoded([texts[i] for i in train], labels[train])
-    if held is None:
-        test = encoded(*_read(source, "test"))
-    else:
-        test = encoded([texts[i] for i in held], labels[held])
+    kept = [texts[i] for i in train], labels[train]
+    tested = _read(source, "test") if held is None else ([texts[i] for i in held], labels[held])
+    kept, tested, vocabulary = word_ids.splits(config, kept, tested, vocabulary=vocabulary)
     return Data(
         name="imdb",
         class_names=CLASS_NAMES,
         train=kept,
-        test=test,
+        test=tested,
         test_name="test" if held is None else "validation",
         vocabulary=vocabulary,
-    )
-
-
-def embedding(config: Config, data: Data) -> np.ndarray:
-    """Word vectors to start from, by counting in the kept training reviews."""
-    reviews = data.train.examples
-    return word_vectors.initial_embedding(
-        reviews.values,
-        reviews.lengths,
-        data.train.labels,
-        len(data.vocabulary) + 2,
-        size=config.embedding_dim,
-        seed=config.seed,
     )
 
 
