@@ -316,8 +316,9 @@ def check_prior(
 
 
 def check_range(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raises `ValueError` unless `value` is a number in [low, high] (or (low, high])."""
+    """Raises `ValueError` unless `value` is a finite number in [low, high] (or (low, high])."""
     inside = isinstance(value, numbers.Real) and low <= float(value) <= high
+    inside = inside and float(value) != np.inf
     if not inside or (open_low and float(value) == low):
         start, end = "(" if open_low else "[", ")" if high == float("inf") else "]"
         raise ValueError(

@@ -17,13 +17,27 @@ def cross_entropy(y, z):
     return np.array([-log_softmax(row)[label] for row, label in zip(z, y, strict=True)])
 
 
-def ldam(y, z, margins, scale):
+def ldam(y, z, margins, scale, offsets=0.0):
     losses = []
     for row, label in zip(np.asarray(z, np.float64), y, strict=True):
         lowered = row.copy()
         lowered[label] -= margins[label]
-        losses.append(-log_softmax(scale * lowered)[label])
+        losses.append(-log_softmax(scale * lowered + offsets)[label])
     return np.array(losses)
+
+
+def adjustment(counts, tau):
+    return tau * np.log(np.asarray(counts, np.float64) / np.sum(counts))
+
+
+def logit_adjusted(y, z, counts, tau, scale):
+    return cross_entropy(y, scale * np.asarray(z, np.float64) + adjustment(counts, tau))
+
+
+def vector_scaling(y, z, counts, gamma, tau, scale):
+    """As in Kini et al.'s paper: a factor (n_j/n_max)^γ and an offset for each class."""
+    factors = (np.asarray(counts, np.float64) / np.max(counts)) ** gamma
+    return cross_entropy(y, factors * scale * np.asarray(z) + adjustment(counts, tau))
 
 
 def ldam_hinge(y, z, margins, scale):

@@ -1,4 +1,4 @@
-"""Losses for long-tailed classes: cross-entropy, focal, LDAM and its hinge form.
+"""Losses for long-tailed classes: cross-entropy, focal, LDAM, logit adjustment, vector scaling.
 
 Each loss has two faces. The function gives one value for each example; the class adds counts, class
 weights and the weighted mean, and is what `model.compile(loss=…)` takes.
@@ -25,6 +25,8 @@ from keras_ldam.losses.cross_entropy import CrossEntropy, cross_entropy
 from keras_ldam.losses.focal import Focal, focal
 from keras_ldam.losses.ldam import LDAM, ldam
 from keras_ldam.losses.ldam_hinge import LDAMHinge, ldam_hinge
+from keras_ldam.losses.logit_adjusted import LogitAdjusted, logit_adjusted
+from keras_ldam.losses.vector_scaling import VectorScaling, vector_scaling
 
 __all__ = [
     "LDAM",
@@ -33,8 +35,10 @@ __all__ = [
     "CrossEntropy",
     "Focal",
     "LDAMHinge",
+    "LogitAdjusted",
     "MarginLoss",
     "NamedLoss",
+    "VectorScaling",
     "check_class_weights",
     "compile_again",
     "cross_entropy",
@@ -42,7 +46,9 @@ __all__ = [
     "ldam",
     "ldam_hinge",
     "local_batches",
+    "logit_adjusted",
     "set_class_weights",
+    "vector_scaling",
     "weighted_losses",
 ]
 

@@ -52,6 +52,9 @@ class ClassWeightedLoss(keras.losses.Loss):
         ValueError: if `counts` or `class_weights` are not as described.
     """
 
+    tau: float = 0.0
+    """Strength of the logit adjustment; see `LogitAdjusted`."""
+
     def __init__(
         self,
         counts: Sequence[int] | Mapping[int, int] | np.ndarray | None = None,
@@ -129,6 +132,26 @@ class ClassWeightedLoss(keras.losses.Loss):
         else:
             weights = ops.matmul(labels, ops.expand_dims(self._weights, -1))[..., 0]
         return weigh(weights, y_pred, sample_weight)
+
+    def learned_prior(self) -> np.ndarray:
+        """Returns the class frequencies that the scores learn, ρ_j ∝ n_j^(1-τ) w_j.
+
+        n are the counts, w the class weights of this moment, and τ is the strength of the logit
+        adjustment, 0 for a loss without. So ρ are the training frequencies for a plain loss, and
+        1/K each with weights 1/n or with τ = 1. This is exact where s z + τ log π are the logits of
+        a cross-entropy; margins, divisors and a focus move scores besides.
+
+        Returns:
+            float64 array of shape `(num_classes,)` with sum 1.
+
+        Raises:
+            ValueError: if the loss has no counts.
+        """
+        if self.counts is None:
+            raise ValueError(f"{self.name}: `learned_prior` needs a loss that has `counts`.")
+        counts = np.asarray(self.counts, dtype=np.float64)
+        seen = counts ** (1.0 - self.tau) * ops.convert_to_numpy(self.class_weights)
+        return seen / seen.sum()
 
     def _check_classes(self, y_pred: Any) -> None:
         if self.counts is not None:
@@ -291,15 +314,15 @@ def softmax_cross_entropy(labels: Any, sparse: bool, logits: Any) -> Any:
     return ops.categorical_crossentropy(labels, logits, from_logits=True)
 
 
-def one_for_each_class(margins: Any, scores: Any) -> Any:
-    """Margins as a float32 tensor, checked against the scores' last axis."""
-    margins = ops.convert_to_tensor(margins, dtype="float32")
-    if tuple(margins.shape) != (scores.shape[-1],):
+def one_for_each_class(values: Any, scores: Any, name: str = "margins") -> Any:
+    """Values of the classes as a float32 tensor, checked against the scores' last axis."""
+    values = ops.convert_to_tensor(values, dtype="float32")
+    if tuple(values.shape) != (scores.shape[-1],):
         raise ValueError(
-            f"`margins` must have one entry for each of the {scores.shape[-1]} classes of "
-            f"`y_pred`. Received: shape {tuple(margins.shape)}"
+            f"`{name}` must have one entry for each of the {scores.shape[-1]} classes of "
+            f"`y_pred`. Received: shape {tuple(values.shape)}"
         )
-    return margins
+    return values
 
 
 # ----------------------------------------------------------------------------- many replicas

@@ -9,12 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ldam import counts as class_counts
 from keras_ldam.labels import as_index, prepare, weigh
 from keras_ldam.losses.base import MarginLoss, one_for_each_class, softmax_cross_entropy
+from keras_ldam.losses.logit_adjusted import logit_offsets
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-def ldam(y_true: Any, y_pred: Any, margins: Any, *, scale: float) -> Any:
+def ldam(y_true: Any, y_pred: Any, margins: Any, *, scale: float, offsets: Any = None) -> Any:
     """LDAM: cross-entropy after the label's score has been lowered by its margin.
 
     ℓ = -log [ exp(s(z_y - Δ_y)) / (exp(s(z_y - Δ_y)) + Σ_{j≠y} exp(s z_j)) ]
@@ -26,6 +28,8 @@ def ldam(y_true: Any, y_pred: Any, margins: Any, *, scale: float) -> Any:
         y_pred: Cosines z in [-1, 1], shape `(…, num_classes)`, as from `CosineDense`.
         margins: Δ, shape `(num_classes,)`, as from `keras_ldam.margins`.
         scale: s, the inverse temperature of the softmax; 30 in the official code.
+        offsets: Optional numbers that are added to the logits after the scale, shape
+            `(num_classes,)`, as those of logit adjustment.
 
     Returns:
         float32 tensor of shape `(…)`.
@@ -43,7 +47,10 @@ def ldam(y_true: Any, y_pred: Any, margins: Any, *, scale: float) -> Any:
         official code.
     """
     labels, sparse, scores = prepare(y_true, y_pred)
-    return softmax_cross_entropy(labels, sparse, scale * _lower(labels, sparse, scores, margins))
+    logits = scale * _lower(labels, sparse, scores, margins)
+    if offsets is not None:
+        logits = logits + one_for_each_class(offsets, scores, name="offsets")
+    return softmax_cross_entropy(labels, sparse, logits)
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -54,6 +61,9 @@ class LDAM(MarginLoss):
 
     where z are cosines between features and class vectors (put `CosineDense` last), n_j counts the
     training examples of class j, and C makes the largest margin equal to `max_margin`.
+
+    With `tau` the margins stack with logit adjustment: to each logit, those of the other classes
+    too, τ log π_j is added after scale and margin, with π_j = n_j / Σ_k n_k. See `LogitAdjusted`.
 
     Args:
         counts: Training examples per class n_j, shape `(num_classes,)`.
@@ -73,6 +83,8 @@ class LDAM(MarginLoss):
             mean of its examples' losses, and while the share grows the loss may rise. `DRW`
             validates with whole margins.
         exponent: 1/4, as the theorem has it. 0 gives every class the margin `max_margin` (rows M).
+        tau: τ ≥ 0, the strength of the logit adjustment. 0, as in the paper, has none; 1 makes the
+            scores those of equally frequent classes, in place of `DRW`.
         test_prior: Class frequencies expected at test time, if not uniform (see `margins`).
         class_weights: Initial class weights; ones by default. `DRW` changes them.
         reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
@@ -89,7 +101,7 @@ class LDAM(MarginLoss):
 
     Raises:
         ValueError: for counts that are not whole numbers ≥ 1 or do not fit `y_pred`, and for
-            `max_margin`, `scale` or `exponent` out of range.
+            `max_margin`, `scale`, `exponent` or `tau` out of range.
 
     Example:
 
@@ -103,7 +115,8 @@ class LDAM(MarginLoss):
     References:
         Cao et al., 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
         Loss", equations 12 and 13. As in the official code, only the label's own score is
-        lowered, and s multiplies after the margin has been taken off.
+        lowered, and s multiplies after the margin has been taken off. Menon et al., 2021,
+        "Long-Tail Learning via Logit Adjustment", section 5.2 and table 4, for both together.
     """
 
     def __init__(
@@ -114,6 +127,7 @@ class LDAM(MarginLoss):
         scale: float = 15.0,
         gradual: bool = True,
         exponent: float = 0.25,
+        tau: float = 0.0,
         test_prior: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
@@ -129,14 +143,19 @@ class LDAM(MarginLoss):
             reduction=reduction,
             name=name,
         )
-        self.gradual = bool(gradual)
+        class_counts.check_range("tau", tau, 0, np.inf)
+        self.gradual, self.tau = bool(gradual), float(tau)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""
         margins = self.margins
         if self.gradual:
             margins = self._share(y_true, y_pred) * ops.convert_to_tensor(margins, dtype="float32")
-        return ldam(y_true, y_pred, margins, scale=self.scale)
+        return ldam(y_true, y_pred, margins, scale=self.scale, offsets=self._offsets)
+
+    @property
+    def _offsets(self) -> np.ndarray | None:
+        return logit_offsets(self.counts, self.tau) if self.tau else None
 
     def _share(self, y_true: Any, y_pred: Any) -> Any:
         """The share of the margins that is demanded of a batch."""
@@ -148,7 +167,10 @@ class LDAM(MarginLoss):
             given = ops.matmul(labels, ops.expand_dims(surprise, -1))[..., 0]
         # By the examples' own weights: what counts nothing must not move the others' margins.
         weights = weigh(ops.where(given > 0, 1.0, 0.0), y_pred, self._sample_weight)
-        entropy = softmax_cross_entropy(labels, sparse, self.scale * scores)
+        logits = self.scale * scores
+        if self._offsets is not None:
+            logits = logits + ops.convert_to_tensor(self._offsets)
+        entropy = softmax_cross_entropy(labels, sparse, logits)
         entropy, given = (
             ops.sum(ops.where(weights > 0, weights * part, 0.0)) for part in (entropy, given)
         )
@@ -160,7 +182,7 @@ class LDAM(MarginLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss."""
-        return {**super().get_config(), "gradual": self.gradual}
+        return {**super().get_config(), "gradual": self.gradual, "tau": self.tau}
 
 
 def _lower(labels: Any, sparse: bool, scores: Any, margins: Any) -> Any:

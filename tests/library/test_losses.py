@@ -56,6 +56,22 @@ EACH = {
         lambda y, z: losses.ldam_hinge(y, z, keras_ldam.margins(COUNTS), scale=SCALE),
         lambda y, z: oracle.ldam_hinge(y, z, oracle.margins(COUNTS, 0.5), SCALE),
     ),
+    "logit_adjusted": (
+        lambda y, z: losses.logit_adjusted(y, z, COUNTS, tau=1.5, scale=3.0),
+        lambda y, z: oracle.logit_adjusted(y, z, COUNTS, 1.5, 3.0),
+    ),
+    "vector_scaling": (
+        lambda y, z: losses.vector_scaling(y, z, COUNTS, gamma=0.4, tau=1.25, scale=3.0),
+        lambda y, z: oracle.vector_scaling(y, z, COUNTS, 0.4, 1.25, 3.0),
+    ),
+    "ldam_adjusted": (
+        lambda y, z: losses.ldam(
+            y, z, keras_ldam.margins(COUNTS), scale=SCALE, offsets=np.log(COUNTS)
+        ),
+        lambda y, z: oracle.ldam(
+            y, z, oracle.margins(COUNTS, 0.5), SCALE, oracle.adjustment(COUNTS, 1.0)
+        ),
+    ),
     "focal": (
         lambda y, z: losses.focal(y, z, gamma=0.5),
         lambda y, z: oracle.focal(y, z, 0.5),
@@ -119,6 +135,71 @@ def test_focal_without_focus_is_cross_entropy(batch):
     np.testing.assert_array_equal(
         values(losses.focal(y, z, gamma=0.0)), values(losses.cross_entropy(y, z))
     )
+
+
+def test_losses_without_adjustment_are_those_that_they_extend(batch):
+    y, z = batch
+    soft = np.random.default_rng(3).dirichlet(np.ones(4), size=64).astype(np.float32)
+    weights = keras_ldam.class_weights(COUNTS)
+    for labels in (y, soft):
+        plain = float(keras_ldam.CrossEntropy(COUNTS, class_weights=weights)(labels, z))
+        for loss in (
+            keras_ldam.LogitAdjusted(COUNTS, tau=0.0, class_weights=weights),
+            keras_ldam.VectorScaling(COUNTS, gamma=0.0, tau=0.0, class_weights=weights),
+        ):
+            assert float(loss(labels, z)) == plain
+        # A prior that is the same for all classes shifts all logits alike.
+        equal = keras_ldam.LogitAdjusted([7, 7, 7, 7], class_weights=weights)
+        assert float(equal(labels, z)) == pytest.approx(plain, rel=1e-6)
+        adjusted = float(keras_ldam.LogitAdjusted(COUNTS, tau=1.5, scale=4)(labels, z))
+        divided = keras_ldam.VectorScaling(COUNTS, gamma=0.0, tau=1.5, scale=4)
+        assert float(divided(labels, z)) == adjusted
+        margin = keras_ldam.LDAM(COUNTS, max_margin=0.0, tau=1.5, scale=4)
+        assert float(margin(labels, z)) == adjusted != pytest.approx(plain, rel=1e-2)
+    ldam, offsets = keras_ldam.LDAM(COUNTS, **OFFICIAL), np.zeros(4)
+    unadjusted = losses.ldam(y, z, ldam.margins, scale=SCALE, offsets=offsets)
+    np.testing.assert_array_equal(values(ldam.call(y, z)), values(unadjusted))
+
+
+def test_hand_numbers_of_the_adjusted_losses():
+    # All scores equal: what is left are the frequencies, 0.9 and 0.1, or their powers.
+    flat = [[0.3, 0.3]]
+    assert float(keras_ldam.LogitAdjusted([90, 10])([1], flat)) == pytest.approx(-np.log(0.1))
+    half = keras_ldam.LogitAdjusted([90, 10], tau=0.5)
+    assert float(half([1], flat)) == pytest.approx(np.log(1 + 3), rel=1e-6)
+    # Divisors 1 and 16^0.25 = 2.
+    scaled = keras_ldam.VectorScaling([80, 5], gamma=0.25, tau=0.0)
+    assert float(scaled([1], [[1.0, 4.0]])) == pytest.approx(np.log(1 + np.exp(-1)), rel=1e-6)
+    # Logits 30 (0.42 - 0.5) = -2.4 and 5.4, to which log 0.1 and log 0.9 are added.
+    both = keras_ldam.LDAM([1000, 9000], max_margin=0.5, tau=1.0, **OFFICIAL)
+    expected = np.log1p(np.exp(7.8 + np.log(9)))
+    assert float(both([0], [[0.42, 0.18]])) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_scores_learn_the_class_frequencies_that_the_adjustment_leaves(tau):
+    weights = np.array([0.2, 0.6, 1.2, 2.0])
+    seen = np.array(COUNTS, np.float64) ** (1 - tau) * weights
+    for loss in (
+        keras_ldam.LDAM(COUNTS, tau=tau, class_weights=weights),
+        keras_ldam.LogitAdjusted(COUNTS, tau=tau, class_weights=weights),
+    ):
+        np.testing.assert_allclose(loss.learned_prior(), seen / seen.sum(), rtol=1e-6)
+    with pytest.raises(ValueError, match="needs a loss that has `counts`"):
+        keras_ldam.CrossEntropy().learned_prior()
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_without_features_the_best_scores_are_the_learned_prior(tau):
+    # Labels of the training frequencies and nothing to tell examples apart: the scores with the
+    # smallest loss are those of the prior that the loss says they learn.
+    counts = [60, 30, 10]
+    y = np.repeat([0, 1, 2], counts)
+    loss = keras_ldam.LogitAdjusted(counts, tau=tau, scale=2.0, class_weights=[0.5, 1.0, 1.5])
+    best = (np.log(loss.learned_prior()) / loss.scale).astype(np.float32)
+    z = np.tile(best, (100, 1))
+    slope = gradient(lambda z: loss(y, z), z).sum(axis=0)
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["effective", "inverse"])
@@ -216,6 +297,9 @@ def test_reduction_none_gives_one_value_for_each_example(batch):
         keras_ldam.LDAM(COUNTS, max_margin=0.3, scale=20, test_prior=[1, 2, 3, 4], name="a"),
         keras_ldam.LDAMHinge(COUNTS, max_margin=0.0, exponent=1 / 3),
         keras_ldam.Focal(COUNTS, gamma=0.5, form="sigmoid", reduction="sum"),
+        keras_ldam.LDAM(COUNTS, tau=0.5),
+        keras_ldam.LogitAdjusted(COUNTS, tau=1.5, scale=15, class_weights=[1, 2, 3, 4]),
+        keras_ldam.VectorScaling(COUNTS, gamma=0.1, tau=0.5, scale=2),
         keras_ldam.Focal(),
         keras_ldam.CrossEntropy(COUNTS, class_weights=keras_ldam.class_weights(COUNTS)),
     ],
@@ -226,6 +310,17 @@ def test_a_loss_comes_back_from_its_config(loss, batch):
     assert type(again) is type(loss)
     assert again.get_config() == loss.get_config()
     assert float(again(*batch)) == float(loss(*batch))
+
+
+def test_a_model_that_was_saved_goes_on_with_its_adjustment(rng, tmp_path):
+    x, y = rng.normal(size=(64, 3)).astype("float32"), rng.integers(0, 4, size=64)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    model.compile("sgd", loss=keras_ldam.VectorScaling(COUNTS, gamma=0.2, tau=1.5))
+    keras_ldam.set_class_weights(model, [1, 2, 3, 4])
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.loss.get_config() == model.loss.get_config()
+    assert again.evaluate(x, y, verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0))
 
 
 @pytest.mark.parametrize("label", [4, -1, 0.5, float("nan")])
@@ -278,6 +373,16 @@ def test_labels_of_a_wrong_shape_get_a_sentence():
         (lambda: keras_ldam.LDAMHinge(COUNTS, scale=float("nan")), "scale"),
         (lambda: keras_ldam.Focal(COUNTS, gamma=-1), "gamma"),
         (lambda: keras_ldam.Focal(COUNTS, form="tanh"), "available: softmax, sigmoid"),
+        (lambda: keras_ldam.Focal(COUNTS, gamma=float("inf")), r"gamma.*\[0, inf\). Received: inf"),
+        (lambda: keras_ldam.LDAM(COUNTS, tau=-1), r"`tau` must be .*\[0, inf\). Received: -1"),
+        (lambda: keras_ldam.LogitAdjusted(COUNTS, tau=-1), "`tau` must be .* Received: -1"),
+        (lambda: keras_ldam.LogitAdjusted(COUNTS, tau=np.nan), "`tau` must be .* Received: nan"),
+        (lambda: keras_ldam.LogitAdjusted(COUNTS, scale=0), "`scale` must be"),
+        (lambda: keras_ldam.LogitAdjusted([5, 0]), "Received: 0 for class 1"),
+        (lambda: keras_ldam.LogitAdjusted(None), "`counts` must be"),
+        (lambda: keras_ldam.VectorScaling(COUNTS, gamma=-0.1), r"`gamma` .*\[0, 1\]. Received"),
+        (lambda: keras_ldam.VectorScaling(COUNTS, gamma=1.5), r"`gamma` .*\[0, 1\]. Received: 1.5"),
+        (lambda: keras_ldam.VectorScaling(COUNTS, tau=np.inf), "`tau` must be .* Received: inf"),
         (lambda: keras_ldam.CrossEntropy(class_weights=[1, 1]), "need `counts`"),
         (
             lambda: keras_ldam.CrossEntropy(COUNTS, class_weights=[1]),
@@ -390,6 +495,17 @@ def test_steps_that_a_mask_leaves_out_have_no_weight(rng):
             {"margins": [0.5], "scale": 30},
             "one entry for each of the 2 classes",
         ),
+        (
+            keras_ldam.ldam,
+            {"margins": [0.5, 0.1], "scale": 30, "offsets": [1.0]},
+            "`offsets` must have one entry for each of the 2 classes",
+        ),
+        (keras_ldam.logit_adjusted, {"counts": [5, 3], "tau": -1.0}, "`tau` must be"),
+        (keras_ldam.logit_adjusted, {"counts": [5, 3], "scale": 0.0}, "`scale` must be"),
+        (keras_ldam.logit_adjusted, {"counts": [5, 3, 2]}, "`counts` name 3 classes"),
+        (keras_ldam.vector_scaling, {"counts": [5, 3, 2]}, "`counts` name 3 classes"),
+        (keras_ldam.vector_scaling, {"counts": [5, 3], "gamma": 2.0}, "`gamma` must be"),
+        (keras_ldam.vector_scaling, {"counts": [5, 0]}, "Received: 0 for class 1"),
     ],
 )
 def test_functions_refuse_what_their_classes_refuse(function, arguments, message):
@@ -405,6 +521,8 @@ LOSSES = {
     "ldam": keras_ldam.LDAM(COUNTS),
     "ldam_hinge": keras_ldam.LDAMHinge(COUNTS),
     "focal": keras_ldam.Focal(COUNTS),
+    "vector_scaling": keras_ldam.VectorScaling(COUNTS),
+    "ldam_adjusted": keras_ldam.LDAM(COUNTS, tau=1.0),
 }
 
 
@@ -556,21 +674,22 @@ def test_a_loss_of_each_name_takes_its_own_settings():
 # ----------------------------------------------------------------------------- gradual margins
 
 
-def share_of(y, z, scale):
+def share_of(y, z, scale, tau=0.0):
     """1 - H/H₀ of a batch, clipped to [0, 1]."""
     surprise = -np.log(np.array(COUNTS) / np.sum(COUNTS))
-    entropy = oracle.cross_entropy(y, scale * z.astype(np.float64)).mean()
+    entropy = oracle.logit_adjusted(y, z, COUNTS, tau, scale).mean()
     return float(np.clip(1 - entropy / surprise[y].mean(), 0, 1))
 
 
-@pytest.mark.parametrize("learned", [-1.0, 0.0, 1.0])
-def test_margins_grow_with_what_has_been_learned(learned, batch):
+@pytest.mark.parametrize(("learned", "tau"), [(-1.0, 0.0), (0.0, 0.0), (0.1, 1.0), (1.0, 0.0)])
+def test_margins_grow_with_what_has_been_learned(learned, tau, batch):
     y, z = batch
     z = 0.1 * z + learned * np.eye(4, dtype=np.float32)[y]
-    loss = keras_ldam.LDAM(COUNTS)
-    share = share_of(y, z, loss.scale)
-    assert {-1.0: share == 0, 0.0: 0 < share < 1, 1.0: share > 0.99}[learned]
-    expected = oracle.ldam(y, z, share * oracle.margins(COUNTS, 0.5), loss.scale).mean()
+    loss = keras_ldam.LDAM(COUNTS, tau=tau)
+    share = share_of(y, z, loss.scale, tau)
+    assert {-1.0: share == 0, 1.0: share > 0.99}.get(learned, 0.05 < share < 0.95)
+    margins, offsets = share * oracle.margins(COUNTS, 0.5), oracle.adjustment(COUNTS, tau)
+    expected = oracle.ldam(y, z, margins, loss.scale, offsets).mean()
     for labels in (y, np.eye(4, dtype=np.float32)[y]):
         assert float(loss(labels, z)) == pytest.approx(expected, rel=1e-4)
         assert float(jitted(loss)(labels, z)) == pytest.approx(expected, rel=1e-4)

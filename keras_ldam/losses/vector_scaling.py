@@ -1,0 +1,143 @@
+"""Vector scaling: logits with a factor and an offset for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ldam import counts as class_counts
+from keras_ldam.labels import check_classes, prepare
+from keras_ldam.losses.base import softmax_cross_entropy
+from keras_ldam.losses.logit_adjusted import LogitAdjusted, logit_offsets
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+def vector_scaling(
+    y_true: Any,
+    y_pred: Any,
+    counts: Sequence[int] | Mapping[int, int] | np.ndarray,
+    *,
+    gamma: float = 0.3,
+    tau: float = 1.0,
+    scale: float = 1.0,
+) -> Any:
+    """Cross-entropy of logits that are divided by class and then adjusted.
+
+    ℓ = cross-entropy of s z_j / Δ_j + τ log π_j,  Δ_j = (n_max / n_j)^γ,  π_j = n_j / Σ_k n_k
+
+    Args:
+        y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot or soft `(…, num_classes)`.
+        y_pred: Scores z, shape `(…, num_classes)`.
+        counts: Training examples per class n_j, shape `(num_classes,)`.
+        gamma: γ, the exponent of the divisors, in [0, 1]; 0 is `logit_adjusted`.
+        tau: τ ≥ 0, the strength of the adjustment; 0 is the loss CDT.
+        scale: s > 0; 1 for logits, some 15 to 30 for cosines.
+
+    Returns:
+        float32 tensor of shape `(…)`.
+
+    Raises:
+        ValueError: if shapes do not fit, and for `gamma`, `tau` or `scale` out of range.
+
+    References:
+        Kini et al., 2021; see `VectorScaling`.
+    """
+    class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
+    class_counts.check_range("gamma", gamma, 0, 1)
+    labels, sparse, scores = prepare(y_true, y_pred)
+    counts = class_counts.check_counts(counts)
+    check_classes("vector_scaling", scores, len(counts))
+    divisors = ((counts.max() / counts) ** gamma).astype(np.float32)
+    logits = scale * scores / ops.convert_to_tensor(divisors)
+    logits = logits + ops.convert_to_tensor(logit_offsets(counts, tau))
+    return softmax_cross_entropy(labels, sparse, logits)
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class VectorScaling(LogitAdjusted):
+    """Vector-scaling (VS) loss: logit adjustment, and a divisor of the logits for each class.
+
+    ℓ = cross-entropy of s z_j / Δ_j + τ log π_j,  Δ_j = (n_max / n_j)^γ,  π_j = n_j / Σ_k n_k
+
+    where z are scores and n_j counts the training examples of class j. The offsets τ log π matter
+    while training examples are still wrong. Where all are right, they no longer move the
+    boundaries; the divisors do, since the score of a rare class must grow Δ_j times as large.
+
+    γ = 0 is `LogitAdjusted`. τ = 0 is CDT, class-dependent temperatures (Ye et al., 2020); at the
+    start of training it alone favors the frequent classes, which the offsets make up for.
+
+    The scores are used as they are, without divisors and offsets. With γ above 0 they are not the
+    logits of any class frequencies, so `softmax(s z)` ranks classes and is no probability before
+    it has been calibrated.
+
+    Args:
+        counts: Training examples per class n_j, shape `(num_classes,)`.
+        gamma: γ, the exponent of the divisors, in [0, 1].
+        tau: τ ≥ 0, the strength of the adjustment, without unit.
+        scale: s > 0, factor of the scores: 1 for logits; for cosines some 15 to 30. See
+            `LogitAdjusted`.
+        class_weights: Initial class weights; ones by default.
+        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        name: Name of the loss.
+
+    Call arguments:
+        y_true: Integers `(…)` or `(…, 1)`, one-hot or soft labels `(…, num_classes)`.
+        y_pred: Scores, `(…, num_classes)`.
+        sample_weight: Optional weights per example, `(…)`.
+
+    Returns:
+        Scalar, or one value per example with `reduction=None`.
+
+    Raises:
+        ValueError: for counts that are not whole numbers ≥ 1 or do not fit `y_pred`, and for
+            `gamma`, `tau` or `scale` out of range.
+
+    Example:
+
+    >>> loss = VectorScaling([80, 5], gamma=0.5, tau=0.0)  # divisors 1 and 4
+    >>> float(loss([1], [[0.0, 4.0]]))  # -log of the softmax of 0 and 1
+    0.31326...
+
+    References:
+        Kini et al., 2021, "Label-Imbalanced and Group-Sensitive Classification under
+        Overparameterization", whose Δ_j is 1/Δ_j here, as in the official code. γ = 0.3 and τ = 1
+        are that code's defaults. There weights ω of the classes are a third part, here
+        `class_weights`. Ye et al., 2020, "Identifying and Compensating for Feature Deviation in
+        Imbalanced Deep Learning", for CDT.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int] | Mapping[int, int] | np.ndarray,
+        *,
+        gamma: float = 0.3,
+        tau: float = 1.0,
+        scale: float = 1.0,
+        class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
+        reduction: str | None = "mean_with_sample_weight",
+        name: str | None = None,
+    ):
+        super().__init__(
+            counts,
+            tau=tau,
+            scale=scale,
+            class_weights=class_weights,
+            reduction=reduction,
+            name=name,
+        )
+        class_counts.check_range("gamma", gamma, 0, 1)
+        self.gamma = float(gamma)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns one value per example."""
+        return vector_scaling(
+            y_true, y_pred, self.counts, gamma=self.gamma, tau=self.tau, scale=self.scale
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal loss."""
+        return {**super().get_config(), "gamma": self.gamma}
