@@ -1,6 +1,7 @@
 """Label-distribution-aware margins for long-tailed classes, in Keras 3."""
 
 from keras_ldam.adjustment import with_probabilities
+from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
 from keras_ldam.counting import count
@@ -35,6 +36,7 @@ from keras_ldam.version import __version__ as __version__
 __all__ = [
     "DRW",
     "LDAM",
+    "AdversarialTraining",
     "Advice",
     "ClassErrors",
     "ClassMargins",

@@ -47,19 +47,22 @@ def class_errors(
         classes; `balanced_accuracy`: 100 - `mean_error`; `error`: over all examples;
         `top5_error`, if there are more than 5 classes; `many_error`, `medium_error`,
         `few_error`, for each group of classes that has examples (see `keras_ldam.shot_groups`).
+        For two classes also `auc`, the area under the ROC curve in percent, and `oracle_error`,
+        the mean error at the threshold that is best for these examples: both measure how the model
+        ranks examples, wherever its threshold lies.
 
     Raises:
         ValueError: if the output or a label does not fit `counts`, or there are no examples.
     """
     counts = class_counts.check_counts(counts)
-    labels, ranks = _one_pass(
+    labels, ranks, preferences = _one_pass(
         functools.partial(_scores_of, model),
-        lambda scores, labels, sizes: (labels, _ranks(scores, labels)),
+        lambda scores, labels, sizes: (labels, _ranks(scores, labels), _preferences(scores)),
         batches,
         len(counts),
         at_once=at_once,
     )
-    return _errors(ranks, labels, counts)
+    return {**_errors(ranks, labels, counts), **_ranking(preferences, labels)}
 
 
 def diagnose(
@@ -207,6 +210,29 @@ def _errors(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[s
         if np.isfinite(per_class[classes]).any():
             errors[f"{group}_error"] = round(float(np.nanmean(per_class[classes])), 4)
     return errors
+
+
+def _preferences(scores: np.ndarray) -> np.ndarray:
+    """How much higher the second of two classes scores than the first; empty for other numbers."""
+    columns = slice(1, 2) if scores.shape[1] == 2 else slice(0, 0)
+    return (scores - scores[:, :1])[:, columns]
+
+
+def _ranking(preferences: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """AUC and the mean error at the best threshold, in percent, where there are two classes."""
+    totals = np.bincount(labels, minlength=2)
+    if preferences.shape[1] == 0 or totals.min() == 0 or not np.isfinite(preferences).all():
+        return {}
+    values, place = np.unique(preferences[:, 0], return_inverse=True)
+    first, second = (
+        np.bincount(place[labels == label], minlength=len(values)) / totals[label]
+        for label in (0, 1)
+    )
+    # The share of the first class that lies below each value; ties count half for the area.
+    below = np.append(0, np.cumsum(first))
+    area = np.sum(second * (below[:-1] + below[1:]) / 2)
+    errors = (1 - below + np.append(0, np.cumsum(second))) / 2
+    return {"auc": round(100 * float(area), 4), "oracle_error": round(100 * errors.min(), 4)}
 
 
 # ----------------------------------------------------------------------------- the diagnosis

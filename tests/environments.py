@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ABSENT = ("tensorflow", "tensorflow_datasets", "sklearn", "matplotlib")
 """What the library must do without. (SciPy comes with JAX, absl with Keras.)"""
 LEAN_TESTS = (
+    "library/test_adversarial.py",
     "library/test_losses.py",
     "library/test_layers.py",
     "library/test_metrics.py",

@@ -106,6 +106,13 @@ class Config:
         low=0.0,
         high=0.9,
     )
+    validation_fold: int = _option(
+        0,
+        "which part is held out, from zero: with validation_fraction 0.2, parts 0 to 4 hold out "
+        "every training example once",
+        low=0,
+        high=1000,
+    )
 
     evaluate_every: int = _option(
         1,
@@ -141,6 +148,13 @@ class Config:
     )
     clipnorm: float = _option(
         0.0, "largest norm of the whole gradient; 0: no clipping", low=0.0, high=1e6
+    )
+    adversarial: float = _option(
+        0.0,
+        "length of the perturbation of a text's word vectors that each batch is trained on too "
+        "(adversarial training, twice the time); 0: none",
+        low=0.0,
+        high=1e6,
     )
 
     # The method's own constants.
@@ -189,6 +203,12 @@ class Config:
     )
     head_dropout: float = _option(
         0.5, "bilstm: dropout of the features before the head", low=0, high=0.95
+    )
+    projection: int = _option(
+        0,
+        "bilstm: units of a ReLU layer between the features and the head; 0: none",
+        low=0,
+        high=10_000,
     )
 
     # Images that are read from disk.
@@ -322,6 +342,18 @@ class Config:
             raise ValueError(
                 "`precision` must be float32 or mixed_bfloat16 with a strategy. Received: "
                 f"precision='mixed_float16', strategy={self.strategy!r}"
+            )
+        if self.adversarial and self.strategy != "none":
+            raise ValueError(
+                f"`adversarial` must be 0 with a strategy. Received: "
+                f"adversarial={self.adversarial:g}, strategy={self.strategy!r}"
+            )
+        folds = math.floor(1 / (self.validation_fraction or 1) + 1e-9)
+        if self.validation_fold >= folds:
+            raise ValueError(
+                f"`validation_fold` must be below {folds}, the number of such parts. Received: "
+                f"validation_fold={self.validation_fold}, "
+                f"validation_fraction={self.validation_fraction:g}"
             )
         if self.warmup_epochs >= self.epochs > 1:
             raise ValueError(

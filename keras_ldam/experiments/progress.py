@@ -8,6 +8,7 @@ import warnings
 import keras
 
 from keras_ldam import evaluation, hardware
+from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
 from keras_ldam.experiments.place import Place
@@ -39,7 +40,9 @@ class Progress(keras.callbacks.Callback):
         self.trained = trained
         # Evaluated and saved on one device, as a model of Keras' own class.
         self.plain = trained
-        if place.strategy is not None:
+        if isinstance(trained, AdversarialTraining):
+            self.plain = trained.model
+        elif place.strategy is not None:
             self.plain = keras.Model(trained.inputs, trained.outputs, name=trained.name)
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
         self.replicas = {place.replicas}

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_ldam import evaluation
+from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.callbacks import DRW
 from keras_ldam.experiments import datasets, feeding, models
 from keras_ldam.experiments.config import Config
@@ -141,6 +142,8 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         from keras_ldam import distribution
 
         model = distribution.ReplicatedModel(model.inputs, model.outputs, name=model.name)
+    if config.adversarial:
+        model = AdversarialTraining(model, epsilon=config.adversarial)
     clipnorm = config.clipnorm or None
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)

@@ -76,6 +76,18 @@ def test_a_resolved_config_comes_back_from_json():
             {"precision": "mixed_float16", "strategy": "mirrored"},
             "with a strategy. Received: precision='mixed_float16', strategy='mirrored'",
         ),
+        (
+            {"adversarial": 0.5, "strategy": "cores"},
+            "`adversarial` must be 0 with a strategy. Received: adversarial=0.5, strategy='cores'",
+        ),
+        ({"adversarial": -0.5}, "`adversarial` must be from 0"),
+        ({"adversarial": float("nan")}, "`adversarial` must be from 0"),
+        ({"validation_fold": 1}, "`validation_fold` must be below 1"),
+        (
+            {"validation_fraction": 0.2, "validation_fold": 5},
+            "must be below 5, the number of such parts. Received: validation_fold=5, "
+            "validation_fraction=0.2",
+        ),
     ],
 )
 def test_an_impossible_config_gets_a_sentence(changes, message):

@@ -316,6 +316,19 @@ def test_what_is_held_out_depends_on_the_seed():
     assert held == expected
 
 
+def test_folds_hold_out_every_example_once():
+    labels = np.repeat([0, 1], [10, 25])
+    folds = [imbalance.hold_out(labels, 0.2, seed=3, fold=fold) for fold in range(5)]
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(35))
+    for train, held in folds:
+        assert sorted([*train, *held]) == list(range(35))
+        assert np.bincount(labels[held]).tolist() == [2, 5]
+    config = small_config(seed=3, validation_fraction=0.2, validation_fold=4)
+    kept = imbalance.imbalanced_indices(labels, np.array([10, 25]), 3)
+    expected = kept[imbalance.hold_out(labels[kept], 0.2, 3, fold=4)[1]]
+    np.testing.assert_array_equal(imbalance.select(labels, [10, 25], config)[1], expected)
+
+
 def test_a_single_example_cannot_be_held_out():
     with pytest.raises(ValueError, match="class 1 has a single example"):
         imbalance.hold_out(np.array([0, 0, 1]), 0.5, seed=0)

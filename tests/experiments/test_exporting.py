@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import small_config
 
-from keras_ldam import adjustment, evaluation
+from keras_ldam import AdversarialTraining, adjustment, evaluation
 from keras_ldam.experiments import cli, datasets, exporting, text, training
 from keras_ldam.experiments.datasets import imdb
 from keras_ldam.experiments.run_folder import RunFolder
@@ -224,6 +224,22 @@ def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imd
     scores = model.predict(text.Tokenizer(known, 8)(tf.constant(texts)), verbose=0)
     expected = tf.nn.softmax(30 * scores / facts["temperature"])
     np.testing.assert_allclose(answers["probabilities"], expected, rtol=0, atol=1e-6)
+
+
+def test_a_run_with_a_projection_and_adversarial_training_keeps_the_plain_model(
+    small_imdb, tmp_path
+):
+    config = small_config(
+        dataset="imdb", epochs=2, units=4, embedding_dim=4, projection=6, adversarial=0.5
+    )
+    results = training.train(config, tmp_path / "run", progress=False)
+    assert {"auc", "oracle_error"} < set(results["last"])
+    model = RunFolder(tmp_path / "run").load_model()
+    assert not isinstance(model, AdversarialTraining)
+    assert model.get_layer("projection").units == 6
+    split = datasets.load(config).test
+    errors = evaluation.class_errors(model, split.batches(30), [30, 30])
+    assert errors["per_class_error"] == results["last"]["per_class_error"]
 
 
 def test_calibration_is_for_the_class_frequencies_where_the_model_is_used(tmp_path):

@@ -53,6 +53,25 @@ def test_class_errors_are_those_of_scikit_learn(rng):
     assert evaluation.diagnose(identity(8), halves(z, y), np.full(8, 50))[0] == errors
 
 
+@pytest.mark.parametrize("decimals", [8, 1])  # Without ties and with many.
+def test_two_classes_have_the_area_and_the_error_at_the_best_threshold(rng, decimals):
+    oracle = pytest.importorskip("sklearn.metrics")
+    y = np.append([0, 1], rng.integers(0, 2, 58))
+    z = np.round(rng.normal(size=(60, 2)) + np.eye(2)[y], decimals).astype("float32")
+    errors = evaluation.class_errors(identity(2), halves(z, y), [40, 20])
+    assert errors["auc"] == pytest.approx(
+        100 * oracle.roc_auc_score(y, z[:, 1] - z[:, 0]), abs=1e-3
+    )
+    wrong, right, _ = oracle.roc_curve(y, z[:, 1] - z[:, 0])
+    assert errors["oracle_error"] == pytest.approx(50 * np.min(wrong + 1 - right), abs=1e-3)
+    assert errors["oracle_error"] <= errors["mean_error"]
+
+
+def test_examples_of_one_class_alone_have_no_ranking():
+    scores = np.array([[1, 0], [0, 1]], "float32")
+    assert "auc" not in evaluation.class_errors(identity(2), [(scores, np.zeros(2, int))], [9, 3])
+
+
 def test_five_classes_have_no_top5_error_and_a_group_without_examples_has_none():
     scores = np.array([[2, 1, 0, 0, 0], [1, 2, 0, 0, 0], [4, 0, 3, 2, 1]], "float32")
     errors = evaluation.class_errors(

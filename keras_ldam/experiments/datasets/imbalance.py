@@ -108,7 +108,9 @@ def imbalanced_indices(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.
     return np.concatenate(kept)
 
 
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    labels: np.ndarray, fraction: float, seed: int, *, fold: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Splits examples into a training part and a validation part, class by class.
 
     Args:
@@ -116,6 +118,8 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
         fraction: Share of each class to hold out, in (0, 1); at least one example of each class
             is held out, and at least one stays.
         seed: Seed of the choice.
+        fold: Which part of each shuffled class, from zero. For the same seed, folds hold out
+            different examples, and 1 / `fraction` of them all.
 
     Returns:
         Indices of the training part and of the validation part.
@@ -132,7 +136,10 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
                 f"class {label} has a single example, so none can be held out for validation."
             )
         held = min(len(indices) - 1, max(1, round(fraction * len(indices))))
-        parts.append((indices[held:], indices[:held]))
+        # The last parts of a class with few examples overlap.
+        start = min(fold * held, len(indices) - held)
+        validation = indices[start : start + held]
+        parts.append((np.delete(indices, np.s_[start : start + held]), validation))
     train, validation = (np.sort(np.concatenate(part)) for part in zip(*parts, strict=True))
     return train, validation
 
@@ -145,7 +152,7 @@ def select(
     Args:
         labels: Class of each available training example, in file order.
         counts: How many to keep of each class.
-        config: Gives `seed` and `validation_fraction`.
+        config: Gives `seed`, `validation_fraction` and `validation_fold`.
 
     Returns:
         Indices into `labels` of the training examples, and of the validation examples (among the
@@ -154,5 +161,7 @@ def select(
     kept = imbalanced_indices(labels, counts, config.seed)
     if not config.validation_fraction:
         return kept, None
-    train, held = hold_out(labels[kept], config.validation_fraction, config.seed)
+    train, held = hold_out(
+        labels[kept], config.validation_fraction, config.seed, fold=config.validation_fold
+    )
     return kept[train], kept[held]

@@ -68,7 +68,9 @@ def load(config: Config) -> Data:
         skipped += bad
         _check_seen(train.labels, validation.labels, class_names)
     else:
-        stay, held = imbalance.hold_out(train.labels, config.validation_fraction, config.seed)
+        stay, held = imbalance.hold_out(
+            train.labels, config.validation_fraction, config.seed, fold=config.validation_fold
+        )
         train, validation = train.take(stay), train.take(held)
     return Data(
         name="inaturalist2018",

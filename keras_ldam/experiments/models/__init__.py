@@ -155,6 +155,7 @@ def _bilstm(config, data, head):
         word_dropout=config.dropout,
         layer_dropout=config.dropout,
         head_dropout=config.head_dropout,
+        projection=config.projection,
         embedding=None if embedding is None else embedding(config, data),
     )
 

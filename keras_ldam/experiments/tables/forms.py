@@ -106,6 +106,8 @@ def check_results(
         **{f"{name}_error?": _PERCENT for name in sizes},
         "error?": _PERCENT,
         "balanced_accuracy?": _PERCENT,
+        "auc?": _PERCENT,
+        "oracle_error?": _PERCENT,
     }
     form = {
         "method": _STRING,
