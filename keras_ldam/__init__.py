@@ -31,6 +31,7 @@ from keras_ldam.losses import (
 )
 from keras_ldam.metrics import ClassErrors, ClassMargins, OfProbabilities, example_margins
 from keras_ldam.optimizers import MomentumSGD
+from keras_ldam.sampling import EpochClock, balanced
 from keras_ldam.version import __version__ as __version__
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ClassMargins",
     "CosineDense",
     "CrossEntropy",
+    "EpochClock",
     "Focal",
     "FusedBatchNormalization",
     "LDAMHinge",
@@ -51,6 +53,7 @@ __all__ = [
     "RandomCropFlip",
     "VectorScaling",
     "advise",
+    "balanced",
     "class_weights",
     "count",
     "cross_entropy",

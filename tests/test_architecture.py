@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIBRARY = [
     {"extras", "files", "keras_internals", "version"},
     {"counting", "counts", "hardware", "labels"},
-    {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "schedules"},
+    {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},
     {"adjustment", "callbacks"},
     {"evaluation"},
     {"distribution", "export", "report", "serving"},

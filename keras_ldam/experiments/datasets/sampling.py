@@ -10,29 +10,9 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
+from keras_ldam import sampling
 from keras_ldam.experiments.datasets.data import Ragged, Split
-
-
-def epoch_order(
-    labels: np.ndarray, *, seed: int, epoch: int, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Returns indices of one epoch's examples, as many as labels.
-
-    Args:
-        labels: Class of each example, shape `(n,)`.
-        seed: Seed of the run.
-        epoch: Epoch, from zero.
-        weights: Weights per class w_j for re-sampling: n draws with replacement, where
-            P(example) ∝ w of its class. Defaults to every example once, shuffled.
-
-    Returns:
-        int64 array, shape `(n,)`.
-    """
-    generator = np.random.default_rng([seed, epoch])
-    if weights is None:
-        return generator.permutation(len(labels))
-    chances = np.asarray(weights, dtype=np.float64)[labels]
-    return generator.choice(len(labels), size=len(labels), p=chances / chances.sum())
+from keras_ldam.sampling import epoch_order
 
 
 def batches_by_length(
@@ -150,7 +130,7 @@ class Batches(keras.utils.PyDataset):
         return self.split.examples[indices], self.split.labels[indices]
 
 
-class EpochClock(keras.callbacks.Callback):
+class EpochClock(sampling.EpochClock):
     """Tells `Batches` which epoch begins, and seeds every layer that draws random numbers.
 
     Dropout and augmentation start each epoch from a state that depends on seed and epoch alone.
@@ -161,13 +141,9 @@ class EpochClock(keras.callbacks.Callback):
         batches: The batches of `fit`.
     """
 
-    def __init__(self, batches: Batches):
-        super().__init__()
-        self.batches = batches
-
     def on_epoch_begin(self, epoch, logs=None):
         """Sets the epoch, and every random state."""
-        self.batches.epoch = epoch
+        super().on_epoch_begin(epoch, logs)
         for place, state in enumerate(_random_states(self.model)):
             entropy = np.random.SeedSequence([self.batches.seed, epoch, 2, place])
             # 31 bits, which the integers of every backend can hold.

@@ -1,0 +1,291 @@
+"""Balanced draws: their frequencies, and that seed and epoch alone decide them."""
+
+import concurrent.futures
+
+import keras
+import numpy as np
+import pytest
+
+import keras_ldam
+from keras_ldam.sampling import class_chances
+
+COUNTS = np.array([890, 100, 10])
+LABELS = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], COUNTS))
+IDS = np.arange(1000)
+
+
+class Stored(keras.utils.PyDataset):
+    """The examples in batches of 60, as from files."""
+
+    def __init__(self, labels=LABELS, **kwargs):
+        super().__init__(**kwargs)
+        self.y, self.reads = labels, 0
+
+    def __len__(self):
+        return 17
+
+    def __getitem__(self, index):
+        self.reads += 1
+        some = slice(60 * index, 60 * (index + 1))
+        return {"id": IDS[some]}, self.y[some]
+
+    def on_epoch_end(self):
+        raise AssertionError("would change the order of the examples")
+
+
+def draws(batches):
+    """The ids of an epoch, and how often each class came."""
+    ids = np.concatenate([np.ravel(keras.tree.flatten(batches[i])[0]) for i in range(len(batches))])
+    return ids, np.bincount(LABELS[ids], minlength=3)
+
+
+def stream(labels=LABELS):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((IDS, labels))
+
+
+def streamed(dataset):
+    ids = np.concatenate([parts[0] for parts in dataset.batch(1000).as_numpy_iterator()])
+    return ids, np.bincount(LABELS[ids], minlength=3)
+
+
+def balanced(data, counts=None, **kwargs):
+    return keras_ldam.balanced(data, counts, verbose=0, **kwargs)
+
+
+def assert_binomial(drawn, chances):
+    n = drawn.sum()
+    deviations = np.abs(drawn - n * chances) / np.sqrt(n * chances * (1 - chances))
+    assert (deviations < 4).all(), drawn
+
+
+@pytest.mark.parametrize("power, expected", [(0, [0.9, 0.1]), (0.5, [0.75, 0.25]), (1, [0.5, 0.5])])
+def test_a_class_is_drawn_by_a_power_of_its_count(power, expected):
+    np.testing.assert_allclose(class_chances([900, 100], power), expected)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_realized_frequencies_are_within_binomial_bounds(power):
+    batches = balanced((IDS, LABELS), power=power)
+    drawn = sum(batches.class_counts(epoch) for epoch in range(20))
+    assert_binomial(drawn, class_chances(COUNTS, power))
+    ids, in_batches = draws(batches)
+    assert len(batches) == 32 and len(ids) == 1000
+    assert in_batches.tolist() == batches.class_counts(0).tolist()
+
+
+def test_power_0_is_every_example_once_shuffled():
+    ids, _ = draws(balanced((IDS, LABELS), power=0))
+    assert sorted(ids) == IDS.tolist() and ids.tolist() != IDS.tolist()
+
+
+def test_power_may_change_with_the_epoch():
+    batches = balanced((IDS, LABELS), power=lambda epoch: epoch / 9)
+    assert batches.class_counts(0).tolist() == COUNTS.tolist()
+    assert_binomial(batches.class_counts(9), np.full(3, 1 / 3))
+    rarest = [batches.class_counts(epoch)[2] for epoch in (0, 3, 6, 9)]
+    assert rarest == sorted(rarest)
+
+
+@pytest.mark.parametrize("data", [(IDS, LABELS), Stored()], ids=["arrays", "PyDataset"])
+def test_seed_and_epoch_decide_the_draws(data):
+    order = balanced(data, seed=3).order(5).tolist()
+    assert order == balanced(data, seed=3).order(5).tolist()
+    assert order != balanced(data, seed=4).order(5).tolist()
+    assert order != balanced(data, seed=3).order(6).tolist()
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_threads_get_the_batches_that_one_gets(workers):
+    alone = balanced((IDS, LABELS), batch_size=50), balanced(Stored(), buffer=200)
+    several = balanced((IDS, LABELS), batch_size=50), balanced(Stored(workers=4), buffer=200)
+    for one, many in zip(alone, several, strict=True):
+        indices = np.random.default_rng(0).permutation(len(one)).tolist()
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            for index, batch in zip(indices, pool.map(many.__getitem__, indices), strict=True):
+                keras.tree.map_structure(np.testing.assert_array_equal, batch, one[index])
+
+
+def test_keras_own_workers_are_not_used_for_they_keep_batches_of_an_earlier_epoch():
+    assert balanced(Stored(workers=4)).workers == 1
+
+
+def test_a_resumed_fit_sees_the_batches_of_its_epochs():
+    class Recording(keras.Sequential):
+        def train_step(self, *args):
+            x, _ = args[-1]
+            self.seen += np.ravel(keras.ops.convert_to_numpy(x)).astype(int).tolist()
+            return super().train_step(*args)
+
+    def seen(first):
+        model = Recording([keras.layers.Dense(3)])
+        model.seen = []
+        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+        batches = balanced((IDS[:, None], LABELS), batch_size=250)
+        clock = keras_ldam.EpochClock(batches)
+        model.fit(
+            batches, epochs=3, initial_epoch=first, callbacks=[clock], shuffle=False, verbose=0
+        )
+        return model.seen
+
+    whole = seen(0)
+    assert len(whole) == 3000 and whole[2000:] != whole[1000:2000]
+    assert seen(2) == whole[2000:]
+
+
+def test_batches_without_a_clock_go_on_by_themselves():
+    batches = balanced((IDS, LABELS))
+    first = draws(batches)[0].tolist()
+    batches.on_epoch_end()
+    assert draws(batches)[0].tolist() != first
+    assert draws(balanced((IDS, LABELS), initial_epoch=1))[0].tolist() == batches.order(1).tolist()
+
+
+def test_one_hot_and_column_labels_are_drawn_like_numbers():
+    expected = balanced((IDS, LABELS)).order(0).tolist()
+    for labels in (np.eye(3)[LABELS], LABELS[:, None], LABELS.astype("float32"), LABELS.tolist()):
+        assert balanced((IDS, labels)).order(0).tolist() == expected
+    assert balanced((IDS, {"other": LABELS}), labels=LABELS).order(0).tolist() == expected
+
+
+def test_inputs_and_weights_keep_their_form():
+    batches = balanced(({"a": IDS, "b": np.stack([IDS, IDS], 1)}, LABELS, IDS / 2), batch_size=10)
+    x, y, weights = batches[0]
+    assert x["b"].shape == (10, 2)
+    np.testing.assert_array_equal(x["a"], x["b"][:, 1])
+    np.testing.assert_array_equal(weights, x["a"] / 2)
+    np.testing.assert_array_equal(y, LABELS[x["a"]])
+
+
+# ----------------------------------------------------------------------------- PyDataset
+
+
+def test_each_batch_of_a_dataset_is_read_once_an_epoch():
+    stored = Stored()
+    batches = balanced(stored, buffer=180)
+    assert stored.reads == 17  # For the labels.
+    ids, drawn = draws(batches)
+    assert stored.reads == 2 * 17
+    assert len(batches) == 17 and ids.tolist() == batches.order(0).tolist()
+    assert drawn.sum() == 1000 and np.abs(drawn - 1000 / 3).max() < 30
+    # Each example as often as its class asks for, rounded down or up.
+    times, rates = np.bincount(ids, minlength=1000), (1000 / 3 / COUNTS)[LABELS]
+    assert ((times == np.floor(rates)) | (times == np.ceil(rates))).all()
+
+
+def test_labels_that_are_given_are_not_read():
+    stored = Stored()
+    batches = balanced(stored, labels=LABELS)
+    assert stored.reads == 1
+    assert batches.order(0).tolist() == balanced(Stored()).order(0).tolist()
+    with pytest.raises(ValueError, match="900 labels, 17 batches of 60"):
+        balanced(Stored(), labels=LABELS[:900])
+
+
+def test_a_dataset_that_changes_its_batches_is_refused():
+    stored = Stored()
+    batches = balanced(stored)
+    stored.y = LABELS[::-1]
+    with pytest.raises(ValueError, match="must stay the same from epoch to epoch"):
+        batches[0]
+
+
+# ----------------------------------------------------------------------------- tf.data
+
+
+def test_a_stream_repeats_each_example_as_its_class_asks():
+    ids, drawn = streamed(balanced(stream()))
+    assert drawn.sum() == 1000 and np.abs(drawn - 1000 / 3).max() < 30
+    times, rates = np.bincount(ids, minlength=1000), (1000 / 3 / COUNTS)[LABELS]
+    assert ((times == np.floor(rates)) | (times == np.ceil(rates))).all()
+    assert (np.diff(ids) != 0).mean() > 0.9  # Repetitions are apart.
+
+
+def test_a_stream_resumes_at_an_epoch():
+    dataset = balanced(stream(), COUNTS, seed=7)
+    first, second = streamed(dataset)[0].tolist(), streamed(dataset)[0].tolist()
+    assert first != second
+    resumed = balanced(stream(), COUNTS, seed=7, initial_epoch=1)
+    assert streamed(resumed)[0].tolist() == second
+
+
+def test_counts_that_are_not_those_of_a_stream_are_an_error():
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain 1090"):
+        streamed(balanced(stream(), [890, 100, 100]))
+
+
+def test_labels_of_a_stream_may_be_one_hot_or_come_from_a_function():
+    both = stream({"class": LABELS, "hot": np.eye(3, dtype="float32")[LABELS]})
+    ids = [
+        streamed(balanced(both, labels=label_of))[0].tolist()
+        for label_of in (lambda x, y: y["class"], lambda x, y: y["hot"])
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_machines_share_out_one_stream_of_draws():
+    import tensorflow as tf
+
+    machines = [balanced(stream(), COUNTS) for _ in range(2)]
+    policy = machines[0].options().experimental_distribute.auto_shard_policy
+    assert policy == tf.data.experimental.AutoShardPolicy.DATA
+    # By that policy each keeps every second one of draws that are the same on both.
+    assert streamed(machines[0])[0].tolist() == streamed(machines[1])[0].tolist()
+
+
+# ----------------------------------------------------------------------------- what is said
+
+
+def test_the_realized_frequencies_are_told(capsys):
+    batches = keras_ldam.balanced((IDS, LABELS))
+    told = f"of [890 100  10] examples per class, epoch 1 draws {batches.class_counts(0)}."
+    assert told in capsys.readouterr().out
+    keras_ldam.balanced(stream(), COUNTS)
+    assert "an epoch draws about [333 333 333]." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"power": 1.5}, r"`power` must be a number in \[0, 1\]. Received: 1.5"),
+        ({"power": -0.1}, "`power` must be a number"),
+        ({"seed": -1}, "`seed` must be a whole number of at least 0"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
+        ({"data": IDS}, "`data` must hold labels"),
+        ({"data": (IDS, {"a": LABELS})}, "labels in a dict"),
+        ({"data": (IDS[:5], LABELS)}, "as many examples as labels"),
+        (
+            {"data": (IDS, LABELS + (LABELS > 0))},
+            "each of the 4 classes. Received: none of class 1",
+        ),
+        ({"counts": [890, 100, 10, 5]}, "each of the 4 classes. Received: none of class 3"),
+        ({"counts": [890, 0, 10]}, "Received: 0 for class 1"),
+        ({"counts": [890, 100]}, "there are 2 classes. Received: 2"),
+        ({"data": (IDS, LABELS - 1)}, "Received: -1"),
+        ({"data": (IDS, np.full(1000, "cat"))}, "Labels must be whole numbers"),
+        ({"data": (IDS, np.zeros((1000, 3)))}, "a row of 0"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        balanced(**{"data": (IDS, LABELS), **arguments})
+
+
+@pytest.mark.parametrize(
+    "change, arguments, sentence",
+    [
+        (lambda data: data.batch(10), {}, r"call `unbatch\(\)` first"),
+        (lambda data: data.repeat(), {}, "must have an end"),
+        (lambda data: data.take(0), {}, "an empty dataset"),
+        (lambda data: data.map(lambda x, y: x), {}, "`data` must hold labels"),
+        (lambda data: data, {"batch_size": 5}, "drawn by single examples"),
+        (lambda data: data, {"labels": LABELS}, "must be a function"),
+        (lambda data: data.filter(lambda x, y: y != 1), {}, "none of class 1"),
+    ],
+)
+def test_bad_streams_get_one_sentence(change, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        balanced(change(stream()), **arguments)
