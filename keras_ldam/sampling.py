@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
+from keras_ldam.counting import count
 from keras_ldam.labels import check_labels
 
 
@@ -118,8 +119,9 @@ def balanced(
             reading all of a `PyDataset` for them. For a `tf.data.Dataset` a function from the parts
             of an element to its label: `lambda x, y: y["species"]`.
         buffer: Number of examples among which those of a dataset are mixed, at least 1.
-        initial_epoch: Epoch, counted from zero, that is drawn first. Pass to `fit` a
-            `keras_ldam.EpochClock` in its place where you can: it is exact.
+        initial_epoch: Epoch, counted from zero, that is drawn first, of which each pass draws the
+            next; before the first one Keras may draw one more, to build a model. A
+            `BalancedBatches` is better told the epoch by a `keras_ldam.EpochClock`.
         verbose: 1 to print the line, 0 for silence.
 
     Returns:
@@ -411,10 +413,8 @@ def _balanced_dataset(
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("`data` must have an end, which is that of an epoch: no `repeat`.")
     if counts is None:
-        found = list(labels.batch(4096).as_numpy_iterator())
-        if not found:
-            raise ValueError("`data` must hold examples. Received: an empty dataset")
-        counts = _count(np.concatenate(found))
+        counts = count(labels.batch(4096), verbose=verbose)
+        _check_held(counts)
     elif one_hot and spec.shape[0] != len(counts):
         raise ValueError(
             f"`counts` must have one entry for each of the {spec.shape[0]} classes of the one-hot "
@@ -506,13 +506,6 @@ def _classes(y: Any) -> tuple[np.ndarray, int]:
     num_classes = int(labels.max()) + 1 if np.isfinite(labels).all() else 1
     check_labels(labels, num_classes)
     return labels.astype(np.int64), num_classes
-
-
-def _count(y: np.ndarray) -> np.ndarray:
-    labels, num_classes = _classes(y)
-    counts = np.bincount(labels, minlength=num_classes)
-    _check_held(counts)
-    return class_counts.check_counts(counts)
 
 
 def _check_held(held: np.ndarray) -> None:
