@@ -10,13 +10,14 @@ from keras_ldam.adjustment.calibration import (
     softmax,
 )
 from keras_ldam.adjustment.outputs import softmax_scale, with_probabilities
-from keras_ldam.adjustment.priors import prior_shift, prior_weights
+from keras_ldam.adjustment.priors import learned_prior, prior_shift, prior_weights
 
 __all__ = [
     "BINS",
     "TEMPERATURES",
     "expected_calibration_error",
     "fit_temperature",
+    "learned_prior",
     "negative_log_likelihood",
     "prior_shift",
     "prior_weights",

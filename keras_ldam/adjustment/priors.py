@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam.adjustment.calibration import column_or_vector
 from keras_ldam.labels import check_labels
+from keras_ldam.losses import ClassWeightedLoss
 
 
 def prior_weights(
@@ -98,3 +100,27 @@ def prior_shift(
     )
     shift = np.log(target) - np.log(source)
     return shift.astype(np.float32), target.tolist(), source.tolist()
+
+
+def learned_prior(loss: ClassWeightedLoss | None, counts: Any = None) -> np.ndarray:
+    """Returns the class frequencies that a trained model's scores have learned, by its loss.
+
+    Args:
+        loss: The loss that the model is compiled with; None where it has none with counts.
+        counts: See `ClassWeightedLoss.learned_prior`.
+
+    Raises:
+        ValueError: where they are unknown: if all class weights are 1, a loss without logit
+            adjustment has either been without weights in training, or has lost them since.
+    """
+    if loss is None or (
+        loss.tau == 0 and np.all(keras.ops.convert_to_numpy(loss.class_weights) == 1)
+    ):
+        raise ValueError(
+            "`target_prior` needs `source_prior`, the class frequencies that the scores have "
+            "learned: the loss of this model has no class weights other than 1, which may be those "
+            "it was trained with, or have been lost by `load_weights` or `compile`. Pass "
+            "source_prior=counts after training without class weights, and equal numbers after "
+            "training with weights 1/n."
+        )
+    return loss.learned_prior(counts)

@@ -18,10 +18,11 @@ RULES = ("none", "rs", "rw", "cb_rs", "cb_rw", "drs", "drw")
 
 
 class Method(typing.NamedTuple):
-    """A row of the paper's tables: the loss, and how classes are balanced."""
+    """A row of a table: loss, how classes are balanced, and whether the paper has such a row."""
 
     loss: str
     rule: str
+    in_paper: bool = True
 
 
 METHODS = {
@@ -43,8 +44,12 @@ METHODS = {
     "ldam_drs": Method("ldam", "drs"),
     "ldam_drw": Method("ldam", "drw"),
     "ldam_hg_drs": Method("ldam_hinge", "drs"),
+    "la": Method("logit_adjusted", "none", in_paper=False),
+    "vs": Method("vector_scaling", "none", in_paper=False),
+    "ldam_la": Method("ldam_adjusted", "none", in_paper=False),
 }
-"""The methods of the paper and their close relatives, by the name that `--method` takes."""
+"""The methods of the paper, their close relatives, and what they are compared with, by the name
+that `--method` takes."""
 
 
 def _option(default, help, *, low=None, high=None, choices=None):
@@ -71,7 +76,7 @@ class Config:
     )
     method: str = _option(
         "ldam_drw",
-        "row of the paper's tables; decides loss and rule",
+        "row of the tables; decides loss and rule",
         choices=tuple(METHODS),
     )
     loss: str = _option("", "loss; empty: the method's", choices=("", *LOSSES))
@@ -165,6 +170,9 @@ class Config:
         30.0, "inverse temperature s of the softmax over cosines", low=1e-3, high=1e6
     )
     gamma: float = _option(1.0, "focusing parameter of the focal losses", low=0.0, high=100.0)
+    tau: float = _option(
+        1.0, "strength of the logit adjustment of la, vs and ldam_la", low=0.0, high=100.0
+    )
     weighting: str = _option(
         "effective",
         "balancing by drs and drw: effective number of examples, or inverse count",

@@ -27,6 +27,7 @@ from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.progress import EVALUATION_BATCH
 from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
 from keras_ldam.export import EXPORT_FILE, export_saved_model
+from keras_ldam.losses import LOSSES
 
 
 def export(
@@ -111,12 +112,13 @@ def export(
 
 
 def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
-    """The class frequencies that a run's loss has seen in its last phase, ρ_j ∝ n_j w_j.
+    """The class frequencies that a run's scores have learned in its last phase, ρ_j ∝ n_j w_j.
 
     w are the class weights, or the sampling rates of an example of each class: without a rule they
-    are equal, and ρ is that of the counts; after full balance they are 1/n_j, and ρ_j = 1/K. This
-    is exact for a cross-entropy, whose scores estimate log ρ_j + log p(x|j). Margins move scores
-    too, and the scores of a hinge or focal loss do not estimate probabilities.
+    are equal, and ρ is that of the counts; after full balance they are 1/n_j, and ρ_j = 1/K. A loss
+    with logit adjustment τ keeps n_j^τ of them to itself. This is exact for a cross-entropy, whose
+    scores estimate log ρ_j + log p(x|j). Margins move scores too, and the scores of a hinge or
+    focal loss do not estimate probabilities.
 
     Args:
         config: A resolved config.
@@ -129,7 +131,7 @@ def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
     seen = counts.astype(np.float64)
     if how != "none":
         seen *= class_counts.class_weights(counts, kind=weighting, beta=config.beta)
-    return seen / seen.sum()
+    return LOSSES[config.loss].make(counts, dataclasses.asdict(config)).learned_prior(seen)
 
 
 def _read(folder: RunFolder) -> tuple[Config, dict[str, Any], dict[str, Any]]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam import extras
-from keras_ldam.adjustment import prior_shift, softmax_scale
+from keras_ldam.adjustment import learned_prior, prior_shift, softmax_scale
 from keras_ldam.export import version_folders
 from keras_ldam.export.card import model_card
 from keras_ldam.export.limits import MAX_IMAGE_PIXELS
@@ -108,8 +108,9 @@ def export_saved_model(
             normalized to sum to 1. None: the scores stay as trained.
         source_prior: Class frequencies that the scores have learned. Defaults to n_j w_j, with the
             class weights w that `keras_ldam.DRW` has left in the loss of the model (so 1/K each
-            after full balance). It is required where these are all 1, since a loss does not keep
-            them through `load_weights` or another `compile`: pass `counts` after training without
+            after full balance), and n_j^(1-τ) w_j for a loss with logit adjustment τ. Without
+            adjustment it is required where the weights are all 1, since a loss does not keep them
+            through `load_weights` or another `compile`: pass `counts` after training without
             weights, and after re-sampling, or `class_weight` in `fit`, what these have made of the
             counts.
         details: More entries for `export.json`.
@@ -150,7 +151,7 @@ def export_saved_model(
         counts = class_counts.check_counts(counts, class_names)
     if target_prior is not None and source_prior is None:
         class_counts.check_prior("target_prior", target_prior, num_classes, class_names=class_names)
-        source_prior = _learned_prior(loss, counts)
+        source_prior = learned_prior(loss, counts)
     shift, target_prior, source_prior = prior_shift(
         num_classes,
         counts=counts,
@@ -237,20 +238,6 @@ def _wants_probabilities(loss: Any) -> bool:
         names = ("sparse_categorical", "categorical", "binary")
         return loss in [getattr(keras.losses, f"{name}_crossentropy") for name in names]
     return getattr(loss, "from_logits", None) is False
-
-
-def _learned_prior(loss: ClassWeightedLoss | None, counts: Any) -> np.ndarray:
-    """Class frequencies times the class weights of the loss, where it is known that it has any."""
-    weights = None if loss is None else keras.ops.convert_to_numpy(loss.class_weights)
-    if loss is None or np.all(weights == 1):
-        raise ValueError(
-            "`target_prior` needs `source_prior`, the class frequencies that the scores have "
-            "learned: the loss of this model has no class weights other than 1, which may be those "
-            "it was trained with, or have been lost by `load_weights` or `compile`. Pass "
-            "source_prior=counts after training without class weights, and equal numbers after "
-            "training with weights 1/n."
-        )
-    return counts * weights
 
 
 def _weighted_loss_of(model: keras.Model) -> ClassWeightedLoss | None:

@@ -99,7 +99,11 @@ LOSSES = {
     ),
     "ldam": NamedLoss(LDAM, _MARGIN, _WHOLE),
     "uniform_margin": NamedLoss(LDAM, _MARGIN, _WHOLE | _UNIFORM),
+    "ldam_adjusted": NamedLoss(LDAM, (*_MARGIN, "tau"), _WHOLE),
     "ldam_hinge": NamedLoss(LDAMHinge, _MARGIN),
     "hinge": NamedLoss(LDAMHinge, _MARGIN, _UNIFORM),
+    "logit_adjusted": NamedLoss(LogitAdjusted, ("tau",)),
+    # A run's `gamma` is the focus of the focal losses.
+    "vector_scaling": NamedLoss(VectorScaling, ("tau",), {"gamma": 0.3}),
 }
 """Every loss by the name that configs and reports give it: its class and its arguments."""

@@ -133,24 +133,29 @@ class ClassWeightedLoss(keras.losses.Loss):
             weights = ops.matmul(labels, ops.expand_dims(self._weights, -1))[..., 0]
         return weigh(weights, y_pred, sample_weight)
 
-    def learned_prior(self) -> np.ndarray:
-        """Returns the class frequencies that the scores learn, ρ_j ∝ n_j^(1-τ) w_j.
+    def learned_prior(self, counts: Any = None) -> np.ndarray:
+        """Returns the class frequencies that the scores learn, ρ_j ∝ n'_j w_j / n_j^τ.
 
         n are the counts, w the class weights of this moment, and τ is the strength of the logit
         adjustment, 0 for a loss without. So ρ are the training frequencies for a plain loss, and
         1/K each with weights 1/n or with τ = 1. This is exact where s z + τ log π are the logits of
         a cross-entropy; margins, divisors and a focus move scores besides.
 
+        Args:
+            counts: How often the classes were drawn in training n', shape `(num_classes,)`, where
+                that is not n: after re-sampling.
+
         Returns:
             float64 array of shape `(num_classes,)` with sum 1.
 
         Raises:
-            ValueError: if the loss has no counts.
+            ValueError: if the loss has no counts, or `counts` are not one for each class.
         """
         if self.counts is None:
             raise ValueError(f"{self.name}: `learned_prior` needs a loss that has `counts`.")
-        counts = np.asarray(self.counts, dtype=np.float64)
-        seen = counts ** (1.0 - self.tau) * ops.convert_to_numpy(self.class_weights)
+        own = np.asarray(self.counts, dtype=np.float64)
+        drawn = own if counts is None else class_counts.per_class("counts", counts, len(own))
+        seen = drawn * ops.convert_to_numpy(self.class_weights) / own**self.tau
         return seen / seen.sum()
 
     def _check_classes(self, y_pred: Any) -> None:

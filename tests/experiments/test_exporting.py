@@ -14,6 +14,7 @@ from keras_ldam import AdversarialTraining, adjustment, evaluation
 from keras_ldam.experiments import cli, datasets, exporting, text, training
 from keras_ldam.experiments.datasets import imdb
 from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.losses import LOSSES
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,8 @@ def test_a_prior_shifts_the_logits_by_the_log_ratio_to_what_the_rule_has_learned
         ("cb_rs", [0.9, 0.1]),
         ("ldam_drw", [0.9, 0.1]),
         ("ldam_hg_drs", [0.9, 0.1]),
+        ("la", [0.5, 0.5]),
+        ("ldam_la", [0.5, 0.5]),
     ],
 )
 def test_re_balanced_scores_have_learned_re_balanced_frequencies(method, learned):
@@ -83,6 +86,10 @@ def test_re_balanced_scores_have_learned_re_balanced_frequencies(method, learned
     np.testing.assert_allclose(
         exporting.learned_frequencies(config, np.array([900, 100])), learned, rtol=1e-6
     )
+    if "tau" in LOSSES[config.loss].arguments:
+        half = small_config(method=method, tau=0.5)
+        found = exporting.learned_frequencies(half, np.array([900, 100]))
+        np.testing.assert_allclose(found, [0.75, 0.25], rtol=1e-6)
     balanced = small_config(method=method, weighting="inverse")
     if balanced.deferred:
         found = exporting.learned_frequencies(balanced, np.array([900, 100]))

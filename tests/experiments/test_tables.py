@@ -579,6 +579,9 @@ def test_a_table_says_what_its_numbers_were_computed_in_and_which_epochs_the_bes
     assert any("of one epoch in 10 and the last" in note for note in notes)
     notes = paper.headline([run, made_up_result([20, 10], method="ldam_drw")]).notes
     assert "Some or all of ours in mixed_bfloat16: ERM." in notes
+    assert not any("Not in the paper" in note for note in notes)
+    compared = paper.headline([run, made_up_result([20, 10], "la"), made_up_result([20, 10], "vs")])
+    assert "Not in the paper: LA, VS." in compared.notes
 
 
 def test_seeds_with_different_settings_are_told_apart():

@@ -23,7 +23,7 @@ from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.losses import LOSSES
 
-SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gamma": 1.0}
+SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gamma": 1.0, "tau": 1.0}
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -240,11 +240,20 @@ def test_a_damaged_model_gets_a_sentence(finished_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "loss"),
-    [("erm", "CrossEntropy"), ("cb_focal", "Focal"), ("m_drw", "LDAM"), ("hg_drs", "LDAMHinge")],
+    [
+        ("erm", "CrossEntropy"),
+        ("cb_focal", "Focal"),
+        ("m_drw", "LDAM"),
+        ("hg_drs", "LDAMHinge"),
+        ("la", "LogitAdjusted"),
+        ("vs", "VectorScaling"),
+        ("ldam_la", "LDAM"),
+    ],
 )
 def test_a_method_names_its_loss(method, loss):
     built = LOSSES[small_config(method=method).loss].make([50, 5], SETTINGS)
     assert type(built).__name__ == loss
+    assert built.tau == (method in ("la", "vs", "ldam_la"))
     if method in ("m_drw", "hg_drs"):  # One margin for all; the counts differ.
         assert built.margins.tolist() == [0.5, 0.5]
 
@@ -299,7 +308,7 @@ def test_the_model_is_compiled_as_the_config_says(optimizer):
 
 def test_the_loss_has_the_constants_of_the_config():
     data = datasets.load(small_config())
-    constants = {"gamma": 0.5, "scale": 20.0, "max_margin": 0.25}
+    constants = {"gamma": 0.5, "scale": 20.0, "max_margin": 0.25, "tau": 0.75}
     for loss, named in LOSSES.items():
         built = training.compiled_model(small_config(loss=loss, **constants), data).loss
         assert {name: getattr(built, name) for name in named.arguments} == {

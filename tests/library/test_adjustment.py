@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
+import keras_ldam
 from keras_ldam import adjustment
 
 
@@ -187,3 +188,21 @@ def test_a_confidence_that_is_not_a_number_counts_as_zero():
 def test_scores_and_labels_that_do_not_fit_get_a_sentence(scores, labels):
     with pytest.raises(ValueError, match=r"Scores must have shape \(n, num_classes\)"):
         adjustment.expected_calibration_error(scores, np.array(labels, int))
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_a_loss_with_adjustment_knows_what_its_scores_have_learned(tau):
+    counts = np.array([900.0, 100.0])
+    for loss in (
+        keras_ldam.LDAM(counts, tau=tau),
+        keras_ldam.LogitAdjusted(counts, tau=tau),
+        keras_ldam.VectorScaling(counts, tau=tau),
+    ):
+        learned = counts ** (1 - tau)
+        np.testing.assert_allclose(adjustment.learned_prior(loss), learned / learned.sum())
+        # Batches with equally many examples of each class, say.
+        drawn = counts**-tau
+        found = adjustment.learned_prior(loss, [500, 500])
+        np.testing.assert_allclose(found, drawn / drawn.sum())
+    with pytest.raises(ValueError, match="or have been lost by `load_weights`"):
+        adjustment.learned_prior(keras_ldam.VectorScaling(counts, tau=0.0))

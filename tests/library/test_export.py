@@ -407,6 +407,9 @@ def test_the_prior_that_is_taken_off_is_the_one_that_the_class_weights_left(tmp_
     model.compile(loss=keras_ldam.CrossEntropy(counts))
     with pytest.raises(ValueError, match="have been lost by `load_weights`"):
         source_prior()
+    # Logit adjustment keeps n^τ to itself, so the scores have learned n^(1-τ).
+    model.compile(loss=keras_ldam.LogitAdjusted(counts, tau=0.5))
+    assert source_prior() == pytest.approx([0.75, 0.25])
 
 
 def test_values_of_classes_are_read_by_their_keys(tmp_path):

@@ -662,13 +662,18 @@ def test_class_weights_with_keys_are_put_into_class_order():
 
 
 def test_a_loss_of_each_name_takes_its_own_settings():
-    settings = {"max_margin": 0.3, "scale": 10.0, "gamma": 2.0, "other": None}
+    settings = {"max_margin": 0.3, "scale": 10.0, "gamma": 2.0, "tau": 0.5, "other": None}
     made = {name: named.make(COUNTS, settings) for name, named in losses.LOSSES.items()}
     assert made["ldam"].max_margin == made["ldam_hinge"].max_margin == 0.3
     assert made["uniform_margin"].margins.tolist() == pytest.approx([0.3] * 4)
     assert made["sigmoid_focal"].form == "sigmoid" and made["focal"].gamma == 2.0
     cosines = {name for name, named in losses.LOSSES.items() if named.wants_cosines}
-    assert cosines == {"ldam", "uniform_margin", "ldam_hinge", "hinge"}
+    assert cosines == {"ldam", "ldam_adjusted", "uniform_margin", "ldam_hinge", "hinge"}
+    adjusted = {name for name, loss in made.items() if loss.tau == 0.5}
+    assert adjusted == {"ldam_adjusted", "logit_adjusted", "vector_scaling"}
+    assert made["vector_scaling"].gamma == 0.3
+    drawn = made["logit_adjusted"].learned_prior([1, 1, 1, 1])  # After re-sampling.
+    np.testing.assert_allclose(drawn * np.sqrt(COUNTS), drawn[0] * np.sqrt(500))
 
 
 # ----------------------------------------------------------------------------- gradual margins

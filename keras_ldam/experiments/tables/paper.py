@@ -35,6 +35,9 @@ METHOD_TITLES = {
     "ldam_drs": "LDAM-DRS",
     "ldam_drw": "LDAM-DRW",
     "ldam_hg_drs": "LDAM-HG-DRS",
+    "la": "LA",
+    "vs": "VS",
+    "ldam_la": "LDAM-LA",
 }
 BEST_MARK = "†"
 
@@ -195,6 +198,8 @@ def _notes(results, paper, quoted):
             yield f"Ours in {precision}."
         else:
             yield f"Some or all of ours in {precision}: {_titles(those)}."
+    if others := [run for run in results if not _in_paper(run)]:
+        yield f"Not in the paper: {_titles(others)}."
     if replicated := [run for run in results if run.replicated]:
         yield (
             "Some or all of ours over several replicas, with batch normalization over each one's "
@@ -211,6 +216,11 @@ def _notes(results, paper, quoted):
         yield f"Paper: {published.PAPER_SOURCE}."
     for who in quoted:
         yield f"{who}: {published.RERUN_SOURCES[who]}."
+
+
+def _in_paper(run):
+    name = run.results["method"]
+    return name not in METHODS or METHODS[name].in_paper
 
 
 def _titles(runs):
