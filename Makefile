@@ -8,7 +8,7 @@ SERVING := .venv-serving/.ready
 # The site needs nothing of the library's environment.
 DOCS := .venv-docs/.ready
 
-.PHONY: demo test test-lean test-oldest lint docs notebooks serving clean
+.PHONY: demo test test-lean test-oldest test-backends lint docs notebooks serving clean
 
 # Plain training against the paper's method on long-tailed digits, three seeds each.
 demo: $(READY)
@@ -35,6 +35,11 @@ test-lean:
 # The library and the experiments on the lower bounds of setup.cfg.
 test-oldest:
 	$(PYTHON) tests/environments.py oldest .venv-oldest
+
+# The library on torch, JAX and TensorFlow, all three installed. TORCH=… names another torch than
+# the newest, such as a build for CPUs only, which is much smaller.
+test-backends:
+	$(PYTHON) tests/environments.py backends .venv-backends
 
 lint: $(READY)
 	$(BIN)/pre-commit run --all-files
@@ -72,4 +77,4 @@ $(READY): requirements.txt setup.cfg pyproject.toml
 
 # Not runs/ and exports/: they may have taken days.
 clean:
-	rm -rf .venv .venv-lean .venv-oldest .venv-serving .venv-docs build *.egg-info demo site notebooks
+	rm -rf .venv .venv-lean .venv-oldest .venv-backends .venv-serving .venv-docs build *.egg-info demo site notebooks

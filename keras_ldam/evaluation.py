@@ -18,7 +18,7 @@ import numpy as np
 from keras_ldam import adjustment
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_labels
-from keras_ldam.layers import gives_cosines
+from keras_ldam.layers import gives_cosines, inputs_of
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q50": 0.5}
 """The quantiles of a class's margins that a diagnosis keeps, by name."""
@@ -245,7 +245,7 @@ def _measured(model: keras.Model) -> tuple[Callable[[Any], tuple[np.ndarray, np.
     linear = getattr(last, "activation", None) is keras.activations.linear
     if isinstance(last, keras.layers.Dense) and (linear or softmax):
         try:
-            both = keras.Model(model.inputs, [last.input, model.outputs[0]])
+            both = keras.Model(inputs_of(model), [last.input, model.outputs[0]])
         except (AttributeError, ValueError):  # A subclassed model has no graph to look into.
             both = None
         if both is not None:

@@ -2,7 +2,9 @@
 
     python tests/environments.py lean .venv-lean      # the wheel with Keras, NumPy and JAX alone
     python tests/environments.py oldest .venv-oldest  # the lower bounds that setup.cfg names
+    python tests/environments.py backends .venv-backends  # the library on torch, JAX and TensorFlow
 
+The variable TORCH names the torch to install, such as a build for CPUs only; the newest by default.
 An environment is created once and used again as long as setup.cfg stays the same.
 """
 
@@ -45,6 +47,10 @@ def main(which: str, folder: str) -> int:
     python = Path(folder).absolute() / "bin" / "python"
     if which == "lean":
         packages = ["jax", "pytest", "pytest-xdist"]
+    elif which == "backends":
+        packages = [line for line in options["install_requires"].split("\n") if line]
+        packages += [line for line in extras["export"].split("\n") if line]
+        packages += ["jax", os.environ.get("TORCH", "torch"), "pytest", "pytest-xdist"]
     else:
         named = [options["install_requires"]]
         named += [extras[name] for name in ("export", "report", "experiments", "jax")]
@@ -56,6 +62,8 @@ def main(which: str, folder: str) -> int:
         install_wheel(python)
         return run_lean(python)
     pip(python, "install", "--no-deps", "--editable", str(ROOT))
+    if which == "backends":
+        return max(run_library(python, backend) for backend in ("torch", "jax", "tensorflow"))
     return subprocess.call(
         [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"],
         cwd=ROOT,
@@ -104,6 +112,12 @@ def run_lean(python: Path) -> int:
     if found != "[]":
         print(f"the lean environment holds {found}", file=sys.stderr)
         return 1
+    return run_library(python, "jax")
+
+
+def run_library(python: Path, backend: str) -> int:
+    """Runs the library's tests on a backend of Keras."""
+    print(f"the library on {backend}", flush=True)
     # Outside of the checkout, so that the installed package is the one that is tested.
     with tempfile.TemporaryDirectory() as folder:
         return subprocess.call(
@@ -113,7 +127,7 @@ def run_lean(python: Path) -> int:
                 *(ROOT / "tests" / file for file in LEAN_TESTS),
             ],
             cwd=folder,
-            env={**os.environ, "KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+            env={**os.environ, "KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_ldam import counts as class_counts
-from keras_ldam.layers import ScaledSoftmax, cosine_heads, gives_probabilities
+from keras_ldam.layers import ScaledSoftmax, cosine_heads, gives_probabilities, inputs_of
 
 
 def softmax_scale(model: keras.Model, scale: float | None = None) -> float:
@@ -81,4 +81,4 @@ def with_probabilities(model: keras.Model, *, scale: float | None = None) -> ker
             "The model must have one output; select it: keras.Model(model.inputs, "
             f"model.outputs[0]). Received: {len(outputs)} outputs"
         )
-    return keras.Model(model.inputs, softmax(outputs[0]), name=model.name)
+    return keras.Model(inputs_of(model), softmax(outputs[0]), name=model.name)

@@ -7,6 +7,7 @@ from keras_ldam.layers.heads import (
     dense_heads,
     gives_cosines,
     gives_probabilities,
+    inputs_of,
 )
 from keras_ldam.layers.random_crop_flip import RandomCropFlip
 from keras_ldam.layers.scaled_softmax import ScaledSoftmax
@@ -21,4 +22,5 @@ __all__ = [
     "dense_heads",
     "gives_cosines",
     "gives_probabilities",
+    "inputs_of",
 ]

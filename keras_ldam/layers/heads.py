@@ -38,6 +38,15 @@ def gives_probabilities(model: keras.Model) -> bool:
     return any(map(_is_normalized, getattr(model, "outputs", None) or ()))
 
 
+def inputs_of(model: keras.Model) -> Any:
+    """Returns the symbolic inputs of a model in the form that it is called with.
+
+    A new model of `Model.inputs`, a list, would warn when it is called with an array, and take the
+    arrays of a dictionary in the order of their names.
+    """
+    return model.inputs[0] if len(model.inputs) == 1 else model.input
+
+
 def _is_normalized(output: Any) -> bool:
     operation = keras_internals.operation_of(output)
     if isinstance(operation, keras.Model):

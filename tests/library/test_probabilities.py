@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_ldam
+from keras_ldam import evaluation
 from keras_ldam.layers import ScaledSoftmax
 
 COUNTS = [90, 30, 6]
@@ -170,3 +171,19 @@ def test_a_class_that_the_model_lacks_gets_a_sentence(x):
     metric = keras_ldam.OfProbabilities(keras.metrics.Recall(), scale=1.0, class_id=3)
     with pytest.raises(ValueError, match=r"a class in 0 … 2. Received: 3"):
         metric.update_state(np.arange(12) % 3, x[:, :3])
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_inputs_keep_their_names_and_their_form(x):
+    parts = {name: keras.Input((6,), name=name) for name in ("second", "first")}
+    both = keras.layers.Concatenate()([parts["first"], 10 * parts["second"]])
+    named = keras.Model(parts, keras_ldam.CosineDense(3, scale=5)(both))
+    given = {"first": x, "second": x[::-1].copy()}
+    for model, examples in ((named, given), (built(keras_ldam.CosineDense(3, scale=5)), x)):
+        found = ops.convert_to_numpy(keras_ldam.with_probabilities(model)(examples))
+        expected = softmax(5 * model.predict(examples, verbose=0).astype("float64"))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        # The scores of a look into the model are those of the model.
+        labels = expected.argmax(axis=1)
+        errors, _ = evaluation.diagnose(model, [(examples, labels)], COUNTS)
+        assert errors["error"] == 0
