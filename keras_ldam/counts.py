@@ -40,11 +40,17 @@ def check_counts(
             f"`counts` must be whole numbers, one for each class. Received: {_shown(counts)}"
         ) from None
     if values.ndim != 1 or values.size < 2:
+        hint = ""
+        if values.ndim == 2:
+            hint = " If these are labels, count them: numpy.bincount(labels)."
+            if values.shape[1] > 1:
+                hint = " If these are one-hot labels, add them up: labels.sum(axis=0)."
         raise ValueError(
             "`counts` must be a vector with one entry for each of at least two classes. Received: "
-            f"shape {values.shape}"
+            f"shape {values.shape}.{hint}"
         )
-    if np.all((values > 0) & (values < 1)):
+    fractions = np.all(values >= 0) and np.any(values != np.floor(values))
+    if fractions and np.any(np.isclose(values.sum(), [1, 100], rtol=0.02)):
         raise ValueError(
             "`counts` must be numbers of training examples, not shares of them. Received: "
             f"{_shown(counts)}; multiply by the number of examples."

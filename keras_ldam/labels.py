@@ -93,6 +93,31 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
     return ops.cast(labels, "int32"), True, scores
 
 
+def assert_labels(y_true: Any, y_pred: Any) -> Any:
+    """Returns labels that TensorFlow's compiled code raises on where one of them is no class.
+
+    Without it TensorFlow's cross-entropy raises on a CPU, and says -1 whatever the label. Elsewhere
+    compiled code cannot raise, and the labels are returned as they are.
+    """
+    if keras.backend.backend() != "tensorflow" or _visible(y_true) is not None:
+        return y_true
+    import tensorflow as tf
+
+    labels, sparse, scores = prepare(y_true, y_pred, several=True)
+    if not sparse or tf.executing_eagerly():
+        return y_true
+    given = ops.convert_to_tensor(y_true)
+    wrong = ops.reshape(labels, (-1,)) < 0
+    message = (
+        f"Labels must be whole numbers in 0 … {scores.shape[-1] - 1}; where there is none, as for "
+        "void pixels, give the label of any class and a sample_weight of 0. Received:"
+    )
+    received = tf.boolean_mask(tf.reshape(given, [-1]), wrong)[:1]
+    right = tf.logical_not(tf.reduce_any(wrong))
+    with tf.control_dependencies([tf.debugging.Assert(right, [message, received])]):
+        return tf.identity(given)
+
+
 def check_classes(name: str, y_pred: Any, num_classes: int) -> None:
     """Raises `ValueError` unless the last axis of scores has one entry for each class.
 
@@ -131,7 +156,7 @@ def as_index(labels: Any, num_classes: int) -> Any:
 
 
 def weigh(weights: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-    """Multiplies weights by those of the examples; 0 where Keras' mask leaves a step out.
+    """Multiplies weights by those of the examples, and by Keras' mask of the scores.
 
     Args:
         weights: Shape `(…)`, that of `y_pred` without its last axis.
@@ -160,7 +185,9 @@ def weigh(weights: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         weights = weights * own
     mask = keras_internals.mask_of(y_pred)
     if mask is not None and len(mask.shape) == rank:
-        weights = ops.where(mask, weights, ops.zeros_like(weights))
+        # As Keras does: a mask may be a share. Where it is 0, NaN does not matter.
+        mask = ops.cast(mask, weights.dtype)
+        weights = ops.where(mask > 0, weights * mask, 0.0)
     return weights
 
 

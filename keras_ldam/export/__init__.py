@@ -210,8 +210,9 @@ def _num_classes(model: keras.Model) -> int:
         )
     if len(inputs) > 1:
         raise ValueError(
-            "The model must have one input; export one of several inputs with its own `export` "
-            f"method. Received: {len(inputs)} inputs"
+            "The model must have one input; export one of several inputs as "
+            "keras_ldam.with_probabilities(model).export(folder). Received: "
+            f"{len(inputs)} inputs"
         )
     shape = model.output_shape
     if len(outputs) > 1 or not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:

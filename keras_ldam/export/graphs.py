@@ -41,9 +41,9 @@ def served(
     shape = shape if image_shape is None else tuple(image_shape)
     if len(shape) != 3 or not isinstance(shape[2], int):
         raise ValueError(
-            "Images must have shape (height, width, channels). For texts pass `tokenizer`; for "
-            "other inputs append keras.layers.Rescaling(scale) and keras.layers.Softmax() to the "
-            f"model and use its own `export` method. Received: input of shape {shape}"
+            "Images must have shape (height, width, channels). For texts pass `tokenizer`; export "
+            "a model of other inputs as keras_ldam.with_probabilities(model).export(folder). "
+            f"Received: input of shape {shape}"
         )
     height, width, channels = shape
     return ServedImages(answer, (height, width, channels), resize=resize, decode=decode)

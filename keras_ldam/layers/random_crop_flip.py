@@ -28,15 +28,15 @@ class RandomCropFlip(keras.layers.Layer):
         **kwargs: Further arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Images of any type, shape `(batch, height, width, channels)`; height, width
-            and channels must be known.
+        inputs: Images of any type, shape `(batch, height, width, channels)`, or one image without
+            the first axis, as in `tf.data.Dataset.map`; height, width and channels must be known.
         training: Whether to change the images. Defaults to no.
 
     Returns:
         Images of the same shape and type.
 
     Raises:
-        ValueError: If `padding` is negative.
+        ValueError: If `padding` is negative, or for images of another shape or of unknown size.
 
     Example:
 
@@ -62,6 +62,15 @@ class RandomCropFlip(keras.layers.Layer):
         """Returns the images, each shifted and perhaps mirrored while training."""
         if not training:
             return inputs
+        shape = tuple(inputs.shape)
+        if len(shape) not in (3, 4) or None in shape[-3:]:
+            raise ValueError(
+                "Images must have shape (batch, height, width, channels), or one image (height, "
+                "width, channels), of known size, which `set_shape` tells TensorFlow. Received: "
+                f"shape {shape}"
+            )
+        if len(shape) == 3:
+            return self.call(ops.expand_dims(inputs, 0), training)[0]
         batch = ops.shape(inputs)[0]
         height, width, channels = inputs.shape[1:]
         padding = self.padding

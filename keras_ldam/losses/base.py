@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import as_index, check_classes, prepare, weigh
+from keras_ldam.labels import as_index, assert_labels, check_classes, prepare, weigh
 
 
 class ClassWeightedLoss(keras.losses.Loss):
@@ -35,11 +35,12 @@ class ClassWeightedLoss(keras.losses.Loss):
     and in a training loop of your own you pass `class_weights` to the call.)
 
     A label outside the classes raises `ValueError` outside compiled code. Inside, where nothing
-    can be raised in general, the loss of that example is NaN (TensorFlow on CPU raises its own
-    `InvalidArgumentError`): a run that stops is better than one that learns wrong labels. The same
-    holds for a row of labels that is no distribution. A row of zeros has no label and weighs 0, as
-    `tf.one_hot(-1, num_classes)` gives for void pixels; void integers need the label of some class
-    and a `sample_weight` of 0.
+    can be raised in general, the loss of that example is NaN (TensorFlow without XLA, as on a CPU,
+    raises `InvalidArgumentError`): a run that stops is better than one that learns wrong labels.
+    The same holds for a row of labels that is no distribution. (Compiled code on JAX gets whole
+    numbers in 32 bits, so a label of 2**32 or more has become another before any loss sees it.) A
+    row of zeros has no label and weighs 0, as `tf.one_hot(-1, num_classes)` gives for void pixels;
+    void integers need the label of some class and a `sample_weight` of 0.
 
     Args:
         counts: Training examples per class, shape `(num_classes,)`; `None` for a loss without class
@@ -97,6 +98,7 @@ class ClassWeightedLoss(keras.losses.Loss):
                 of the step.
         """
         with self._weighing(class_weights, sample_weight):
+            y_true = assert_labels(y_true, y_pred)
             weights = self.example_weights(y_true, y_pred, sample_weight)
             loss = super().__call__(y_true, y_pred, weights)
         if self.reduction == "mean_with_sample_weight":

@@ -36,6 +36,10 @@ class ClassErrors(keras.metrics.Metric):
     where a model has several, as for several outputs: Keras joins all metrics into one dictionary,
     where equal keys overwrite each other.
 
+    Keras passes `sample_weight` of `fit` and `evaluate` on to `weighted_metrics`, not to `metrics`:
+    where weights of 0 leave void pixels out, compile with `weighted_metrics=[ClassErrors(counts)]`.
+    Callbacks that watch one of the keys need `mode="min"`, or `mode="max"` for an accuracy.
+
     Args:
         counts: Training examples per class, shape `[num_classes]`.
         per_class: Whether the result holds the error of each class too.

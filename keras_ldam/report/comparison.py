@@ -208,13 +208,19 @@ def _check_sizes(name: str, examples: Any, labels: np.ndarray) -> None:
 
 
 def _classes(name: str, labels: Any) -> np.ndarray:
+    if isinstance(labels, Mapping) or (isinstance(labels, list | tuple) and np.ndim(labels[0])):
+        raise ValueError(
+            f"`{name}` must have one array of labels, those of the output that is compared. "
+            f"Received: {len(labels)} arrays in a {type(labels).__name__}"
+        )
     labels = np.asarray(labels)
     if labels.ndim == 2:
         labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
     if labels.ndim != 1 or not len(labels):
+        hint = "" if labels.ndim else "; batch the dataset: dataset.batch(256)."
         raise ValueError(
             f"`{name}` must have labels of shape (n,), (n, 1) or (n, num_classes), n at least 1, "
-            f"and a dataset batches of such. Received: labels of shape {labels.shape}"
+            f"and a dataset batches of such. Received: labels of shape {labels.shape}{hint}"
         )
     number = np.issubdtype(labels.dtype, np.number) or labels.dtype == bool
     if not number or np.any(labels != np.floor(labels)) or labels.min() < 0:

@@ -96,3 +96,27 @@ def test_padding_is_four_by_default_and_comes_back_from_the_config_with_the_seed
     layer = RandomCropFlip(padding=2, seed=3)
     again = keras.layers.deserialize(keras.layers.serialize(layer))
     assert (again.padding, again.seed) == (2, 3)
+
+
+def test_one_image_without_a_batch_is_changed_too():
+    image, padding = numbered_images(1)[0], 1
+    layer = RandomCropFlip(padding=padding, seed=0)
+    outcomes = all_outcomes(image, padding)
+    found = {outcomes[np.array(layer(image, training=True)).tobytes()] for _ in range(20)}
+    assert len(found) > 5
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data runs TensorFlow's ops")
+def test_it_works_inside_map():
+    import tensorflow as tf
+
+    images, layer = numbered_images(3), RandomCropFlip(padding=1, seed=0)
+    dataset = tf.data.Dataset.from_tensor_slices(images)
+    changed = list(dataset.map(lambda image: layer(image, training=True)))
+    outcomes = all_outcomes(images[0], 1)
+    assert all(image.numpy().tobytes() in outcomes for image in changed)
+    unknown = tf.data.Dataset.from_generator(
+        lambda: images, output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
+    )
+    with pytest.raises(ValueError, match=r"of known size.*Received: shape \(None, None, 3\)"):
+        unknown.map(lambda image: layer(image, training=True))

@@ -526,3 +526,21 @@ def test_a_validation_that_is_interrupted_leaves_the_weights_of_the_epoch(exampl
     with pytest.raises(KeyboardInterrupt):
         fit(model, examples, [keras_ldam.DRW(2, verbose=0), Stop()], validation_data=examples)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(model.loss.class_weights), 1)
+
+
+def test_a_log_has_the_state_where_drw_comes_before_it(examples, tmp_path):
+    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    fit(compiled(), examples, [keras_ldam.DRW(1, verbose=0), log], epochs=2)
+    heading, *rows = (tmp_path / "log.csv").read_text().splitlines()
+    place = heading.split(",").index("reweighted")
+    assert [float(row.split(",")[place]) for row in rows] == [0, 1]
+
+
+def test_a_callback_that_watches_an_error_works_with_a_mode_and_asks_for_one(examples):
+    model = compiled(metrics=[keras_ldam.ClassErrors(COUNTS)])
+    settings = {"epochs": 2, "validation_data": examples}
+    with pytest.raises(ValueError, match=r"Pass `mode='max'` .* `mode='min'`"):
+        fit(model, examples, [keras.callbacks.EarlyStopping("val_balanced_error")], **settings)
+    best = keras.callbacks.EarlyStopping("val_balanced_error", mode="min")
+    history = fit(model, examples, [best], **settings)
+    assert best.best == min(history["val_balanced_error"])

@@ -174,6 +174,28 @@ def test_arguments_out_of_range_get_a_sentence(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([0.9, 0.09, 0.01], "not shares of them"),
+        ([1.0, 0.0, 0.0, 0.004], "not shares of them"),
+        ([90.5, 9.0, 0.5], "not shares of them"),
+        ([90.5, 9.0, 10.0], "whole numbers .* Received: 90.5 for class 0"),
+        ([0, 0, 1, 1, 2, 0, 1], "count them: numpy.bincount"),
+        ([[0], [1], [1]], "count them: numpy.bincount"),
+        ([[1, 0], [0, 1], [0, 1]], r"add them up: labels.sum\(axis=0\)"),
+    ],
+)
+def test_shares_and_labels_in_the_place_of_counts_get_a_hint(given, message):
+    with pytest.raises(ValueError, match=message):
+        keras_ldam.LDAM(given)
+
+
+def test_a_count_of_zero_is_told_by_the_name_of_its_class():
+    with pytest.raises(ValueError, match=r"Received: 0 for class 1 \(dog\)"):
+        keras_ldam.advise({"cat": 5, "dog": 0})
+
+
 def test_a_class_of_100_or_20_examples_is_medium():
     groups = keras_ldam.shot_groups([101, 100, 20, 19])
     assert {name: classes.tolist() for name, classes in groups.items()} == {

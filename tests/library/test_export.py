@@ -836,3 +836,19 @@ def test_a_cmyk_jpeg_is_gray_for_a_model_of_gray_images(tmp_path):
         image_bytes=tf.constant([file.getvalue(), png(np.full([4, 4, 1], 200, np.uint8))])
     )["logits"].numpy()
     np.testing.assert_allclose(found, gray, atol=0.02)
+
+
+@pytest.mark.parametrize("number", [1, 13])
+def test_a_model_of_other_inputs_is_exported_as_the_refusal_says(number, tmp_path):
+    inputs = [keras.Input((3,), name=f"input_{j}") for j in range(number)]
+    together = keras.layers.Concatenate()(inputs) if number > 1 else inputs[0]
+    model = keras.Model(inputs, keras_ldam.CosineDense(2, scale=10)(together))
+    with pytest.raises(ValueError, match=r"with_probabilities\(model\).export\(folder\)"):
+        keras_ldam.export_saved_model(model, tmp_path / "a", class_names=["a", "b"])
+    values = [np.full((2, 3), j - 0.5, np.float32) for j in range(number)]
+    probabilities = keras_ldam.with_probabilities(model)
+    probabilities.export(tmp_path / "b", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "b"))  # `serve` holds it only weakly.
+    expected = tf.nn.softmax(10.0 * model.predict(values, verbose=0))
+    given = values if number > 1 else values[0]
+    np.testing.assert_allclose(loaded.serve(given), expected, rtol=1e-5)

@@ -337,6 +337,8 @@ def test_a_fraction_is_no_class_inside_compiled_code_either(label):
     model.compile("sgd", loss=keras_ldam.LDAM(COUNTS))
     try:
         loss = model.train_on_batch(x, y)
+    except ValueError as error:  # torch, which compiles nothing here.
+        assert "Labels must be whole numbers" in str(error)
     except Exception as error:  # TensorFlow on a CPU; elsewhere nothing can be raised.
         assert "-1" in str(error)
     else:
@@ -477,6 +479,21 @@ def test_steps_that_a_mask_leaves_out_have_no_weight(rng):
     z._keras_mask = ops.convert_to_tensor(mask)
     np.testing.assert_array_equal(values(loss.example_weights(y, z)), whole * mask)
     assert float(loss(y, z)) == pytest.approx(expected, rel=1e-5)
+    z._keras_mask = ops.convert_to_tensor(0.5 * mask)  # A share, as Keras multiplies by it.
+    np.testing.assert_array_equal(values(loss.example_weights(y, z)), 0.5 * whole * mask)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others cannot raise inside")
+def test_a_void_label_inside_compiled_code_gets_a_sentence(batch):
+    import tensorflow as tf
+
+    y, z = batch
+    function = tf.function(LOSSES["ldam"])
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        function(tf.constant(np.append(y[1:], 255)), tf.constant(z))
+    last = caught.value.message.strip().splitlines()[-2]
+    assert "in 0 … 3; where there is none" in last and "Received:] [255]" in last
+    assert np.isfinite(function(tf.constant(y), tf.constant(z)))
 
 
 @pytest.mark.parametrize(

@@ -237,3 +237,15 @@ def test_a_class_whose_scores_are_nan_has_nan_margins():
     found = {k: float(v) for k, v in metric.result().items()}
     assert np.isnan([found["margin_min_1"], found["margin_quantile_1"], found["margin_min"]]).all()
     assert found["margin_min_0"] == pytest.approx(0.8)
+
+
+def test_weights_of_fit_reach_the_metric_among_the_weighted_ones_only(rng):
+    x, y = rng.normal(size=(40, 4)).astype(np.float32), rng.integers(0, 4, 40)
+    weights = (np.arange(40) < 20).astype(np.float32)  # The second half is void.
+    model = keras.Sequential([keras.Input((4,)), keras_ldam.CosineDense(4)])
+    plain, weighted = (keras_ldam.ClassErrors(COUNTS, name=name) for name in ("all", "labeled"))
+    model.compile("sgd", keras_ldam.LDAM(COUNTS), metrics=[plain], weighted_metrics=[weighted])
+    found = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+    wrong = model.predict(x, verbose=0).argmax(axis=1) != y
+    assert found["all_error"] == pytest.approx(wrong.mean(), abs=1e-6)
+    assert found["labeled_error"] == pytest.approx(wrong[:20].mean(), abs=1e-6)

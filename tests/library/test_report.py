@@ -422,7 +422,18 @@ def in_batches(pair):
         (lambda a: a.update(train=None), "`train` must be a pair .* NoneType"),
         (lambda a: a.update(train=in_batches(a["train"]).repeat()), "an infinite dataset"),
         (lambda a: a.update(train=in_batches(a["train"]).take(0)), "a dataset without any"),
-        (lambda a: a.update(train=in_batches(a["train"]).unbatch()), r"labels of shape \(\)"),
+        (
+            lambda a: a.update(train=in_batches(a["train"]).unbatch()),
+            r"labels of shape \(\); batch the dataset",
+        ),
+        (
+            lambda a: a.update(train=(a["train"][0], [a["train"][1], a["train"][1]])),
+            "one array of labels, .* Received: 2 arrays in a list",
+        ),
+        (
+            lambda a: a.update(test=(a["test"][0], {"scores": a["test"][1]})),
+            "one array of labels, .* Received: 1 arrays in a dict",
+        ),
         (
             lambda a: a.update(train=in_batches(a["train"]).map(lambda x, y: x)),
             "must give pairs .* Received: .*Tensor",
