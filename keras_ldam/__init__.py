@@ -1,6 +1,6 @@
 """Label-distribution-aware margins for long-tailed classes, in Keras 3."""
 
-from keras_ldam.adjustment import with_probabilities
+from keras_ldam.adjustment import rescale_head, retrain_head, with_probabilities
 from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
@@ -65,6 +65,8 @@ __all__ = [
     "logit_adjusted",
     "long_tailed_counts",
     "margins",
+    "rescale_head",
+    "retrain_head",
     "set_class_weights",
     "shot_groups",
     "step_counts",

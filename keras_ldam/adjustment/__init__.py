@@ -1,4 +1,4 @@
-"""What is done to a trained model: its reliability, a temperature, a shift to another prior."""
+"""What is done to a trained model: reliability, temperature, another prior, a head trained anew."""
 
 from keras_ldam.adjustment.calibration import (
     BINS,
@@ -11,6 +11,7 @@ from keras_ldam.adjustment.calibration import (
 )
 from keras_ldam.adjustment.outputs import softmax_scale, with_probabilities
 from keras_ldam.adjustment.priors import learned_prior, prior_shift, prior_weights
+from keras_ldam.adjustment.retraining import rescale_head, retrain_head
 
 __all__ = [
     "BINS",
@@ -22,6 +23,8 @@ __all__ = [
     "prior_shift",
     "prior_weights",
     "reliability",
+    "rescale_head",
+    "retrain_head",
     "softmax",
     "softmax_scale",
     "with_probabilities",
