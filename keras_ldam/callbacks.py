@@ -49,6 +49,9 @@ class DRW(keras.callbacks.Callback):
     `mode="min"` is the better judge.) Training that another callback stops before the start ends
     with a warning; `EarlyStopping` has `start_from_epoch` for this.
 
+    With an optimizer that has `gradient_accumulation_steps` give the loss
+    `reduction="mean_over_data"`, or rare classes count less than their weight; a warning says so.
+
     Do not also pass `class_weight` to `fit`: the two multiply. The weights stay enabled in the loss
     afterwards, so create a new loss for each model.
 
@@ -173,6 +176,7 @@ class DRW(keras.callbacks.Callback):
                 "which they compute the softmax themselves; train it without that activation."
             )
         self._warn_of_other_heads()
+        self._warn_of_accumulation()
 
     def _warn_of_other_heads(self) -> None:
         """Where a margin is demanded of logits, which can grow until any margin is met."""
@@ -183,6 +187,19 @@ class DRW(keras.callbacks.Callback):
                 f"{type(self._losses()[0]).__name__} measures margins between cosines, but the "
                 f"model ends in Dense({heads[0].units}), whose logits satisfy any margin by "
                 f"growing: replace it by keras_ldam.CosineDense({heads[0].units}).",
+                stacklevel=2,
+            )
+
+    def _warn_of_accumulation(self) -> None:
+        """Where the mean of small batches gives the rare classes less than their weight."""
+        optimizer = getattr(self.model, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        batches = getattr(optimizer, "gradient_accumulation_steps", None)
+        if batches and any(x.reduction == "mean_with_sample_weight" for x in self._losses()):
+            warnings.warn(
+                f"The optimizer averages the gradients of {batches} batches, each of which divides "
+                "by the sum of its own weights, so rare classes count less than their weight: give "
+                'the loss reduction="mean_over_data".',
                 stacklevel=2,
             )
 

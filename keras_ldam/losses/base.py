@@ -14,6 +14,9 @@ from keras import ops
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import as_index, assert_labels, check_classes, prepare, weigh
 
+OVER_DATA = "mean_over_data"
+"""The reduction that divides by the mean weight over the training examples."""
+
 
 class ClassWeightedLoss(keras.losses.Loss):
     """Base of the losses: counts, class weights, float32 and the weighted mean.
@@ -23,6 +26,13 @@ class ClassWeightedLoss(keras.losses.Loss):
     `sample_weight`, and reduces. By default it reduces to Σ w ℓ / Σ w over the batch, as PyTorch's
     weighted cross-entropy and the official LDAM code do, so that class weights shift attention
     between classes and leave the size of the step alone.
+
+    A small batch may lack the rare classes, and then divides by little what it has, so the mean of
+    many small batches gives the rare classes less than their weight; in a batch of one the weight
+    cancels. `reduction="mean_over_data"` divides by the mean weight over the training examples
+    instead, Σ_i w_i ℓ_i / (m w̄) for m examples, with w̄ = Σ_j n_j w_j / Σ_j n_j. The mean of small
+    batches of one size is then that of the large one, as `gradient_accumulation_steps` of an
+    optimizer needs it.
 
     Under a `tf.distribute` strategy the batch is the global one: each replica divides by the sum
     of the weights over all replicas, in plain `fit` too. Create model, loss and optimizer inside
@@ -46,7 +56,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         counts: Training examples per class, shape `(num_classes,)`; `None` for a loss without class
             weights, for any number of classes.
         class_weights: Initial class weights, shape `(num_classes,)`; ones by default.
-        reduction: As in `keras.losses.Loss`.
+        reduction: As in `keras.losses.Loss`, or `"mean_over_data"`.
         name: Name of the loss.
 
     Raises:
@@ -66,7 +76,9 @@ class ClassWeightedLoss(keras.losses.Loss):
     ):
         # Float32 whatever Keras' floatx is: in bfloat16 label 257 becomes 256, and margins of
         # 1/100 and of 1/101 become the same.
-        super().__init__(name=name, reduction=reduction, dtype="float32")
+        self._over_data = reduction == OVER_DATA
+        keras_reduction = "sum_over_batch_size" if self._over_data else reduction
+        super().__init__(name=name, reduction=keras_reduction, dtype="float32")
         self.counts: Any = None if counts is None else class_counts.check_counts(counts)
         self.class_weights: Any = None
         if self.counts is not None:
@@ -108,6 +120,8 @@ class ClassWeightedLoss(keras.losses.Loss):
     def example_weights(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the weight of each example: that of its class, w_y or Σ_j y_j w_j, times its own.
 
+        With `reduction="mean_over_data"` the weights of the classes are divided by w̄.
+
         Args:
             y_true: Labels, as the loss takes them.
             y_pred: Scores, `(…, num_classes)`; only their shape and their mask matter.
@@ -125,14 +139,14 @@ class ClassWeightedLoss(keras.losses.Loss):
         labels, sparse, scores = prepare(y_true, y_pred)
         if sparse:
             inside = as_index(labels, scores.shape[-1])
-            weights = 1.0 if self.counts is None else ops.take(self._weights, inside, axis=0)
+            weights = 1.0 if self.counts is None else ops.take(self._relative, inside, axis=0)
             weights = ops.where(labels == inside, weights, float("nan"))
         elif self.counts is None:
             weights = ops.sum(labels, axis=-1)
             # Exactly one, however shares were rounded; NaN stays what it is.
             weights = ops.where(weights > 0, 1.0, weights)
         else:
-            weights = ops.matmul(labels, ops.expand_dims(self._weights, -1))[..., 0]
+            weights = ops.matmul(labels, ops.expand_dims(self._relative, -1))[..., 0]
         return weigh(weights, y_pred, sample_weight)
 
     def learned_prior(self, counts: Any = None) -> np.ndarray:
@@ -183,6 +197,15 @@ class ClassWeightedLoss(keras.losses.Loss):
         own = ops.convert_to_tensor(self.class_weights)
         return ops.where(validation[-1] > 0, validation[:-1], own)
 
+    @property
+    def _relative(self) -> Any:
+        """The weights of the classes as examples have them."""
+        weights = self._weights
+        if not self._over_data:
+            return weights
+        shares = ops.convert_to_tensor(self.counts / self.counts.sum(), "float32")
+        return ops.divide_no_nan(weights, ops.sum(shares * weights))
+
     @contextlib.contextmanager
     def _weighing(self, class_weights: Any, sample_weight: Any) -> Iterator[None]:
         """Within it, `class_weights` take the place of the variable, if there are any."""
@@ -211,6 +234,8 @@ class ClassWeightedLoss(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss, with the class weights of this moment."""
         config = super().get_config()
+        if self._over_data:
+            config["reduction"] = OVER_DATA
         if self.counts is not None:
             # So that a model saved after the switch continues training with them.
             weights = ops.convert_to_numpy(self.class_weights)

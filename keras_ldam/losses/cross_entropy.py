@@ -37,7 +37,7 @@ class CrossEntropy(ClassWeightedLoss):
     Args:
         counts: Training examples per class, shape `(num_classes,)`; None for no class weights.
         class_weights: Initial class weights; ones by default.
-        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:

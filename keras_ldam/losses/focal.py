@@ -75,7 +75,7 @@ class Focal(ClassWeightedLoss):
         gamma: γ ≥ 0, the focus; 0 gives cross-entropy. 1 in the official LDAM code.
         form: `"softmax"`, or `"sigmoid"` for K yes-or-no decisions (see `focal`).
         class_weights: Initial class weights; ones by default.
-        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:

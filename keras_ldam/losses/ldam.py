@@ -87,7 +87,7 @@ class LDAM(MarginLoss):
             scores those of equally frequent classes, in place of `DRW`.
         test_prior: Class frequencies expected at test time, if not uniform (see `margins`).
         class_weights: Initial class weights; ones by default. `DRW` changes them.
-        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:

@@ -59,7 +59,7 @@ class LDAMHinge(MarginLoss):
         exponent: 1/4, as the theorem has it; 0 gives every class the same margin.
         test_prior: Class frequencies expected at test time, if not uniform (see `margins`).
         class_weights: Initial class weights; ones by default. `DRW` changes them.
-        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:

@@ -82,7 +82,7 @@ class LogitAdjusted(ClassWeightedLoss):
             error; larger values favor the rare classes further.
         scale: s > 0, factor of the scores: 1 for logits; for cosines some 15 to 30.
         class_weights: Initial class weights; ones by default.
-        reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default.
+        reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
 
     Call arguments:

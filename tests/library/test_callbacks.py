@@ -462,6 +462,28 @@ def test_other_heads_and_losses_get_no_warning(head, loss, examples):
         fit(model, examples, [keras_ldam.DRW(2, verbose=0)])
 
 
+@pytest.mark.parametrize("accumulated", [None, 4])
+@pytest.mark.parametrize("reduction", ["mean_with_sample_weight", "mean_over_data"])
+def test_accumulated_gradients_of_small_batches_get_a_warning_with_the_argument_to_give(
+    accumulated, reduction
+):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    sgd = keras.optimizers.SGD(0.05, gradient_accumulation_steps=accumulated)
+    for optimizer in (sgd, keras.optimizers.LossScaleOptimizer(sgd)):
+        model.compile(optimizer, keras_ldam.CrossEntropy(COUNTS, reduction=reduction))
+        rule = keras_ldam.DRW(2)
+        rule.set_model(model)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rule.on_train_begin()
+        told = [str(each.message) for each in caught]
+        if accumulated and reduction == "mean_with_sample_weight":
+            assert len(told) == 1 and told[0].endswith('give the loss reduction="mean_over_data".')
+            assert "averages the gradients of 4 batches" in told[0]
+        else:
+            assert not told
+
+
 @pytest.mark.parametrize("stuck", [True, False])
 def test_predictions_of_one_class_get_a_warning_once_the_weights_are_enabled(stuck, examples):
     x, y = examples

@@ -300,6 +300,7 @@ def test_reduction_none_gives_one_value_for_each_example(batch):
         keras_ldam.LDAM(COUNTS, tau=0.5),
         keras_ldam.LogitAdjusted(COUNTS, tau=1.5, scale=15, class_weights=[1, 2, 3, 4]),
         keras_ldam.VectorScaling(COUNTS, gamma=0.1, tau=0.5, scale=2),
+        keras_ldam.CrossEntropy(COUNTS, class_weights=[1, 2, 3, 4], reduction="mean_over_data"),
         keras_ldam.Focal(),
         keras_ldam.CrossEntropy(COUNTS, class_weights=keras_ldam.class_weights(COUNTS)),
     ],
@@ -765,3 +766,67 @@ def test_labels_may_be_true_and_false(batch):
     for loss in (keras_ldam.LDAM([80, 4]), keras_ldam.CrossEntropy()):
         whole = float(loss(y.astype("int32"), z[:, :2]))
         assert float(loss(y, z[:, :2])) == pytest.approx(whole)
+
+
+# ----------------------------------------------------------------------------- small batches
+
+
+def test_the_weights_of_small_batches_give_rare_classes_less_and_those_of_the_data_do_not():
+    # Three examples of a frequent class, of weight 1/2, and one of a rare class, of weight 5/2;
+    # how much of the loss is the rare one's, as one batch, as two, and as four.
+    y, z = np.array([0, 0, 0, 1]), np.array([[9.0, -9.0]] * 4, np.float32)  # Only it is wrong.
+    weights, wrong = [0.5, 2.5], 18.0
+    for reduction, shares in (
+        ("mean_with_sample_weight", {4: 2.5 / 4, 2: 2.5 / 3 / 2, 1: 1 / 4}),
+        ("mean_over_data", {4: 2.5 / 4, 2: 2.5 / 4, 1: 2.5 / 4}),
+        ("sum_over_batch_size", {4: 2.5 / 4, 2: 2.5 / 4, 1: 2.5 / 4}),  # Of mean 1, as it happens.
+    ):
+        loss = keras_ldam.CrossEntropy([3, 1], class_weights=weights, reduction=reduction)
+        for size, share in shares.items():
+            parts = [loss(y[i : i + size], z[i : i + size]) for i in range(0, 4, size)]
+            found = np.mean([float(part) for part in parts]) / wrong
+            assert found == pytest.approx(share, rel=1e-5), (reduction, size)
+
+
+def test_weights_of_any_size_have_the_mean_one_over_the_data(batch):
+    y, z = batch
+    counts, weights = np.array(COUNTS, np.float64), np.array([0.3, 0.9, 1.2, 1.6])
+    relative = weights / (counts * weights).sum() * counts.sum()
+    expected = (relative[y] * oracle.cross_entropy(y, z)).mean()
+    rows = np.eye(4, dtype=np.float32)[y]
+    for factor in (1.0, 7.0):
+        loss = keras_ldam.CrossEntropy(
+            COUNTS, class_weights=factor * weights, reduction="mean_over_data"
+        )
+        for labels in (y, rows):
+            assert float(loss(labels, z)) == pytest.approx(expected, rel=1e-5)
+    assert float(jitted(loss)(y, z)) == pytest.approx(expected, rel=1e-5)
+    # Weights of a call are treated alike, and so is a loss without any.
+    plain = keras_ldam.CrossEntropy(COUNTS, reduction="mean_over_data")
+    given = plain(y, z, class_weights=ops.convert_to_tensor(weights, "float32"))
+    assert float(given) == pytest.approx(expected, rel=1e-5)
+    uncounted = keras_ldam.CrossEntropy(reduction="mean_over_data")
+    assert float(plain(y, z)) == pytest.approx(float(uncounted(y, z)), rel=1e-6)
+
+
+def trained(reduction, *, batch_size, accumulated=None):
+    """The weights of a model after one step on 64 examples, in pieces of `batch_size`."""
+    y = np.repeat([0, 0, 0, 1, 0, 0, 2, 3], 8)
+    x = (np.eye(5)[y] + np.linspace(-1, 1, 320).reshape(64, 5)).astype("float32")
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, kernel_initializer="ones")])
+    loss = keras_ldam.LogitAdjusted(
+        COUNTS, class_weights=keras_ldam.class_weights(COUNTS), reduction=reduction
+    )
+    model.compile(keras.optimizers.SGD(0.5, gradient_accumulation_steps=accumulated), loss=loss)
+    order = np.random.default_rng(3).permutation(64)
+    model.fit(x[order], y[order], batch_size=batch_size, shuffle=False, verbose=0)
+    return np.concatenate([values(each).ravel() for each in model.trainable_variables])
+
+
+def test_one_batch_of_64_equals_16_accumulated_ones_of_4():
+    whole = trained("mean_over_data", batch_size=64)
+    pieces = trained("mean_over_data", batch_size=4, accumulated=16)
+    np.testing.assert_allclose(pieces, whole, rtol=1e-5, atol=1e-6)
+    apart = trained("mean_with_sample_weight", batch_size=4, accumulated=16)
+    whole = trained("mean_with_sample_weight", batch_size=64)
+    assert abs(apart - whole).max() > 0.01
