@@ -1,10 +1,11 @@
-"""Small exported models of images, with random weights, and a file that is dangerous to them."""
+"""Small exported models, of images with random weights, and a file that is dangerous to them."""
 
 import struct
 import zlib
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 import keras_ldam
 
@@ -25,6 +26,28 @@ def of_any_size(folder: Path) -> Path:
     outputs = keras.layers.Dense(2, kernel_initializer=keras.initializers.GlorotUniform(1))(x)
     model = keras.Model(inputs, outputs)
     return keras_ldam.export_saved_model(model, folder / "any_size", class_names=list("ab"))
+
+
+def of_rows(folder: Path) -> Path:
+    """Exports a model of rows with the columns "size (cm)" and "class"; returns its folder.
+
+    Its first score is the size, its second the length of the class's name; 0 where it is missing.
+    """
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Identity()(inputs))
+
+    def encode(columns):
+        size, length = columns["size (cm)"], tf.strings.length(columns["class"])
+        size = tf.where(tf.math.is_nan(size), 0.0, size)
+        return tf.stack([size, tf.cast(length, tf.float32)], axis=1)
+
+    return keras_ldam.export_saved_model(
+        model,
+        folder / "rows",
+        class_names=["large", "long"],
+        columns={"size (cm)": "number", "class": "text"},
+        encode=encode,
+    )
 
 
 def claimed_png(side: int) -> bytes:

@@ -24,7 +24,7 @@ LIBRARY = [
     {"distribution", "export", "report", "serving"},
 ]
 EXPERIMENTS = [
-    {"config", "text", "word_vectors"},
+    {"config", "row_encoder", "text", "word_vectors"},
     {"recipes", "run_folder"},
     {"datasets"},
     {"feeding", "models"},
@@ -151,7 +151,7 @@ told["parts"] = registered(
     "CrossEntropy", "LDAMHinge", "ClassErrors", "cross_entropy", "ldam", "ldam_hinge", "focal",
 )
 import keras_ldam.experiments
-told["networks"] = registered("BiLSTM", "PoolWords", "PaddedShortcut")
+told["networks"] = registered("BiLSTM", "PoolWords", "PaddedShortcut", "TableFeatures")
 print(json.dumps(told))
 """
 

@@ -29,6 +29,11 @@ _SMOKE = {"epochs": 2, "steps_per_epoch": 5, "evaluate_every": 2, "start_epoch":
 _SMOKE |= {"units": 8, "embedding_dim": 8, "max_tokens": 32}
 
 
+_DATA = ("data_dir", "imbalance", "imbalance_ratio")
+_DATA += ("text_column", "label_column", "category_columns", "ignore_columns", "skip_corrupt")
+"""Fields that decide what the classes and their counts are."""
+
+
 class Verb(NamedTuple):
     """A program: its function, its flags, a summary and examples."""
 
@@ -253,7 +258,7 @@ def _define_advise(values):
         "object of names and counts, or a run's data.json",
         flag_values=values,
     )
-    for name in ("dataset", "data_dir", "imbalance", "imbalance_ratio", "epochs"):
+    for name in ("dataset", *_DATA, "epochs"):
         field = next(field for field in dataclasses.fields(Config) if field.name == name)
         _define_field(values, field)
     flags.DEFINE_boolean("json", False, "print JSON instead of text", flag_values=values)
@@ -407,14 +412,14 @@ def _advise(values):
     if (values.counts is None) == (values.dataset is None):
         raise ValueError("give either --counts FILE or --dataset NAME.")
     if values.counts is not None:
-        for name in _given(values, ("data_dir", "imbalance", "imbalance_ratio")):
+        for name in _given(values, _DATA):
             raise ValueError(f"--{name} goes with --dataset; the counts of a file are as they are.")
         counts = advice.read_counts(values.counts)
         epochs = Config.epochs if values.epochs is None else values.epochs
     else:
         from keras_ldam.experiments import datasets
 
-        config = _without_method(values, ("data_dir", "imbalance", "imbalance_ratio", "epochs"))
+        config = _without_method(values, (*_DATA, "epochs"))
         data = datasets.load(config)
         counts = dict(zip(data.class_names, data.counts.tolist(), strict=True))
         epochs = config.epochs
@@ -458,6 +463,8 @@ VERBS = {
             "bin/train",
             "bin/train --dataset imdb --method ldam_drw --seed 1",
             "bin/train --dataset cifar10 --method erm --imbalance step --imbalance_ratio 10",
+            "bin/train --dataset text --data_dir tickets.csv --label_column queue",
+            "bin/train --dataset table --data_dir churn.csv --label_column churned",
             "bin/train --dataset examples/my_dataset.py",
         ),
     ),
@@ -486,10 +493,11 @@ VERBS = {
     "predict": Verb(
         _predict,
         _define_predict,
-        "answer lines of text, or image files, with an exported model",
+        "answer lines of text, rows as JSON, or image files, with an exported model",
         (
             "bin/predict --model exports/imdb 'A waste of two hours.'",
             "bin/predict --model exports/imdb < reviews.txt > answers.jsonl",
+            "bin/predict --model exports/churn < rows.jsonl",
             "ls images/*.png | bin/predict --model exports/digits",
         ),
     ),

@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_ldam.losses import LOSSES
 
-DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder", "text")
+DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder", "text", "table")
 """The datasets of this package; each has a file in `datasets/` and a recipe in `configs/`."""
 
 RULES = ("none", "rs", "rw", "cb_rs", "cb_rw", "drs", "drw")
@@ -92,10 +92,17 @@ class Config:
 
     # The data.
     data_dir: str = _option(
-        "", "folder of the dataset, or for text its file; empty: the default folder of TFDS"
+        "",
+        "folder of the dataset, or for text and table its file; empty: the default folder of TFDS",
     )
     text_column: str = _option("", "text: column of the texts; empty: the one with a usual name")
-    label_column: str = _option("", "text: column of the classes; empty: the one with a usual name")
+    label_column: str = _option(
+        "", "text, table: column of the classes; empty: the one with a usual name"
+    )
+    category_columns: str = _option(
+        "", "table: columns of categories that look like numbers or dates, separated by commas"
+    )
+    ignore_columns: str = _option("", "table: columns to leave out, separated by commas")
     imbalance: str = _option(
         "longtail",
         "profile of the class counts: longtail (exponential), step, or none (the data as they are)",
@@ -197,8 +204,9 @@ class Config:
     # The network.
     network: str = _option(
         "",
-        "network: small_cnn, resnet32 or resnet50 for images, mlp for vectors, bilstm for "
-        "sequences; empty: the dataset's own, or else small_cnn, mlp or bilstm",
+        "network: small_cnn, resnet32 or resnet50 for images, mlp for vectors, table_mlp for rows "
+        "of tables, bilstm for sequences; empty: the dataset's own, or else small_cnn, mlp, "
+        "table_mlp or bilstm",
     )
     max_tokens: int = _option(
         256, "imdb, text: words read of a text, from its end", low=1, high=10**5
@@ -234,8 +242,8 @@ class Config:
     skip_corrupt: bool = _option(
         False,
         "inaturalist2018, folder: decode every image once before training, and leave out and "
-        "count the unreadable ones; text: leave out and count rows without a text or a label; "
-        "otherwise they are an error",
+        "count the unreadable ones; text, table: leave out and count rows without a text or a "
+        "label; otherwise they are an error",
     )
 
     # The machine.

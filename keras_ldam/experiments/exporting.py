@@ -169,12 +169,14 @@ def _calibrate(
     model: keras.Model, folder: RunFolder, config: Config, shift: np.ndarray, prior: np.ndarray
 ) -> dict[str, Any]:
     """Fits the temperature on the run's validation part; what it changes on the test split."""
-    vocabulary = folder.read_data()["vocabulary"]
+    kept = folder.read_data()
     validation = datasets.load(config)
     folder.check_data(validation.describe())
-    # Without a validation part the training texts differ, and so would the ids of the words.
+    # Without a validation part the training examples differ, and so would the ids of the words, or
+    # of the categories of a table.
     whole = dataclasses.replace(config, validation_fraction=0.0)
-    test = datasets.load(whole, vocabulary=vocabulary)
+    known = {name: kept[name] for name in ("vocabulary", "columns") if kept.get(name) is not None}
+    test = datasets.load(whole, **known)
 
     def scored(split: datasets.Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         scores, labels = evaluation.scores(model, split.batches(EVALUATION_BATCH))

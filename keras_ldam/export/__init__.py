@@ -1,4 +1,4 @@
-"""From a trained model to a SavedModel that takes raw texts or images and needs none of this.
+"""From a trained model to a SavedModel of raw texts, images or rows, which needs none of this.
 
     DIR/NAME/1/             a version, as TensorFlow Serving expects it
         saved_model.pb      the graphs, with
@@ -53,6 +53,8 @@ def export_saved_model(
     image_shape: tuple[int | None, int | None, int] | None = None,
     resize: bool = False,
     decode: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    columns: Mapping[str, str] | None = None,
+    encode: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None = None,
     scale: float | None = None,
     temperature: float = 1.0,
     counts: Sequence[int] | np.ndarray | Mapping[Any, int] | None = None,
@@ -68,6 +70,10 @@ def export_saved_model(
     * `serving_default`: `text`, strings `(batch,)`, if there is a tokenizer; otherwise `image`,
       uint8 `(batch, height, width, channels)`.
     * `serving_bytes`, for images: `image_bytes`, encoded JPEG or PNG files, strings `(batch,)`.
+
+    For tables `serving_default` has an argument for each column, float32 or strings `(batch,)`,
+    called like the column, with `_` for signs that a name cannot have: `export.json` lists them. A
+    missing number is NaN, a missing text is empty.
 
     Outputs of both: `probabilities` and `logits`, float32 `(batch, num_classes)`, `class_index`,
     int64 `(batch,)`, and `label`, strings `(batch,)`, with
@@ -99,6 +105,9 @@ def export_saved_model(
             antialiased, without keeping the aspect ratio); otherwise another size is an error.
         decode: For images: maps an encoded file, a string scalar, to the model's input, in place
             of decoding and resizing as above.
+        columns: For tables: `"number"` or `"text"` for the name of each column of a row.
+        encode: For tables: maps the columns, float32 or strings `(batch,)` by name, to the model's
+            input with TensorFlow ops. A layer or a `tf.Module` if it holds a table of words.
         scale: s > 0. Defaults to the scale of the loss that the model was compiled with (`LDAM`
             has one), or 1 if the loss has none.
         temperature: T > 0; see `keras_ldam.adjustment.fit_temperature`.
@@ -167,6 +176,8 @@ def export_saved_model(
         image_shape=image_shape,
         resize=resize,
         decode=decode,
+        columns=columns,
+        encode=encode,
     )
     facts = {
         "name": folder.parent.name,

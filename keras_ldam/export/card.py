@@ -47,7 +47,7 @@ def model_card(facts: dict[str, Any]) -> str:
 
 
 def _summary(facts: dict[str, Any]) -> str:
-    kind = "images" if facts["input"] == "image" else "texts"
+    kind = {"image": "images", "row": "rows of a table"}.get(facts["input"], "texts")
     text = f"A classifier of {kind} with {len(facts['class_names'])} classes"
     if "dataset" in facts:
         text += (
@@ -61,6 +61,8 @@ def _summary(facts: dict[str, Any]) -> str:
 def _use(facts: dict[str, Any]) -> str:
     if facts["input"] == "image":
         kind = "images like those of its training data"
+    elif facts["input"] == "row":
+        kind = "rows like those of its training data"
     else:
         kind = "texts like those of its training data, in the same language"
     return (
@@ -136,6 +138,15 @@ def _limits(facts: dict[str, Any]) -> str:
         limits.append(
             "- Refused: texts that are empty, contain no word or a NUL byte, exceed "
             f"{facts['max_text_bytes']} bytes, or are not UTF-8."
+        )
+    elif facts["input"] == "row":
+        limits.append(
+            "- A missing value, and a category that training has not known, are answered like any "
+            "other: export.json lists the columns, of which any may be missing."
+        )
+        limits.append(
+            "- Refused: infinite numbers, dates that are not like 2026-11-29, and texts that "
+            f"exceed {facts['max_text_bytes']} bytes or are not UTF-8."
         )
     else:
         limits.append(

@@ -1,9 +1,11 @@
-"""The graphs that are served: from raw texts or images to probabilities, in TensorFlow's ops."""
+"""The graphs that are served: from raw input to probabilities, in TensorFlow's ops."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import keyword
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,18 @@ def served(
     image_shape: tuple[int | None, int | None, int] | None,
     resize: bool,
     decode: Callable[[tf.Tensor], tf.Tensor] | None,
-) -> ServedText | ServedImages:
+    columns: Mapping[str, str] | None = None,
+    encode: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None = None,
+) -> ServedText | ServedImages | ServedRows:
     """Returns the graphs for the kind of input that a model takes.
 
     Arguments are those of `export_saved_model`.
 
     Raises:
-        ValueError: for a model of neither texts nor images.
+        ValueError: for a model of none of texts, images and rows.
     """
+    if columns is not None or encode is not None:
+        return ServedRows(answer, _checked_columns(columns), encode)
     shape = tuple(model.inputs[0].shape[1:])
     if tokenizer is None and model.inputs[0].dtype == "string" and shape in ((), (1,)):
         # The model has its own tokenizer.
@@ -41,8 +47,9 @@ def served(
     shape = shape if image_shape is None else tuple(image_shape)
     if len(shape) != 3 or not isinstance(shape[2], int):
         raise ValueError(
-            "Images must have shape (height, width, channels). For texts pass `tokenizer`; export "
-            "a model of other inputs as keras_ldam.with_probabilities(model).export(folder). "
+            "Images must have shape (height, width, channels). For texts pass `tokenizer`, for "
+            "rows of a table `columns` and `encode`; export a model of other inputs as "
+            "keras_ldam.with_probabilities(model).export(folder). "
             f"Received: input of shape {shape}"
         )
     height, width, channels = shape
@@ -211,7 +218,94 @@ class ServedImages(tf.Module):
         }
 
 
-def save(served: ServedText | ServedImages, model: keras.Model, folder: Path) -> None:
+class ServedRows(tf.Module):
+    """Maps rows of a table to answers, one tensor for each column.
+
+    Args:
+        answer: An `Answer`.
+        columns: `"number"` or `"text"`, by name of the column.
+        encode: Maps the columns by name to the model's input.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        columns: Mapping[str, str],
+        encode: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None,
+    ) -> None:
+        super().__init__()
+        if encode is None:
+            raise ValueError("`columns` needs `encode`, which makes the model's input of them.")
+        self._answer, self._encode = answer, encode
+        self._columns = _Untracked(dict(columns))
+        self._arguments = _Untracked(_arguments(columns))
+
+    def _serve(self, given: Mapping[str, tf.Tensor]) -> Any:
+        checked = {}
+        for name, kind in self._columns.it.items():
+            tensor = given[self._arguments.it[name]]
+            if kind == "text":
+                with tf.control_dependencies(_text_checks(tensor, f"column {name}")):
+                    checked[name] = tf.identity(tensor)
+                continue
+            with tf.control_dependencies([_check_rank(tensor, 1, f"column {name}")]):
+                tensor = tf.identity(tensor)
+            with tf.control_dependencies([_refuse(tf.math.is_inf(tensor), f"{name} is infinite")]):
+                checked[name] = tf.identity(tensor)
+        return self._answer(self._encode(checked))
+
+    def signatures(self) -> dict[str, Any]:
+        """Returns the functions to save, by the name that they are served under."""
+        specs = {
+            argument: tf.TensorSpec(
+                [None], tf.float32 if self._columns.it[name] == "number" else tf.string, argument
+            )
+            for name, argument in self._arguments.it.items()
+        }
+
+        def serve(**given: tf.Tensor) -> Any:
+            return self._serve(given)
+
+        # Kept as an attribute, so that what it has captured is saved.
+        self.serve = tf.function(serve)
+        return {"serving_default": self.serve.get_concrete_function(**specs)}
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the facts of the input for `export.json`."""
+        return {
+            "input": "row",
+            "columns": [
+                {"name": name, "kind": kind, "argument": self._arguments.it[name]}
+                for name, kind in self._columns.it.items()
+            ],
+            "max_text_bytes": MAX_TEXT_BYTES,
+        }
+
+
+def _checked_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
+    kinds = set(columns.values()) if columns else set()
+    if not columns or not kinds <= {"number", "text"}:
+        raise ValueError(
+            '`columns` must name at least one column, and each be "number" or "text". Received: '
+            f"columns={columns!r}"
+        )
+    return {str(name): kind for name, kind in columns.items()}
+
+
+def _arguments(columns: Mapping[str, str]) -> dict[str, str]:
+    """A name that a signature can have for each column, all different."""
+    arguments: dict[str, str] = {}
+    for name in columns:
+        argument = re.sub(r"\W", "_", name, flags=re.ASCII)
+        if not re.match("[A-Za-z]", argument):
+            argument = f"column_{argument}"
+        while argument in arguments.values() or keyword.iskeyword(argument):
+            argument += "_"
+        arguments[name] = argument
+    return arguments
+
+
+def save(served: ServedText | ServedImages | ServedRows, model: keras.Model, folder: Path) -> None:
     """Writes a SavedModel.
 
     Raises:
@@ -254,18 +348,22 @@ def _check_rank(tensor: tf.Tensor, rank: int, name: str) -> tf.Operation:
     return tf.debugging.Assert(axes == rank, [message, axes])
 
 
-def _text_checks(text: tf.Tensor) -> list[tf.Operation]:
-    """Errors that say which text of the batch is at fault."""
-    with tf.control_dependencies([_check_rank(text, 1, "texts")]):
+def _text_checks(text: tf.Tensor, column: str = "") -> list[tf.Operation]:
+    """Errors that say which text of the batch is at fault; in a column texts may be empty."""
+    with tf.control_dependencies([_check_rank(text, 1, column or "texts")]):
         text = tf.identity(text)
+    name = column or "text"
     valid = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="ignore")
     length = tf.strings.length(text)
     without_nul = tf.strings.length(tf.strings.regex_replace(text, r"\x00", ""))
+    empty = [] if column else [_refuse(length == 0, "text is empty")]
     return [
-        _refuse(length > MAX_TEXT_BYTES, f"text is longer than {MAX_TEXT_BYTES} bytes"),
-        _refuse(length == 0, "text is empty"),
-        _refuse(tf.not_equal(valid, text), "text is not valid UTF-8"),
-        _refuse(without_nul < length, "text holds a NUL byte, as UTF-16 does; encode it in UTF-8"),
+        _refuse(length > MAX_TEXT_BYTES, f"{name} is longer than {MAX_TEXT_BYTES} bytes"),
+        *empty,
+        _refuse(tf.not_equal(valid, text), f"{name} is not valid UTF-8"),
+        _refuse(
+            without_nul < length, f"{name} holds a NUL byte, as UTF-16 does; encode it in UTF-8"
+        ),
     ]
 
 

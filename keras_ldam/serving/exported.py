@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,14 @@ class Signature:
             raise RefusedError(reason_of(error)) from None
         return {name: value.numpy() for name, value in outputs.items()}
 
-    def answers(self, inputs: list[bytes]) -> Iterator[dict[str, np.ndarray] | RefusedError]:
+    def answers(self, inputs: list[Any]) -> Iterator[dict[str, np.ndarray] | RefusedError]:
         """Answers inputs in order, in as few batches as the bad ones among them allow.
 
         A batch that is refused is halved until the bad input is alone. Files of several sizes may
         be refused together although each can be answered.
 
         Args:
-            inputs: Texts or image files.
+            inputs: Texts, image files or rows.
 
         Yields:
             The outputs for the next one or more of the inputs; or why the next one is refused.
@@ -81,6 +83,79 @@ class Signature:
         yield from self.answers(inputs[half:])
 
 
+class RowSignature(Signature):
+    """The signature of a model of tables: from rows by column to a batch of answers.
+
+    Args:
+        function: The signature as TensorFlow loads it, with an argument for each column.
+        columns: What `export.json` says of the columns.
+    """
+
+    def __init__(self, function: Any, columns: Sequence[Mapping[str, str]]) -> None:
+        self._function = function
+        self._columns = {column["name"]: column for column in columns}
+
+    def __call__(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Answers rows.
+
+        Args:
+            inputs: Dictionaries from the names of columns to numbers and texts. A column that is
+                absent, or None, is a missing value.
+
+        Raises:
+            RefusedError: as for texts; also for a column that is unknown or of another kind.
+        """
+        for row in inputs:
+            if not isinstance(row, dict):
+                raise RefusedError("a row must be a JSON object of columns and values")
+            unknown = [name for name in row if name not in self._columns]
+            if unknown:
+                known = ", ".join(map(repr, list(self._columns)[:20]))
+                raise RefusedError(f"unknown column {unknown[0][:100]!r}; known: {known}")
+        tensors = {}
+        for name, column in self._columns.items():
+            values = [row.get(name) for row in inputs]
+            if column["kind"] == "number":
+                numbers = np.array([_number(name, value) for value in values], np.float32)
+                tensors[column["argument"]] = tf.constant(numbers)
+            else:
+                texts = [_text(name, value) for value in values]
+                tensors[column["argument"]] = tf.constant(texts, tf.string)
+        try:
+            outputs = self._function(**tensors)
+        except tf.errors.InvalidArgumentError as error:
+            raise RefusedError(reason_of(error)) from None
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    if value is None:
+        return math.nan
+    try:
+        # A bool is a number to Python; a number in quotes comes from CSV.
+        number = float("" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        raise RefusedError(f"column {name!r} must be a number, not {repr(value)[:100]}") from None
+    if abs(number) > np.finfo(np.float32).max:
+        raise RefusedError(f"column {name!r} is infinite or beyond 3.4e38")
+    return number
+
+
+def _text(name: str, value: Any) -> bytes:
+    if value is None:
+        return b""
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, (str, int, float)):
+        raise RefusedError(f"column {name!r} must be a text, not {repr(value)[:100]}")
+    try:
+        return str(value).encode()
+    except UnicodeEncodeError:
+        raise RefusedError(f"column {name!r} cannot be written as UTF-8") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Exported:
     """A loaded exported model.
@@ -97,8 +172,13 @@ class Exported:
 
     @property
     def takes_images(self) -> bool:
-        """Whether the inputs are images, not texts."""
+        """Whether the inputs are images."""
         return IMAGE_SIGNATURE in self.signatures
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether the inputs are rows of a table."""
+        return isinstance(self.signatures[TEXT_SIGNATURE], RowSignature)
 
 
 def load(path: str | os.PathLike[str]) -> Exported:
@@ -122,10 +202,23 @@ def load(path: str | os.PathLike[str]) -> Exported:
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise ValueError(f"{path} cannot be loaded as a SavedModel: {reason}") from None
     functions = dict(holder.signatures)
+    columns = _columns(path)
+    if columns is not None and TEXT_SIGNATURE in functions:
+        rows = RowSignature(functions[TEXT_SIGNATURE], columns)
+        return Exported(path, {TEXT_SIGNATURE: rows}, holder)
     if TEXT_SIGNATURE not in functions or not all(map(_is_ours, functions.values())):
         raise ValueError(f"{path} was not written by `export_saved_model`.")
     signatures = {name: Signature(function) for name, function in functions.items()}
     return Exported(path, signatures, holder)
+
+
+def _columns(path: Path) -> list[dict[str, str]] | None:
+    """The columns of a model of tables, as the file beside it says; None for another model."""
+    try:
+        facts = json.loads((path / "export.json").read_bytes())
+        return facts["columns"] if facts["input"] == "row" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_ours(function: Any) -> bool:

@@ -1,8 +1,9 @@
-"""Answers of an exported model to lines of text or image files, as they arrive."""
+"""Answers of an exported model to lines of text, rows or image files, as they arrive."""
 
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import queue
 import threading
@@ -37,6 +38,7 @@ class Predictor:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._exported = exported.load(path)
         self.takes_images = self._exported.takes_images
+        self.takes_rows = self._exported.takes_rows
         name = IMAGE_SIGNATURE if self.takes_images else TEXT_SIGNATURE
         self._signature = self._exported.signatures[name]
 
@@ -49,7 +51,7 @@ class Predictor:
         images; none waits for a batch to fill.
 
         Args:
-            lines: Texts, or paths of image files.
+            lines: Texts, rows of a table as JSON objects, or paths of image files.
             batch_size: Largest number of lines to answer together. Defaults to 64.
             probabilities: Whether to give the probability of every class. Defaults to `True`.
 
@@ -77,7 +79,7 @@ class Predictor:
 
     def _answer_lines(self, lines: list[bytes], batch_size: int) -> list[dict[str, Any]]:
         answers: dict[int, dict[str, Any]] = {}
-        inputs = []
+        inputs: list[tuple[int, Any]] = []
         for index, line in enumerate(lines):
             if self.takes_images:
                 try:
@@ -86,15 +88,21 @@ class Predictor:
                     reason = getattr(error, "strerror", None) or str(error)
                     answers[index] = {"error": f"cannot be read: {reason}"}
                     continue
+            elif self.takes_rows:
+                try:
+                    line = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    answers[index] = {"error": f"is not JSON: {error}"}
+                    continue
             inputs.append((index, line))
-        if not self.takes_images:
+        if not self.takes_images and not self.takes_rows:
             inputs.sort(key=lambda each: len(each[1]))
         for start in range(0, len(inputs), batch_size):
             indices, batch = zip(*inputs[start : start + batch_size], strict=True)
             answers.update(zip(indices, self._answer(list(batch)), strict=True))
         return [answers[index] for index in range(len(lines))]
 
-    def _answer(self, inputs: list[bytes]) -> Iterator[dict[str, Any]]:
+    def _answer(self, inputs: list[Any]) -> Iterator[dict[str, Any]]:
         for outputs in self._signature.answers(inputs):
             if isinstance(outputs, RefusedError):
                 yield {"error": str(outputs)}

@@ -28,7 +28,7 @@ import numpy as np
 
 from keras_ldam import extras, hardware
 from keras_ldam.serving import exported as loading
-from keras_ldam.serving.exported import Exported, RefusedError, Signature
+from keras_ldam.serving.exported import Exported, RefusedError, RowSignature, Signature
 
 
 @contextlib.contextmanager
@@ -182,11 +182,13 @@ class ServedModel(kserve.Model):
         if signature is None:
             known = ", ".join(sorted(self._model.signatures))
             raise InvalidInput(f"unknown signature_name {repr(name)[:100]}; known: {known}.")
-        rows = [
-            row[signature.argument] if isinstance(row, dict) and set(row) == {signature.argument}
-            else row
-            for row in payload["instances"]
-        ]  # fmt: skip
+        rows = payload["instances"]
+        if not isinstance(signature, RowSignature):
+            argument = signature.argument
+            rows = [
+                row[argument] if isinstance(row, dict) and set(row) == {argument} else row
+                for row in rows
+            ]
         most = MAX_FILES_TOGETHER if name == loading.IMAGE_SIGNATURE else MAX_TOGETHER
         outputs = _answers(signature, rows, most)
         columns = {key: _plain(value) for key, value in outputs.items()}
@@ -220,14 +222,15 @@ class OneModel(ModelRepositoryExtension):
 def _answers(signature: Signature, rows: list[Any], most: int) -> dict[str, np.ndarray]:
     """The outputs for the rows of a request; the first bad one refuses the request."""
     parts: list[dict[str, np.ndarray]] = []
-    if signature.dtype != "string":
+    is_row = isinstance(signature, RowSignature)
+    if not is_row and signature.dtype != "string":
         pixels = _pixels(rows, signature)
         try:
             parts = [signature(part) for part in _divided(pixels, most)]
         except RefusedError as error:
             raise InvalidInput(str(error)) from None
     else:
-        inputs, answered = [_bytes(row) for row in rows], 0
+        inputs, answered = rows if is_row else [_bytes(row) for row in rows], 0
         for some in _divided(inputs, most):
             for part in signature.answers(some):
                 if isinstance(part, RefusedError):

@@ -129,9 +129,11 @@ print(json.dumps({
         "titles": [
             "Long-tailed digits", "Imbalanced IMDB", "Imbalanced CIFAR-10", "Imbalanced CIFAR-100",
             "iNaturalist 2018", "folder", "Texts",
+            "Table",
         ],
         "networks": [
             "small_cnn", "bilstm", "resnet32", "resnet32", "resnet50", "resnet50", "bilstm",
+            "table_mlp",
         ],
         "columns": {"cifar10": 4, "cifar100": 4},
         "loaded": [],

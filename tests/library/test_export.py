@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import keras
+import made_exports
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -300,6 +301,27 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
     assert not (tmp_path / "name").exists()
 
 
+def test_rows_are_answered_by_column_under_names_that_a_signature_can_have(tmp_path):
+    folder = made_exports.of_rows(tmp_path)
+    assert [column["argument"] for column in facts_of(folder)["columns"]] == [
+        *("size__cm_", "class_")
+    ]
+    loaded = tf.saved_model.load(str(folder))
+    serve = loaded.signatures["serving_default"]
+    sizes, names = tf.constant([3.5, float("nan")]), tf.constant(["ab", ""])
+    answers = serve(size__cm_=sizes, class_=names)
+    assert answers["logits"].numpy().tolist() == [[3.5, 2.0], [0.0, 0.0]]
+    for bad, message in (
+        ({"size__cm_": tf.constant([1.0, float("inf")])}, "size (cm) is infinite: number in the"),
+        ({"size__cm_": tf.constant([[1.0, 2.0]])}, "column size (cm) must be a tensor of 1 axes"),
+        ({"class_": tf.constant(["a", b"\xff"])}, "column class is not valid UTF-8"),
+        ({"class_": tf.constant(["a", b"a\0"])}, "column class holds a NUL byte"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            serve(**{"size__cm_": sizes, "class_": names, **bad})
+        assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -320,6 +342,9 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
         ({"target_prior": [1.0, 0.0], "counts": [5, 2]}, "`target_prior` must be 2 finite numbers"),
         ({"source_prior": [0.5, 0.5]}, "`source_prior` needs `target_prior`"),
         ({"image_shape": (4, 4)}, "Images must have shape (height, width, channels)"),
+        ({"columns": {"a": "number"}}, "`columns` needs `encode`"),
+        ({"columns": {"a": "int"}, "encode": len}, 'be "number" or "text". Received'),
+        ({"encode": len}, "`columns` must name at least one column"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(changes, message, tmp_path):

@@ -71,13 +71,15 @@ def image_export(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def urls(image_export, text_export, tmp_path_factory):
-    """Where three exports are served; each by a process of its own, on loopback."""
+    """Where four exports are served; each by a process of its own, on loopback."""
     any_size_export = made_exports.of_any_size(tmp_path_factory.mktemp("exports"))
-    logs = [tmp_path_factory.mktemp("logs") / "log" for _ in range(3)]
+    row_export = made_exports.of_rows(tmp_path_factory.mktemp("exports"))
+    logs = [tmp_path_factory.mktemp("logs") / "log" for _ in range(4)]
     programs = [
         start(image_export.parent, logs[0]),
         start(text_export, logs[1], name="reviews"),
         start(any_size_export, logs[2]),
+        start(row_export, logs[3]),
     ]
     try:
         lines = [program.stdout.readline() for program in programs]
@@ -103,6 +105,11 @@ def texts(urls):
 @pytest.fixture(scope="module")
 def any_size(urls):
     return urls[2]
+
+
+@pytest.fixture(scope="module")
+def rows(urls):
+    return urls[3]
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +166,27 @@ def test_texts_are_answered_as_strings_or_bytes(texts, text_export):
     assert texts.endswith("/v1/models/reviews:predict")
     assert_same(ask(texts, {"instances": lines}), outputs)
     assert_same(ask(texts, {"instances": [b64(line.encode()) for line in lines]}), outputs)
+
+
+@needs_kserve
+def test_rows_of_a_table_are_answered_as_objects(rows):
+    good = [{"size (cm)": 3.5, "class": "ab"}, {"class": "abcd"}, {"size (cm)": 1, "class": None}]
+    response = ask(rows, {"instances": good})
+    assert response.status_code == 200, response.text
+    predictions = response.json()["predictions"]
+    assert [row["logits"] for row in predictions] == [[3.5, 2.0], [0.0, 4.0], [1.0, 0.0]]
+    assert [row["label"] for row in predictions] == ["large", "long", "large"]
+    assert ask(rows, {"instances": []}).json() == {"predictions": []}
+    for bad, sentence in (
+        ({"size": 1}, "instance 1, from 0: unknown column 'size'; known: 'size (cm)', 'class'"),
+        (
+            {"size (cm)": "big"},
+            "instance 1, from 0: column 'size (cm)' must be a number, not 'big'",
+        ),
+        ("text", "instance 1, from 0: a row must be a JSON object of columns and values"),
+    ):
+        refused = ask(rows, {"instances": [good[0], bad]})
+        assert refused.status_code == 400 and sentence in refused.json()["error"]
 
 
 @needs_kserve

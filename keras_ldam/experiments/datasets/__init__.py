@@ -19,12 +19,13 @@ import numpy as np
 from keras_ldam import extras
 from keras_ldam.experiments import recipes
 from keras_ldam.experiments.config import DATASETS, Config, is_path, unknown_dataset
-from keras_ldam.experiments.datasets.data import Data, Ragged, Split
+from keras_ldam.experiments.datasets.data import Data, OnDisk, Ragged, Split
 from keras_ldam.experiments.datasets.imbalance import imbalanced
 
 __all__ = [
     "Data",
     "Declarations",
+    "OnDisk",
     "Ragged",
     "Split",
     "declared",
@@ -103,19 +104,27 @@ def declared(dataset: str) -> Declarations:
     return Declarations(**{name: found[name] for name in names if name in found})
 
 
-def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
+def load(
+    config: Config,
+    *,
+    vocabulary: Sequence[str] | None = None,
+    columns: Sequence[Mapping[str, Any]] | None = None,
+) -> Data:
     """Returns the data of a config, imbalanced as it says.
 
     Args:
         config: See `Config`.
         vocabulary: For texts: the words that a trained model knows, in place of those that the
             training examples of this config give. Defaults to the latter.
+        columns: For tables: likewise what each column is, with the known categories.
 
     Raises:
         ValueError: if the dataset is unknown, it is unavailable (naming where it was looked for),
             or it does not allow the imbalance.
     """
     given = {} if vocabulary is None else {"vocabulary": vocabulary}
+    if columns is not None:
+        given["columns"] = columns
     load = declared(config.dataset).load
     if not is_path(config.dataset):
         return load(config, **given)

@@ -52,12 +52,33 @@ class Ragged:
 
 
 @dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """Rows of an array that may be larger than the memory: read from a file as they are needed.
+
+    Args:
+        values: All rows, `(total, features)`, as `numpy.memmap`.
+        indices: Which of them, shape `(n,)`.
+    """
+
+    values: np.ndarray
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        """The rows at `indices`, in memory."""
+        return np.array(self.values[self.indices[indices]])
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """Examples with labels.
 
     Args:
         examples: An array, shape `(n, …)`: images uint8 `(n, height, width, channels)`, vectors
-            `(n, features)`, or the names of files that `load` reads. Or sequences, a `Ragged`.
+            `(n, features)`, or the names of files that `load` reads. Or sequences, a `Ragged`; or
+            vectors on the disk, an `OnDisk`.
         labels: Class of each example, whole numbers from 0, shape `(n,)`.
         load: For images that are read from disk as they are needed: turns one element of
             `examples`, and random numbers for training, into an image, in TensorFlow's graph; see
@@ -72,7 +93,7 @@ class Split:
     load: Callable | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.examples, Ragged):
+        if not isinstance(self.examples, (Ragged, OnDisk)):
             object.__setattr__(self, "examples", np.asarray(self.examples))
         labels = np.asarray(self.labels)
         if labels.dtype.kind not in "iu" or labels.shape != (len(self.examples),):
@@ -93,6 +114,8 @@ class Split:
             ends = np.cumsum(examples.lengths)
             sequences = [examples.values[ends[i] - examples.lengths[i] : ends[i]] for i in indices]
             examples = Ragged.from_sequences(sequences, examples.multiple)
+        elif isinstance(examples, OnDisk):
+            examples = OnDisk(examples.values, examples.indices[indices])
         else:
             examples = examples[indices]
         return dataclasses.replace(self, examples=examples, labels=self.labels[indices])
@@ -135,6 +158,7 @@ class Data:
         test_name: `"test"`, or `"validation"` where a part of the training examples stands in.
         vocabulary: For texts: the known words; word i has id i + 2 (0 pads, 1 is unknown).
         skipped: What was left out because it could not be read, by its path in the dataset.
+        columns: For tables: what each column of a row is, see `row_encoder`.
         fingerprint: A number for the contents of the files, where these are a user's own, as text.
 
     Attributes:
@@ -152,6 +176,7 @@ class Data:
     test_name: str = "test"
     vocabulary: tuple[str, ...] | None = None
     skipped: tuple[str, ...] = ()
+    columns: tuple[dict[str, Any], ...] | None = None
     fingerprint: str = ""
     counts: np.ndarray = dataclasses.field(init=False)
 
@@ -199,4 +224,8 @@ class Data:
             "vocabulary": None if self.vocabulary is None else list(self.vocabulary),
             "skipped": list(self.skipped),
         }
-        return {**told, "fingerprint": self.fingerprint} if self.fingerprint else told
+        if self.columns is not None:
+            told["columns"] = [dict(column) for column in self.columns]
+        if self.fingerprint:
+            told["fingerprint"] = self.fingerprint
+        return told

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_ldam.experiments import datasets
+from keras_ldam.experiments import datasets, row_encoder
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
 from keras_ldam.experiments.models.bilstm import bilstm
@@ -17,6 +17,7 @@ from keras_ldam.experiments.models.mlp import mlp
 from keras_ldam.experiments.models.resnet32 import kaiming_normal, resnet32
 from keras_ldam.experiments.models.resnet50 import resnet50
 from keras_ldam.experiments.models.small_cnn import small_cnn
+from keras_ldam.experiments.models.table_mlp import table_mlp
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import LOSSES
 
@@ -28,7 +29,7 @@ class Network:
     """A network that configs call by a name.
 
     Args:
-        form: What it reads: `"images"`, `"vectors"` or `"sequences"`.
+        form: What it reads: `"images"`, `"vectors"`, `"rows"` of tables or `"sequences"`.
         build: Makes it, from a config, the data and the last layer.
         kernel: Makes the initializer of a last layer of logits, from a seed. Defaults to Keras'.
     """
@@ -106,6 +107,8 @@ def _form(data):
     examples = data.train.examples
     if isinstance(examples, Ragged):
         return "sequences"
+    if data.columns is not None:
+        return "rows"
     if data.train.load is not None or (examples.ndim == 4 and examples.dtype == np.uint8):
         return "images"
     if examples.ndim == 2 and examples.dtype.kind in "fiu":
@@ -140,6 +143,13 @@ def _mlp(config, data, head):
     return mlp(head=head, examples=data.train.examples)
 
 
+def _table_mlp(config, data, head):
+    numbers, ids = row_encoder.width(data.columns)
+    rows = data.train.examples
+    some = np.random.default_rng(0).permutation(len(rows))[:_ADAPTED_TO]
+    return table_mlp(head=head, examples=rows[np.sort(some)], numbers=numbers, ids=ids)
+
+
 def _bilstm(config, data, head):
     embedding = datasets.declared(config.dataset).embedding
     if data.vocabulary is not None:
@@ -160,15 +170,20 @@ def _bilstm(config, data, head):
     )
 
 
+_ADAPTED_TO = 100_000
+"""Training rows of a table whose statistics the network keeps, drawn at random."""
+
 NETWORKS = {
     "small_cnn": Network("images", _small_cnn),
     # Its logits start as in the official code.
     "resnet32": Network("images", _resnet32, kaiming_normal),
     "resnet50": Network("images", _resnet50),
     "mlp": Network("vectors", _mlp),
+    "table_mlp": Network("rows", _table_mlp),
     "bilstm": Network("sequences", _bilstm),
 }
 """Every network by the name that `--network` takes."""
 
-_DEFAULTS = {"images": "small_cnn", "vectors": "mlp", "sequences": "bilstm"}
+_DEFAULTS = {"images": "small_cnn", "vectors": "mlp", "rows": "table_mlp"}
+_DEFAULTS |= {"sequences": "bilstm"}
 """The network for each form of examples, where neither config nor dataset names one."""

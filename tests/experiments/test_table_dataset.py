@@ -1,0 +1,392 @@
+"""A user's own table: what its columns hold, a sentence for each fault, a run to served rows."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ldam.experiments import cli, datasets, exporting, models, row_encoder
+from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.datasets import records, table
+from keras_ldam.experiments.datasets.data import OnDisk, Split
+from keras_ldam.experiments.models.table_mlp import TableFeatures, table_mlp
+from keras_ldam.experiments.recipes import load_recipe
+from keras_ldam.experiments.run_folder import RunFolder
+
+HEADER = ("age", "petal length (cm)", "job", "class?", "since", "label")
+COUNTS = {"stays": 40, "leaves": 10}
+
+
+def made_rows():
+    """Rows whose class shows in each column; some cells are missing."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for name, count in COUNTS.items():
+        leaves = name == "leaves"
+        for i in range(count):
+            rows.append(
+                (
+                    "" if i == 3 else 60 - 30 * leaves + i % 5,
+                    round(10.0 ** (rng.normal() + 3 * leaves), 3),
+                    "NA" if i == 4 else ("cook" if leaves else "pilot"),
+                    bool(i % 2),
+                    f"20{10 + 10 * leaves}-0{1 + i % 9}-15",
+                    name,
+                )
+            )
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def write_csv(path, rows, header=HEADER):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def config_of(path, **changes):
+    return Config(dataset="table", imbalance="none", data_dir=str(path), **changes).resolve()
+
+
+@pytest.fixture
+def churn(tmp_path):
+    return write_csv(tmp_path / "churn.csv", made_rows())
+
+
+def test_numbers_dates_and_categories_are_found_and_gaps_kept(churn):
+    data = table.load(config_of(churn))
+    assert data.class_names == ("leaves", "stays") and data.counts.tolist() == [8, 32]
+    assert [column["kind"] for column in data.columns] == [
+        *("number", "number", "category", "category", "date")
+    ]
+    # The more frequent come first; a missing value is no category.
+    assert data.columns[2]["categories"] == ["pilot", "cook"]
+    assert sorted(data.columns[3]["categories"]) == ["false", "true"]
+    rows = np.concatenate([data.train.examples[np.arange(40)], data.test.examples[np.arange(10)]])
+    assert rows.shape == (50, 2 + 4 + 2) and rows.dtype == np.float32
+    assert np.isnan(rows[:, 0]).sum() == 2 and not np.isnan(rows[:, 1:]).any()
+    assert np.bincount(rows[:, 6].astype(int)).tolist() == [2, 0, 39, 9]
+    labels = np.concatenate([data.train.labels, data.test.labels])
+    np.testing.assert_array_equal(rows[:, 2] > 16_000, labels == 0)  # Days since 1970.
+    assert set(rows[:, 5]) == {0.0}  # No hour.
+
+
+def test_every_form_of_file_gives_the_same_rows(tmp_path, churn):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    rows = [dict(zip(HEADER, row, strict=True)) for row in made_rows()]
+    for row in rows:
+        row["age"] = None if row["age"] == "" else row["age"]
+        row["job"] = None if row["job"] == "NA" else row["job"]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for row in rows:
+        row["since"] = datetime.date.fromisoformat(row["since"])
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    expected = table.load(config_of(churn))
+    everything = np.arange(len(expected.train))
+    for name in ("a.jsonl", "a.parquet"):
+        found = table.load(config_of(tmp_path / name))
+        assert found.columns == expected.columns
+        np.testing.assert_array_equal(
+            found.train.examples[everything], expected.train.examples[everything]
+        )
+
+
+def test_columns_can_be_left_out_or_taken_for_categories(churn):
+    data = table.load(
+        config_of(churn, ignore_columns="since, job", category_columns="age", label_column="label")
+    )
+    assert [column["name"] for column in data.columns] == ["age", "petal length (cm)", "class?"]
+    assert data.columns[0]["kind"] == "category" and "60" in data.columns[0]["categories"]
+
+
+def test_categories_of_training_alone_are_known_and_one_of_a_single_row_is_not(tmp_path):
+    rows = [("a", "x", "train"), ("a", "y", "train"), ("b", "x", "train"), ("c", "y", "test")]
+    path = write_csv(tmp_path / "a.csv", rows, header=("job", "label", "split"))
+    data = table.load(config_of(path))
+    assert data.columns == ({"name": "job", "kind": "category", "categories": ["a"]},)
+    assert sorted(data.train.examples[np.arange(3)].ravel().tolist()) == [1, 2, 2]
+    assert data.test.examples[np.arange(1)].tolist() == [[1]]
+    known = [{"name": "job", "kind": "category", "categories": ["c", "b"]}]
+    data = table.load(config_of(path), columns=known)
+    assert sorted(data.train.examples[np.arange(3)].ravel().tolist()) == [1, 1, 3]
+    assert data.test.examples[np.arange(1)].tolist() == [[2]]
+    with pytest.raises(ValueError, match="has other columns than the run's data, as 'age'"):
+        table.load(config_of(path), columns=[{"name": "age", "kind": "number"}])
+
+
+def test_rows_on_both_sides_are_counted_and_said(tmp_path, capsys):
+    rows = [(i, "ab"[i % 2], i % 2, "train") for i in range(10)]
+    rows += [(*row[:3], "test") for row in rows[:4]] + [(99, "a", 0, "test")]
+    table.load(config_of(write_csv(tmp_path / "a.csv", rows, ("x", "c", "label", "split"))))
+    assert "4 of the 5 test rows are training rows too" in capsys.readouterr().out
+
+
+def test_rows_stay_on_the_disk_until_they_are_asked_for(churn):
+    data = table.load(config_of(churn))
+    for split in (data.train, data.test):
+        assert isinstance(split.examples, OnDisk) and isinstance(split.examples.values, np.memmap)
+    assert data.train.examples.values is data.test.examples.values
+    taken = data.train.take(np.array([5, 1]))
+    assert taken.examples.values is data.train.examples.values
+    np.testing.assert_array_equal(
+        taken.examples[np.arange(2)], data.train.examples[np.array([5, 1])]
+    )
+    batches = list(data.test.batches(4))
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+
+
+GOOD = "1,a,x\n2,b,y\n" * 4
+FAULTS = {
+    "infinite": (f"n,c,label\n{GOOD}inf,a,x\n", "line 10: column 'n' holds inf, which is infinite"),
+    "too large": (
+        f"n,c,label\n{GOOD}1e39,a,x\n",
+        "line 10: column 'n' holds 1e39, which is infinite",
+    ),
+    "a word among numbers": (
+        f"n,c,label\n{GOOD}many,a,x\n",
+        "line 10: column 'n' holds numbers, and here",
+    ),
+    "a date among numbers": (
+        f"n,c,label\n{GOOD}2026-11-29,a,x\n",
+        "line 10: column 'n' holds numbers, and here '2026",
+    ),
+    "an impossible date": (
+        "n,label\n" + "2026-02-28,x\n2026-02-27,y\n" * 4 + "2026-02-30,x\n",
+        "line 10: column 'n' holds dates, and here '2026-02-30'",
+    ),
+    "an empty column": ("n,c,label\n" + ",a,x\n,b,y\n" * 4, "column 'n' of"),
+    "only labels": ("label\nx\ny\n", "no column but that of the labels"),
+    "no label column": ("n,c,queue\n1,a,x\n", "no column with a usual name for the labels"),
+    "an identifier": (
+        "n,name,label\n" + "".join(f"1,id{i},{i % 2}\n" for i in range(120)),
+        "column 'name' of",
+    ),
+    "one class": ("n,label\n1,x\n2,x\n", "has 1 different values, 'x'"),
+    "numbers for labels": (
+        "n,label\n" + "".join(f"{i % 7},{i / 7}\n" for i in range(150)),
+        "has 150 different values in the first 150 rows: it identifies rows",
+    ),
+}
+
+
+@pytest.mark.parametrize(("contents", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_a_table_gets_a_sentence_with_its_place(contents, message, tmp_path):
+    (tmp_path / "a.csv").write_text(contents)
+    with pytest.raises(ValueError) as raised:
+        table.load(config_of(tmp_path / "a.csv"))
+    assert message in str(raised.value) and str(tmp_path / "a.csv") in str(raised.value)
+
+
+def test_a_number_that_turns_into_a_word_late_is_refused_with_its_line(tmp_path):
+    lines = ["n,label", *(f"{i % 9},{i % 2}" for i in range(10_050)), "oops,1"]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="line 10052: column 'n' holds numbers, and here 'oops'"):
+        table.load(config_of(tmp_path / "a.csv"))
+
+
+def test_an_unknown_column_gets_a_sentence(churn):
+    for name in ("ignore_columns", "category_columns"):
+        with pytest.raises(
+            ValueError, match=rf"`{name}` names 'wage', and .* has the columns 'age'"
+        ):
+            table.load(config_of(churn, **{name: "wage"}))
+
+
+# ----------------------------------------------------------------------------- encoding
+
+
+COLUMNS = (
+    {"name": "n", "kind": "number"},
+    {"name": "when", "kind": "date"},
+    {"name": "job", "kind": "category", "categories": ["a", "true"]},
+    {"name": "none", "kind": "category", "categories": []},
+)
+
+
+def test_the_graph_encodes_dates_and_categories_as_python_does():
+    tf = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(1)
+    dates = ["", "2026-11-29T14:30", "2024-02-29 23:59:59", "1969-12-31T00:00:01.5Z", " NA "]
+    first = datetime.datetime(1, 1, 1)
+    dates += [
+        (first + datetime.timedelta(int(day), hours=int(day) % 24)).isoformat()
+        for day in rng.integers(0, 3_652_058, 45)
+    ]
+    jobs = (["a", " a ", "TRUE", "True", "other", "", "null", "?", "n/a", "None"] * 5)[:50]
+    encode = row_encoder.graph(COLUMNS)
+    given = {"n": tf.range(50.0), "when": tf.constant(dates), "job": tf.constant(jobs)}
+    found = encode({**given, "none": tf.constant(["", "x"] * 25)}).numpy()
+    expected = [row_encoder.date_parts(row_encoder.category(date)) for date in dates]
+    missing = (np.nan,) * len(row_encoder.DATE_PARTS)
+    np.testing.assert_allclose(
+        found[:, 1:5], np.array([parts or missing for parts in expected], np.float32), atol=1e-3
+    )
+    assert found[:10, 5].tolist() == [2, 2, 3, 3, 1, 0, 0, 0, 0, 0]
+    assert found[:4, 6].tolist() == [0, 1, 0, 1]
+    assert row_encoder.width(COLUMNS) == (5, [4, 2])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a date must be like 2026-11-29"):
+        encode({**given, "when": tf.constant(["29.11.2026"] * 50), "none": tf.constant([""] * 50)})
+
+
+def test_features_of_numbers_and_categories_by_hand():
+    layer = TableFeatures(2, [3], bins=2, size=2)
+    rows = np.array([[0, 5, 2], [10, 5, 1], [np.nan, 5, 0], [20, 5, 2]], np.float32)
+    layer.build(rows.shape)
+    layer.adapt(rows)
+    found = keras.ops.convert_to_numpy(layer(rows))
+    assert found.shape == layer.compute_output_shape(rows.shape) == (4, 2 * 4 + 2)
+    deviation = np.std([0, 10, 20])
+    np.testing.assert_allclose(found[:, 0], [-10 / deviation, 0, 0, 10 / deviation], rtol=1e-5)
+    assert not found[:, 1].any()  # A constant tells nothing.
+    # Edges at 0, 20, 20 by rows and values: the first bin is all of it.
+    np.testing.assert_allclose(found[:, 2], [0, 0.5, 0, 1], rtol=1e-6)
+    assert found[:, 6].tolist() == [0, 0, 1, 0] and not found[:, 7].any()
+    vectors = keras.ops.convert_to_numpy(layer.vectors.embeddings)
+    np.testing.assert_allclose(found[:, 8:], vectors[[2, 1, 0, 2]])
+
+
+def test_skewed_numbers_are_spread_over_the_bins():
+    values = np.concatenate([np.zeros(900), 10.0 ** np.linspace(0, 9, 100)])[:, None]
+    layer = TableFeatures(1)
+    layer.build(values.shape)
+    layer.adapt(values)
+    found = keras.ops.convert_to_numpy(layer(np.array([[1.0], [1e2], [1e4], [1e6], [1e8]])))
+    through = found[:, 1:17].sum(axis=1)
+    assert (np.diff(through) > 0.5).all()
+    assert np.isfinite(found).all() and np.abs(found).max() <= 5
+
+
+def test_a_saved_network_of_tables_gives_the_same_scores(tmp_path, rng):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    rows = np.concatenate([rng.normal(size=(30, 3)), rng.integers(0, 900, (30, 1))], 1)
+    rows = rows.astype(np.float32)
+    rows[4, 1] = np.nan
+    model = table_mlp(head=keras.layers.Dense(2), examples=rows, numbers=3, ids=[900], width=8)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    for scores in (model, again):
+        assert np.isfinite(keras.ops.convert_to_numpy(scores(rows))).all()
+    np.testing.assert_array_equal(
+        *(keras.ops.convert_to_numpy(keras.ops.cast(m(rows), "float32")) for m in (model, again))
+    )
+    other = rows.copy()
+    other[:, 3] = (other[:, 3] + 1) % 900  # In bfloat16 it would be the same category.
+    features = model.get_layer("features")
+    assert not np.allclose(
+        *(keras.ops.convert_to_numpy(features(x))[:, -8:] for x in (rows, other))
+    )
+
+
+def test_a_table_is_refused_by_networks_of_other_forms(churn):
+    config = config_of(churn, network="mlp")
+    with pytest.raises(ValueError, match="`network` must be one of table_mlp for rows"):
+        models.build(config, datasets.load(config))
+
+
+# ----------------------------------------------------------------------------- from file to answer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder with a table, a finished run on it and its export; not to be changed."""
+    folder = tmp_path_factory.mktemp("tables")
+    write_csv(folder / "churn.csv", made_rows())
+    flags = ["--dataset=table", f"--data_dir={folder / 'churn.csv'}", f"--run_dir={folder / 'run'}"]
+    flags += ["--epochs=6", "--drop_at=0.5", "--batch_size=8", "--validation_fraction=0.25"]
+    assert cli.main("train", [*flags, "--noprogress"]) == 0
+    assert cli.main("export", [f"--run_dir={folder / 'run'}", f"--output={folder / 'churn'}"]) == 0
+    return folder
+
+
+ROWS = (
+    {"age": 62, "petal length (cm)": 1.5, "job": "pilot", "class?": True, "since": "2010-03-15"},
+    {
+        "age": "31",
+        "petal length (cm)": 2000,
+        "job": "cook",
+        "class?": "FALSE",
+        "since": "2020-03-15",
+    },
+    {"age": None, "job": "astronaut"},
+)
+
+
+def test_rows_are_evaluated_and_predicted_as_trained(trained, capsys):
+    assert cli.main("evaluate", [f"--run_dir={trained / 'run'}"]) == 0
+    assert json.loads(capsys.readouterr().out)["mean_error"] == 0
+    bad = [
+        '{"age": 1e400}', "not json", "[1]", '{"wage": 3}', '{"age": "old"}', '{"since": "1.2.3"}',
+        '{"job": [1]}', '{"job": "\\u0000"}',
+    ]  # fmt: skip
+    lines = [json.dumps(row) for row in ROWS] + bad
+    assert cli.main("predict", [f"--model={trained / 'churn'}", *lines]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["line"] for answer in answers] == list(range(1, len(lines) + 1))
+    assert [answer.get("label") for answer in answers[:2]] == ["stays", "leaves"]
+    errors = [answer["error"] for answer in answers[3:]]
+    expected = (
+        "'age' is infinite", "is not JSON", "must be a JSON object", "unknown column 'wage'; known",
+        "'age' must be a number, not 'old'", "a date must be like", "'job' must be a text", "NUL",
+    )  # fmt: skip
+    for error, sentence in zip(errors, expected, strict=True):
+        assert sentence in error
+
+    folder = RunFolder(trained / "run")
+    config, data = folder.read_config(), folder.read_data()
+    (trained / "rows.jsonl").write_text(
+        "\n".join(
+            json.dumps({**row, "label": name, "split": part})
+            for row, name, part in [
+                *((row, "stays", "test") for row in ROWS),
+                *((ROWS[0], n, "train") for n in COUNTS),
+            ]
+        )
+    )
+    some = table.load(config_of(trained / "rows.jsonl"), columns=data["columns"])
+    scores = keras.ops.convert_to_numpy(folder.load_model()(some.test.examples[np.arange(3)]))
+    exponents = np.exp(scores * config.score_scale)
+    np.testing.assert_allclose(
+        [answer["probabilities"] for answer in answers[:3]],
+        exponents / exponents.sum(axis=1, keepdims=True),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_the_export_says_what_its_columns_are(trained):
+    facts = json.loads((trained / "churn" / "1" / "export.json").read_text())
+    assert facts["input"] == "row"
+    assert facts["columns"][1] == {
+        "name": "petal length (cm)", "kind": "number", "argument": "petal_length__cm_",
+    }  # fmt: skip
+    assert [column["kind"] for column in facts["columns"]] == [*("number",) * 2, *("text",) * 3]
+    assert "rows of a table" in (trained / "churn" / "1" / "model_card.md").read_text()
+
+
+def test_a_table_is_calibrated_with_the_categories_of_the_run(trained, tmp_path, monkeypatch):
+    given = []
+    load = datasets.load
+    monkeypatch.setattr(datasets, "load", lambda *a, **k: given.append(k) or load(*a, **k))
+    with contextlib.suppress(ValueError):  # All validation rows may be right.
+        exporting.export(trained / "run", tmp_path / "calibrated", calibrate=True)
+    assert given == [{}, {"columns": RunFolder(trained / "run").read_data()["columns"]}]
+
+
+def test_the_recipe_and_the_split_of_the_file_are_kept(trained):
+    assert load_recipe("table", "erm").resolve().run_name == "table-erm-0"
+    with pytest.raises(ValueError, match="belongs to a run on other data: its files differ"):
+        data = {**RunFolder(trained / "run").read_data(), "fingerprint": "another"}
+        RunFolder(trained / "run").check_data(data)
+    assert (
+        records.fingerprint([trained / "churn.csv"])
+        == RunFolder(trained / "run").read_data()["fingerprint"]
+    )
+    with pytest.raises(ValueError, match="labels of type"):
+        Split(OnDisk(np.zeros((2, 1)), np.arange(2)), np.zeros(1))
