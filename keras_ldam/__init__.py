@@ -1,6 +1,12 @@
 """Label-distribution-aware margins for long-tailed classes, in Keras 3."""
 
-from keras_ldam.adjustment import rescale_head, retrain_head, with_probabilities
+from keras_ldam.adjustment import (
+    Adjustment,
+    adjust,
+    rescale_head,
+    retrain_head,
+    with_probabilities,
+)
 from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
@@ -37,6 +43,7 @@ from keras_ldam.version import __version__ as __version__
 __all__ = [
     "DRW",
     "LDAM",
+    "Adjustment",
     "AdversarialTraining",
     "Advice",
     "ClassErrors",
@@ -52,6 +59,7 @@ __all__ = [
     "OfProbabilities",
     "RandomCropFlip",
     "VectorScaling",
+    "adjust",
     "advise",
     "balanced",
     "class_weights",

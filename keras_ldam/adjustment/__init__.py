@@ -1,5 +1,6 @@
-"""What is done to a trained model: reliability, temperature, another prior, a head trained anew."""
+"""What is done to a trained model: priors, thresholds, a temperature, a head trained anew."""
 
+from keras_ldam.adjustment.adjusted import Adjustment, adjust
 from keras_ldam.adjustment.calibration import (
     BINS,
     TEMPERATURES,
@@ -9,23 +10,36 @@ from keras_ldam.adjustment.calibration import (
     reliability,
     softmax,
 )
-from keras_ldam.adjustment.outputs import softmax_scale, with_probabilities
+from keras_ldam.adjustment.measures import Interval
+from keras_ldam.adjustment.outputs import (
+    read,
+    softmax_scale,
+    split,
+    wants_probabilities,
+    with_probabilities,
+)
 from keras_ldam.adjustment.priors import learned_prior, prior_shift, prior_weights
 from keras_ldam.adjustment.retraining import rescale_head, retrain_head
 
 __all__ = [
     "BINS",
     "TEMPERATURES",
+    "Adjustment",
+    "Interval",
+    "adjust",
     "expected_calibration_error",
     "fit_temperature",
     "learned_prior",
     "negative_log_likelihood",
     "prior_shift",
     "prior_weights",
+    "read",
     "reliability",
     "rescale_head",
     "retrain_head",
     "softmax",
     "softmax_scale",
+    "split",
+    "wants_probabilities",
     "with_probabilities",
 ]

@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_ldam import adjustment, extras
 from keras_ldam import counts as class_counts
-from keras_ldam import extras
-from keras_ldam.adjustment import learned_prior, prior_shift, softmax_scale
 from keras_ldam.export import version_folders
 from keras_ldam.export.card import model_card
 from keras_ldam.export.limits import MAX_IMAGE_PIXELS
 from keras_ldam.hardware import versions
-from keras_ldam.layers import gives_probabilities
+from keras_ldam.layers import Probabilities, gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss
 
 if TYPE_CHECKING:
@@ -81,16 +80,20 @@ def export_saved_model(
     probabilities = softmax(logits), logits_j = s z_j / T + log π_j - log ρ_j
 
     where z are the model's scores, s is `scale`, T is `temperature`, π is `target_prior` and ρ is
-    `source_prior`; the last two terms are absent without a target prior. Bad input raises
-    `InvalidArgumentError`: a text that is empty, too long, or not UTF-8; bytes that are not an
-    image, or an image of more than 50 million pixels.
+    `source_prior`; the last two terms are absent without a target prior. A model that
+    `keras_ldam.adjust` has made brings all of this with it. One sigmoid is exported as two classes,
+    the second being what it stands for; where there is one for each of several labels, `label` is
+    the most probable one, and an output more, `present`, tells which are above 0.5. Bad input
+    raises `InvalidArgumentError`: a text that is empty, too long, or not UTF-8; bytes that are not
+    an image, or an image of more than 50 million pixels.
 
     What has one value per class may be a sequence in class order, or a dictionary or pandas Series
     whose keys are the classes or, except for `class_names`, the class names.
 
     Args:
         model: Built functional or sequential Keras model with one input and scores of shape
-            `(batch, num_classes)`, not probabilities, on the TensorFlow backend. A model of images
+            `(batch, num_classes)` on the TensorFlow backend; not probabilities, unless the model
+            comes from `keras_ldam.adjust`. A model of images
             must take pixels as they are stored, 0 to 255: put scaling into it, for example
             `keras.layers.Rescaling(1 / 255)`.
         output: `DIR/NAME` for the next version of that name (1, 2, …), or `DIR/NAME/VERSION`.
@@ -148,30 +151,52 @@ def export_saved_model(
     with extras.needed("export", by="export_saved_model"):
         from keras_ldam.export import graphs
 
-    num_classes = _num_classes(model)
+    scores, layer = _scores_of(model)
+    adjusted = layer is not None
+    num_scores = int(scores.output_shape[1])
+    num_classes = max(2, num_scores)
     class_names = _checked_names(class_names, num_classes)
-    scale = softmax_scale(model, scale)
-    temperature = _positive("temperature", temperature)
     loss = _weighted_loss_of(model)
     if counts is None and loss is not None:
         counts = loss.counts
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, class_names)
         counts = class_counts.check_counts(counts, class_names)
-    if target_prior is not None and source_prior is None:
-        class_counts.check_prior("target_prior", target_prior, num_classes, class_names=class_names)
-        source_prior = learned_prior(loss, counts)
-    shift, target_prior, source_prior = prior_shift(
-        num_classes,
-        counts=counts,
-        target_prior=target_prior,
-        source_prior=source_prior,
-        class_names=class_names,
-    )
+    if layer is None:
+        temperature = _positive("temperature", temperature)
+        found = adjustment.adjust(
+            model,
+            scale=scale,
+            temperature=temperature,
+            counts=counts,
+            target_prior=target_prior,
+            source_prior=source_prior,
+            activation="sigmoid" if num_scores == 1 else "softmax",
+            from_logits=True,
+            class_names=class_names,
+        )
+        layer = found.layer
+        scale = found.scale
+        target_prior, source_prior = (
+            None if each is None else each.tolist() for each in (found.prior, found.source_prior)
+        )
+    else:
+        for name, value in {
+            "scale": scale,
+            "temperature": None if temperature == 1 else temperature,
+            "target_prior": target_prior,
+            "source_prior": source_prior,
+        }.items():
+            if value is not None:
+                raise ValueError(
+                    f"The model is adjusted already: pass `{name}` to `keras_ldam.adjust` instead. "
+                    f"Received: {name}={value}"
+                )
+        scale = layer.scale
     folder = version_folders.choose(Path(output))
     served = graphs.served(
-        model,
-        graphs.Answer(model, scale / temperature, shift, class_names),
+        scores,
+        graphs.Answer(scores, layer, class_names),
         tokenizer=tokenizer,
         image_shape=image_shape,
         resize=resize,
@@ -188,13 +213,16 @@ def export_saved_model(
         "counts": None if counts is None else counts.tolist(),
         "scale": scale,
         "temperature": temperature,
+        "offsets": layer.offsets,
+        "adjusted": adjusted,
+        "several_labels": layer.activation == "sigmoid" and num_scores > 1,
         "target_prior": target_prior,
         "source_prior": source_prior,
         "versions": versions(),
         **(details or {}),
     }
     with version_folders.written_whole(folder) as aside:
-        graphs.save(served, model, aside)
+        graphs.save(served, scores, aside)
         text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
         (aside / EXPORT_FILE).write_text(text, encoding="utf-8")
         text = model_card(facts) if card is None else card
@@ -205,8 +233,11 @@ def export_saved_model(
 # ----------------------------------------------------------------------------- the model
 
 
-def _num_classes(model: keras.Model) -> int:
-    """The number of scores of a model that can be exported; raises `ValueError` for another."""
+def _scores_of(model: keras.Model) -> tuple[keras.Model, Probabilities | None]:
+    """The scores of a model that can be exported, and the layer that makes probabilities of them.
+
+    Raises `ValueError` for another model.
+    """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "export_saved_model needs Keras' TensorFlow backend. Save the model as .keras and load "
@@ -232,24 +263,16 @@ def _num_classes(model: keras.Model) -> int:
             'outputs: keras.Model(model.inputs, model.output["scores"]). Received: output of '
             f"shape {shape}"
         )
-    if gives_probabilities(model) or _wants_probabilities(getattr(model, "loss", None)):
+    scores, layer = adjustment.split(model)
+    if layer is None and (
+        gives_probabilities(model) or adjustment.wants_probabilities(getattr(model, "loss", None))
+    ):
         raise ValueError(
             "The model must return scores, and this one returns probabilities, which a second "
-            "softmax would flatten. Export the model without its last activation."
+            "softmax would flatten. Export the model without its last activation, or "
+            "`keras_ldam.adjust(model).model`, which takes probabilities."
         )
-    return int(shape[1])
-
-
-def _wants_probabilities(loss: Any) -> bool:
-    """Whether it is a cross-entropy of Keras that was not told to expect scores."""
-    try:
-        loss = keras.losses.get(loss)
-    except (TypeError, ValueError):  # Several losses, or a custom function.
-        return False
-    if callable(loss) and not isinstance(loss, keras.losses.Loss):
-        names = ("sparse_categorical", "categorical", "binary")
-        return loss in [getattr(keras.losses, f"{name}_crossentropy") for name in names]
-    return getattr(loss, "from_logits", None) is False
+    return scores, layer
 
 
 def _weighted_loss_of(model: keras.Model) -> ClassWeightedLoss | None:

@@ -21,7 +21,8 @@ def model_card(facts: dict[str, Any]) -> str:
     """Returns the text of the card, in Markdown.
 
     Args:
-        facts: The contents of `export.json`; `dataset`, `results`, `calibration` and `config` are
+        facts: The contents of `export.json`; `dataset`, `results`, `calibration`,
+            `config`, `adjusted`, `several_labels` and `offsets` are
             optional.
     """
     return (
@@ -65,6 +66,8 @@ def _use(facts: dict[str, Any]) -> str:
         kind = "rows like those of its training data"
     else:
         kind = "texts like those of its training data, in the same language"
+    if facts.get("several_labels"):
+        return f"Deciding about each of the labels below, for {kind}."
     return (
         f"Classifying {kind} where every class matters equally, however rare it was in training. "
         "The model returns one of the classes below for any input: it was not trained to "
@@ -102,14 +105,19 @@ def _classes(facts: dict[str, Any]) -> str:
 
 
 def _probabilities(facts: dict[str, Any]) -> str:
+    kind = "sigmoid of each" if facts.get("several_labels") else "softmax"
     text = (
-        f"The softmax of the model's scores, multiplied by {facts['scale']:g} and divided by the "
+        f"The {kind} of the model's scores, multiplied by {facts['scale']:g} and divided by the "
         f"temperature {facts['temperature']:.4g}"
     )
     if facts["target_prior"]:
         text += ", shifted from the class frequencies that the scores have learned to others"
+    elif facts.get("offsets"):
+        text += ", plus an offset for each class (offsets in export.json)"
     found = facts.get("calibration")
     if not found:
+        if facts.get("adjusted"):
+            return f"{text}. `keras_ldam.adjust` has made them so."
         return f"{text}. They are not calibrated: a probability of 0.9 may be right less often."
     return (
         f"{text}. The temperature was fitted on {found['fitted_on']}. Expected calibration error "

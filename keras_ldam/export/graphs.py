@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_ldam.export import image_files
 from keras_ldam.export.limits import MAX_IMAGE_PIXELS, MAX_TEXT_BYTES
 from keras_ldam.keras_internals import layers_of
+from keras_ldam.layers import Probabilities
 
 
 def served(
@@ -57,17 +57,16 @@ def served(
 
 
 class Answer(tf.Module):
-    """Maps the model's input to the four outputs.
+    """Maps the model's input to the outputs.
 
     Args:
-        model: Model with scores z of shape `(batch, num_classes)`.
-        factor: Factor of the scores, scale / temperature.
-        shift: Added after that, shape `(num_classes,)`.
+        model: Model with scores z of shape `(batch, num_scores)`.
+        layer: What makes probabilities of them.
         class_names: Name of each class.
     """
 
     def __init__(
-        self, model: keras.Model, factor: float, shift: np.ndarray, class_names: Sequence[str]
+        self, model: keras.Model, layer: Probabilities, class_names: Sequence[str]
     ) -> None:
         super().__init__()
         self._model = _Untracked(model)
@@ -75,7 +74,7 @@ class Answer(tf.Module):
         self._weights = [variable.value for variable in model.variables]
         tables = (getattr(layer, "lookup_table", None) for layer in layers_of(model))
         self._tables = [table for table in tables if table is not None]
-        self._factor, self._shift, self._class_names = factor, shift, class_names
+        self._layer, self._class_names = _Untracked(layer), class_names
 
     def __call__(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the outputs that `export_saved_model` lists."""
@@ -89,13 +88,17 @@ class Answer(tf.Module):
         padded.set_shape([None, *inputs.shape[1:]])
         outputs = keras.tree.flatten(self._model.it(padded, training=False))
         scores = tf.cast(outputs[0][:batch], tf.float32)
-        logits = scores * tf.constant(self._factor, tf.float32) + self._shift
+        logits = self._layer.it.logits(scores)
+        several = self._layer.it.activation == "sigmoid" and scores.shape[1] > 1
+        if scores.shape[1] == 1:  # One sigmoid is a softmax beside a zero.
+            logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
         index = tf.argmax(logits, axis=-1)
         return {
-            "probabilities": tf.nn.softmax(logits),
+            "probabilities": tf.sigmoid(logits) if several else tf.nn.softmax(logits),
             "logits": logits,
             "class_index": index,
             "label": tf.gather(tf.constant(self._class_names), index),
+            **({"present": logits > 0} if several else {}),
         }
 
 

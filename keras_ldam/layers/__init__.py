@@ -3,21 +3,23 @@
 from keras_ldam.layers.cosine_dense import CosineDense, UnitColumns
 from keras_ldam.layers.fused_batch_normalization import FusedBatchNormalization
 from keras_ldam.layers.heads import (
+    applied_activation,
     cosine_heads,
     dense_heads,
     gives_cosines,
     gives_probabilities,
     inputs_of,
 )
+from keras_ldam.layers.probabilities import Probabilities
 from keras_ldam.layers.random_crop_flip import RandomCropFlip
-from keras_ldam.layers.scaled_softmax import ScaledSoftmax
 
 __all__ = [
     "CosineDense",
     "FusedBatchNormalization",
+    "Probabilities",
     "RandomCropFlip",
-    "ScaledSoftmax",
     "UnitColumns",
+    "applied_activation",
     "cosine_heads",
     "dense_heads",
     "gives_cosines",

@@ -8,6 +8,7 @@ import keras
 
 from keras_ldam import keras_internals
 from keras_ldam.layers.cosine_dense import CosineDense
+from keras_ldam.layers.probabilities import ACTIVATIONS, Probabilities
 
 
 def cosine_heads(model: keras.Model) -> list[CosineDense]:
@@ -35,7 +36,7 @@ def dense_heads(model: keras.Model) -> list[keras.layers.Dense]:
 
 def gives_probabilities(model: keras.Model) -> bool:
     """Whether an output of a functional model comes out of a softmax or a sigmoid."""
-    return any(map(_is_normalized, getattr(model, "outputs", None) or ()))
+    return any(map(applied_activation, getattr(model, "outputs", None) or ()))
 
 
 def inputs_of(model: keras.Model) -> Any:
@@ -47,12 +48,16 @@ def inputs_of(model: keras.Model) -> Any:
     return model.inputs[0] if len(model.inputs) == 1 else model.input
 
 
-def _is_normalized(output: Any) -> bool:
+def applied_activation(output: Any) -> str | None:
+    """Returns `"softmax"` or `"sigmoid"`, whichever an output comes out of, or None."""
     operation = keras_internals.operation_of(output)
     if isinstance(operation, keras.Model):
-        return gives_probabilities(operation)
+        inner = getattr(operation, "outputs", None) or ()
+        return next(filter(None, map(applied_activation, inner)), None)
     if isinstance(operation, keras.layers.TimeDistributed):
         operation = operation.layer
+    if isinstance(operation, Probabilities):
+        return operation.activation
     last = getattr(operation, "activation", None) or operation
-    name = getattr(last, "__name__", type(last).__name__)
-    return name.lower() in ("softmax", "sigmoid", "scaledsoftmax")
+    name = getattr(last, "__name__", type(last).__name__).lower()
+    return name if name in ACTIVATIONS else None

@@ -57,7 +57,8 @@ class Predictor:
 
         Yields:
             `{"line", "label", "class_index", "probability", "probabilities"}`, for images also
-            `"path"`; for a line that cannot be answered `{"line", "error"}`. Lines count from 1.
+            `"path"`, for several labels `"present"`; for a line that cannot be answered
+            `{"line", "error"}`. Lines count from 1.
 
         Raises:
             ValueError: if `batch_size` is less than 1.
@@ -108,13 +109,16 @@ class Predictor:
                 yield {"error": str(outputs)}
                 continue
             columns = (outputs[name].tolist() for name in ("label", "class_index", "probabilities"))
-            for label, index, row in zip(*columns, strict=True):
-                yield {
+            for place, (label, index, row) in enumerate(zip(*columns, strict=True)):
+                answer = {
                     "label": label.decode(),
                     "class_index": index,
                     "probability": row[index],
                     "probabilities": row,
                 }
+                if "present" in outputs:
+                    answer["present"] = outputs["present"][place].tolist()
+                yield answer
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:

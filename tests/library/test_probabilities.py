@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_ldam
 from keras_ldam import evaluation
-from keras_ldam.layers import ScaledSoftmax
+from keras_ldam.layers import Probabilities
 
 COUNTS = [90, 30, 6]
 
@@ -97,7 +97,7 @@ def test_what_has_no_probabilities_to_give_gets_a_sentence(model, message):
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), "30"])
 def test_a_scale_that_is_none_gets_a_sentence(scale):
-    for make in (ScaledSoftmax, lambda s: keras_ldam.CosineDense(3, scale=s)):
+    for make in (Probabilities, lambda s: keras_ldam.CosineDense(3, scale=s)):
         with pytest.raises(ValueError, match="`scale` must be a number"):
             make(scale)
 

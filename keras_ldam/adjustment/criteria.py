@@ -1,0 +1,184 @@
+"""What a decision is good for: criteria on confusions, and the offset that is best by one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+CRITERIA = ("nll", "balanced_accuracy", "macro_f1", "recall_at", "cost")
+"""What `adjust` can fit for; the first is of probabilities, the others are of decisions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """A criterion by which decisions are compared: the higher, the better.
+
+    Args:
+        name: One of `CRITERIA`.
+        costs: For `"cost"`: row the label, column the guess, `(C, C)`.
+        precision: For `"recall_at"`: the least precision.
+        class_id: For `"recall_at"`: the class.
+        positive_only: For `"macro_f1"`: whether the F1 of class 1 is all that counts, as for each
+            of several labels.
+    """
+
+    name: str
+    costs: np.ndarray | None = None
+    precision: float = 0.0
+    class_id: int = 1
+    positive_only: bool = False
+
+    def of(self, confusion: np.ndarray) -> np.ndarray:
+        """Returns the value of confusions `(…, C, C)`, row the label, of shape `(…)`."""
+        own = np.diagonal(confusion, axis1=-2, axis2=-1)
+        labels, guesses = confusion.sum(axis=-1), confusion.sum(axis=-2)
+        if self.name == "cost":
+            return -(self.costs * confusion).sum(axis=(-2, -1)) / labels.sum(axis=-1)
+        if self.name == "recall_at":
+            c = self.class_id
+            return _at_precision(own[..., c], guesses[..., c], labels[..., c], self.precision)
+        if self.name == "macro_f1":
+            if self.positive_only:
+                return _ratio(2 * own[..., 1], labels[..., 1] + guesses[..., 1])
+            return _mean_over(labels > 0, _ratio(2 * own, labels + guesses))
+        if self.name == "balanced_accuracy":
+            return _mean_over(labels > 0, _ratio(own, labels))
+        return own.sum(axis=-1) / labels.sum(axis=-1)
+
+    def along(
+        self, labels: np.ndarray, others: np.ndarray, weights: np.ndarray, c: int, num_classes: int
+    ) -> np.ndarray:
+        """Returns the values while one example after another changes its guess to class c.
+
+        Args:
+            labels: Class of each example, in the order in which they change, `(n,)`.
+            others: The guess of each before that, `(n,)`.
+            weights: Weight of each, `(n,)`.
+            c: The class.
+            num_classes: C.
+
+        Returns:
+            The value after 0, 1, …, n changes, `(n + 1,)`.
+        """
+        sizes = np.bincount(labels, weights, num_classes)
+        mine = np.where(labels == c, weights, 0.0)
+        if self.name in ("balanced_accuracy", "cost"):
+            if self.costs is not None:
+                worth = -self.costs / sizes.sum()
+            else:
+                worth = np.diag(_ratio(np.ones(num_classes), sizes)) / np.count_nonzero(sizes)
+            start = (weights * worth[labels, others]).sum()
+            return start + _cumulated(weights * (worth[labels, c] - worth[labels, others]))
+        right, guessed = _cumulated(mine), _cumulated(weights)
+        if self.name == "recall_at":
+            return _at_precision(right, guessed, np.asarray(sizes[c]), self.precision)
+        of_class = _ratio(2 * right, sizes[c] + guessed)
+        if self.positive_only:
+            return of_class
+        value = of_class * (sizes[c] > 0)
+        changes, start = np.zeros(len(labels)), 0.0
+        for k in np.flatnonzero(sizes):
+            if k == c:
+                continue
+            at = np.flatnonzero(others == k)
+            w = weights[at]
+            left = w.sum() - _cumulated(w)
+            hits = np.where(labels[at] == k, w, 0.0)
+            f1 = _ratio(2 * (hits.sum() - _cumulated(hits)), sizes[k] + left)
+            changes[at] += np.diff(f1)
+            start += f1[0]
+        return (value + start + _cumulated(changes)) / np.count_nonzero(sizes)
+
+
+def confusions(
+    labels: np.ndarray, guesses: np.ndarray, weights: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Returns the confusions of L decisions about each example, `(L, C, C)`.
+
+    Args:
+        labels: `(n, L)`, in 0 … C - 1.
+        guesses: `(n, L)`.
+        weights: `(n,)`.
+        num_classes: C.
+    """
+    several = labels.shape[1]
+    cells = (np.arange(several) * num_classes + labels) * num_classes + guesses
+    weights = np.broadcast_to(weights[:, None], cells.shape)
+    size = several * num_classes**2
+    counted = np.bincount(cells.ravel(), weights.ravel(), size)
+    return counted.reshape(several, num_classes, num_classes)
+
+
+def best_offset(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, c: int, criterion: Criterion
+) -> float:
+    """Returns what is best to add to the logits of class c: exact, over all breakpoints.
+
+    Between two breakpoints no guess changes. Of equally good stretches that around 0 is taken,
+    else the middle of the widest.
+    """
+    rows = np.arange(len(labels))
+    rivals = logits.copy()
+    rivals[:, c] = -np.inf
+    others = rivals.argmax(axis=1)
+    breakpoints = rivals[rows, others] - logits[:, c]
+    order = np.argsort(breakpoints, kind="stable")
+    breakpoints = breakpoints[order]
+    values = criterion.along(labels[order], others[order], weights[order], c, logits.shape[1])
+    ends = np.concatenate([[breakpoints[0] - 2], breakpoints, [breakpoints[-1] + 2]])
+    widths = np.diff(ends)
+    values = np.where(widths > 1e-9, values, -np.inf)
+    best = np.flatnonzero(values >= values.max() - 1e-12)
+    if np.any((ends[best] < 0) & (ends[best + 1] > 0)):
+        return 0.0
+    place = best[np.argmax(widths[best])]
+    return float((ends[place] + ends[place + 1]) / 2)
+
+
+def best_offsets(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    criterion: Criterion,
+    *,
+    rounds: int = 5,
+) -> np.ndarray:
+    """Returns what is best to add to the logits of each class, by ascent over one at a time.
+
+    For two classes, and where one class is all that counts, this is exact.
+    """
+    num_classes = logits.shape[1]
+    offsets = np.zeros(num_classes)
+    if num_classes == 2 or criterion.name == "recall_at":
+        c = criterion.class_id
+        offsets[c] = best_offset(logits, labels, weights, c, criterion)
+        return offsets
+    for _ in range(rounds):
+        before = offsets.copy()
+        for c in range(num_classes):
+            offsets[c] += best_offset(logits + offsets, labels, weights, c, criterion)
+        if np.array_equal(before, offsets):
+            break
+    return offsets - offsets.mean()
+
+
+def _at_precision(
+    right: np.ndarray, guessed: np.ndarray, size: np.ndarray, floor: float
+) -> np.ndarray:
+    """Recall where the precision reaches the floor; elsewhere below 0, by how much it misses."""
+    precision = _ratio(right, guessed)
+    return np.where(precision >= floor - 1e-12, _ratio(right, size), precision - floor)
+
+
+def _mean_over(which: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.where(which, values, 0.0).sum(axis=-1) / which.sum(axis=-1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+
+
+def _cumulated(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0.0], np.cumsum(values)])

@@ -1,0 +1,357 @@
+"""Fits of a temperature, of τ and of offsets, and what they change on examples unseen by the fit.
+
+All arrays of scores have the shape `(n, L, C)`: L decisions about each of n examples, each among C
+classes. One class among K is `(n, 1, K)`, one sigmoid `(n, 1, 2)` with scores 0 and z, and K labels
+are `(n, K, 2)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_ldam.adjustment.calibration import TEMPERATURES
+from keras_ldam.adjustment.criteria import Criterion, best_offsets, confusions
+
+FEW = 20
+"""A class with fewer held-out examples than this has no offset of its own among several classes."""
+
+_TAUS = (-1.0, 2.5)
+"""The range in which τ is fitted."""
+
+_DRAWS = 100
+"""Bootstrap draws for a standard error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Held-out examples.
+
+    Args:
+        scores: s z, `(n, L, C)`.
+        labels: In 0 … C - 1, `(n, L)`.
+        weights: `(n,)`.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def at(self, index: np.ndarray) -> Examples:
+        """Returns some of the examples."""
+        return Examples(self.scores[index], self.labels[index], self.weights[index])
+
+    def frequencies(self) -> np.ndarray:
+        """Returns the weighted frequency of each class, `(L, C)`."""
+        shares = self.weights / self.weights.sum()
+        one_hot = self.labels[:, :, None] == np.arange(self.scores.shape[2])
+        return np.tensordot(shares, one_hot.astype(np.float64), axes=1)
+
+    def fewest(self) -> int:
+        """Returns the number of examples of the rarest class."""
+        classes = np.arange(self.scores.shape[2])
+        return int((self.labels[:, :, None] == classes).sum(axis=0).min())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What was found: logits are `factor` · scores + `offsets`.
+
+    Args:
+        factor: 1/T.
+        offsets: All that is added, `(L, C)`.
+        tau: τ, or None where it was neither fitted nor kept.
+        kept: What was kept for each decision, `(L,)`: 0 nothing, 1 τ, 2 offsets.
+        calibrating: The offsets with which the probabilities fit the examples, `(L, C)`.
+        determined: Whether the examples determine T.
+    """
+
+    factor: float
+    offsets: np.ndarray
+    tau: float | None
+    kept: np.ndarray
+    calibrating: np.ndarray
+    determined: bool
+
+    def logits(self, scores: np.ndarray) -> np.ndarray:
+        """Returns the adjusted logits."""
+        return self.factor * scores + self.offsets
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitter:
+    """What is to be fitted, and for what.
+
+    Args:
+        criterion: What for.
+        base: What is added in any case, `(L, C)`.
+        direction: What τ multiplies, -log n of each class centered, `(C,)`; None: no τ.
+        factor: 1/T, if it is given.
+        offsets: Whether offsets may be fitted.
+        seed: Seed of halves, folds and draws.
+    """
+
+    criterion: Criterion
+    base: np.ndarray
+    direction: np.ndarray | None
+    factor: float | None
+    offsets: bool
+    seed: int
+
+    def fit(self, examples: Examples) -> Fit:
+        """Fits T, then τ, then offsets, and keeps each only where it gains.
+
+        T minimizes the negative log-likelihood, with τ or offsets beside it, which are then
+        replaced by those that are best by the criterion. They are kept where they gain more than
+        one standard error on halves of the examples that they were not fitted on.
+        """
+        classes = examples.scores.shape[2]
+        beside = self.direction
+        if classes == 2:
+            beside = np.array([-0.5, 0.5])
+        factor, calibrating, determined = fit_likelihood(
+            examples,
+            self.base,
+            factor=self.factor,
+            direction=beside,
+            offsets=beside is None and examples.fewest() >= FEW,
+        )
+        plain = Fit(
+            factor,
+            self.base,
+            None,
+            np.zeros(len(self.base), np.int64),
+            self.base + calibrating,
+            determined,
+        )
+        if self.criterion.name == "recall_at":  # Without a threshold the floor means nothing.
+            return self._richer(2, examples, plain) if self.offsets else plain
+        families: list[int] = []
+        found = self._apply(families, examples, plain)
+        for family in self._families(examples):
+            richer = self._richer(family, examples, found)
+            keep = (richer.offsets != found.offsets).any(axis=1)
+            keep &= self._gains(families, family, examples, plain)
+            if keep.any():
+                families.append(family)
+                found = dataclasses.replace(
+                    richer,
+                    offsets=np.where(keep[:, None], richer.offsets, found.offsets),
+                    kept=np.where(keep, family, found.kept),
+                )
+        return found
+
+    def _families(self, examples: Examples) -> list[int]:
+        two = examples.scores.shape[2] == 2
+        families = []
+        if self.direction is not None and not (two and self.offsets):
+            families.append(1)
+        if self.offsets and (two or examples.fewest() >= FEW):
+            families.append(2)
+        return families
+
+    def _apply(self, families: list[int], examples: Examples, plain: Fit) -> Fit:
+        """The fit with one family after the other."""
+        found = self._richer(0, examples, plain)
+        for family in families:
+            found = self._richer(family, examples, found)
+        return found
+
+    def _richer(self, family: int, examples: Examples, start: Fit) -> Fit:
+        """The fit with nothing (0), τ (1) or offsets (2) in addition."""
+        direction = self.direction if family == 1 else None
+        if self.criterion.name == "nll":
+            factor, added, determined = fit_likelihood(
+                examples,
+                self.base,
+                factor=self.factor,
+                direction=direction,
+                offsets=family == 2,
+            )
+            tau = None
+            if direction is not None:
+                tau = float(added[0] @ direction / (direction @ direction))
+            return dataclasses.replace(
+                start, factor=factor, offsets=self.base + added, tau=tau, determined=determined
+            )
+        logits = start.logits(examples.scores)
+        if direction is not None:
+            tau = self._best_tau(examples, logits)
+            return dataclasses.replace(start, offsets=start.offsets + tau * direction, tau=tau)
+        if family == 0:
+            return start
+        columns = zip(np.moveaxis(logits, 1, 0), examples.labels.T, strict=True)
+        added = np.stack([best_offsets(z, y, examples.weights, self.criterion) for z, y in columns])
+        return dataclasses.replace(start, offsets=start.offsets + added)
+
+    def _best_tau(self, examples: Examples, logits: np.ndarray) -> float:
+        """The best τ: in steps of a quarter first, then of a twentieth around the best of these."""
+
+        def best(taus: np.ndarray) -> float:
+            values = []
+            for tau in taus:
+                guesses = (logits + tau * self.direction).argmax(axis=2)
+                found = confusions(examples.labels, guesses, examples.weights, logits.shape[2])
+                values.append(self.criterion.of(found).mean())
+            good = taus[np.array(values) >= max(values) - 1e-12]
+            return float(good[np.argmin(abs(good))])
+
+        low, high = _TAUS
+        coarse = best(np.arange(low, high + 0.01, 0.25))
+        return round(best(coarse + np.arange(-5, 6) * 0.05), 2)
+
+    def _gains(
+        self, families: list[int], family: int, examples: Examples, start: Fit
+    ) -> np.ndarray:
+        """Whether each decision gains by one more family, on halves that the fit has not seen."""
+        richer, plain = (np.empty_like(examples.scores) for _ in range(2))
+        for test in folds(examples.labels, 2, self.seed):
+            part = examples.at(~test)
+            before = self._apply(families, part, start)
+            plain[test] = before.logits(examples.scores[test])
+            richer[test] = self._richer(family, part, before).logits(examples.scores[test])
+        if self.criterion.name == "nll":
+            better = losses(plain, examples.labels) - losses(richer, examples.labels)
+            weights = examples.weights / examples.weights.sum()
+            mean = weights @ better
+            error = np.sqrt(weights**2 @ (better - mean) ** 2)
+            return mean > error
+        guesses = [each.argmax(axis=2) for each in (plain, richer)]
+
+        def gain(index: np.ndarray | slice) -> np.ndarray:
+            values = [
+                self.criterion.of(
+                    confusions(
+                        examples.labels[index],
+                        guess[index],
+                        examples.weights[index],
+                        plain.shape[2],
+                    )
+                )
+                for guess in guesses
+            ]
+            return values[1] - values[0]
+
+        found = gain(slice(None))
+        drawn = np.stack([gain(index) for index in draws(examples.labels, _DRAWS, self.seed)])
+        return found > drawn.std(axis=0)
+
+    def cross_fitted(self, examples: Examples, parts: int) -> np.ndarray:
+        """Returns logits of which each comes from a fit that has not seen the example."""
+        found = np.empty_like(examples.scores)
+        for test in folds(examples.labels, parts, self.seed):
+            found[test] = self.fit(examples.at(~test)).logits(examples.scores[test])
+        return found
+
+
+def fit_likelihood(
+    examples: Examples,
+    base: np.ndarray,
+    *,
+    factor: float | None = None,
+    direction: np.ndarray | None = None,
+    offsets: bool = False,
+) -> tuple[float, np.ndarray, bool]:
+    """Minimizes the negative log-likelihood of softmax(a · scores + base + b).
+
+    a and τ are found by Newton's method, offsets by iterative scaling: log h_j - log p̄_j is added
+    to the logits of class j until its mean probability p̄_j is its frequency h_j. The whole is
+    convex, so the minimum is unique.
+
+    Args:
+        examples: Held-out examples.
+        base: `(L, C)`.
+        factor: a, if it is given.
+        direction: b = τ · direction, `(C,)`. None: no τ.
+        offsets: Whether b is free instead.
+
+    Returns:
+        a, b of shape `(L, C)`, and whether the examples determine a: it is 1 where they do not.
+
+    References:
+        Guo et al., 2017, for a; Alexandari et al., 2020, "Maximum Likelihood with Bias-Corrected
+        Calibration is Hard-To-Beat at Label Shift Adaptation", for both together.
+    """
+    scores, weights = examples.scores, examples.weights / examples.weights.sum()
+    classes = scores.shape[2]
+    one_hot = (examples.labels[:, :, None] == np.arange(classes)).astype(np.float64)
+    frequencies = np.maximum(examples.frequencies(), 1e-12)
+    a, b = 1.0 if factor is None else factor, np.zeros(base.shape)
+    low, high = 1 / np.array(TEMPERATURES[::-1])
+    features = [] if factor is not None else [scores]
+    if direction is not None:
+        features.append(np.broadcast_to(direction, scores.shape))
+    for _ in range(200):
+        logits = a * scores + base + b
+        p = np.exp(_log_softmax(logits))
+        rest = p - one_hot
+        moved = 0.0
+        if features:
+            means = [(p * f).sum(axis=2, keepdims=True) for f in features]
+            slope = np.array([weights @ (rest * f).sum(axis=(1, 2)) for f in features])
+            curve = np.array(
+                [
+                    [weights @ (p * (f - m) * (g - k)).sum(axis=(1, 2)) for g, k in zip(
+                        features, means, strict=True)]
+                    for f, m in zip(features, means, strict=True)
+                ]
+            )  # fmt: skip
+            step = -np.linalg.solve(curve + 1e-9 * np.eye(len(curve)), slope)
+            if factor is None:
+                new = float(np.clip(a + step[0], max(low, a / 2), min(high, 2 * a)))
+                moved, a = abs(np.log(new / a)), new
+            if direction is not None:
+                change = np.clip(step[-1], -1, 1) * direction
+                moved, b = max(moved, float(abs(change).max())), b + change
+        if offsets:
+            change = np.log(frequencies) - np.log(
+                np.maximum(np.tensordot(weights, p, axes=1), 1e-12)
+            )
+            moved, b = max(moved, float(abs(change).max())), b + change
+        if moved < (1e-4 if offsets else 1e-6):
+            break
+    if factor is None and not low * 1.001 < a < high * 0.999:
+        _, b, _ = fit_likelihood(examples, base, factor=1.0, direction=direction, offsets=offsets)
+        return 1.0, b, False
+    return a, b, True
+
+
+def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns -log p(label) of each decision, `(n, L)`."""
+    return -np.take_along_axis(_log_softmax(logits), labels[:, :, None], axis=2)[:, :, 0]
+
+
+def folds(labels: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
+    """Returns masks of disjoint parts of the examples, `(n,)` each.
+
+    One decision for each example is divided class by class, several are divided at random.
+    """
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels), np.int64)
+    groups = labels[:, 0] if labels.shape[1] == 1 else np.zeros(len(labels), np.int64)
+    order = np.lexsort([rng.random(len(labels)), groups])
+    place[order] = np.arange(len(labels)) % parts
+    return [place == part for part in range(parts)]
+
+
+def draws(labels: np.ndarray, number: int, seed: int) -> list[np.ndarray]:
+    """Returns bootstrap draws of examples: indices, `(n,)` each.
+
+    One decision for each example is drawn class by class, several are drawn together.
+    """
+    rng = np.random.default_rng(seed)
+    groups = labels[:, 0] if labels.shape[1] == 1 else np.zeros(len(labels), np.int64)
+    order = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups)
+    starts = np.cumsum(sizes) - sizes
+    own = groups[order]
+    return [
+        order[starts[own] + (rng.random(len(own)) * sizes[own]).astype(np.int64)]
+        for _ in range(number)
+    ]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,174 @@
+"""Held-out examples: what a model gives for them, and which decisions their labels are about."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ldam.adjustment.fitting import Examples
+from keras_ldam.adjustment.outputs import Output
+from keras_ldam.labels import check_labels
+from keras_ldam.layers import Probabilities
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out examples as they were given.
+
+    Args:
+        values: Values of the output, `(n, num_scores)`.
+        labels: In 0 … C - 1, of L decisions, `(n, L)`.
+        weights: `(n,)`.
+        several: Whether each score decides about a label of its own.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    several: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The form of a model's decisions.
+
+    Args:
+        output: The output that is adjusted.
+        num_scores: Length of its last axis.
+        several: Whether each score decides about a label of its own.
+        class_names: Names of the classes, or None.
+    """
+
+    output: Output
+    num_scores: int
+    several: bool
+    class_names: Sequence[str] | None
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes of one decision."""
+        return 2 if self.several or self.num_scores == 1 else self.num_scores
+
+    def spread(self, per_score: np.ndarray) -> np.ndarray:
+        """Returns numbers per score `(…, num_scores)` as `(…, L, C)`."""
+        if not self.several and self.num_scores > 1:
+            return per_score[..., None, :]
+        return np.stack([np.zeros_like(per_score), per_score], axis=-1)
+
+    def joined(self, per_decision: np.ndarray) -> np.ndarray:
+        """Returns numbers `(L, C)` as those to add to each score, `(num_scores,)`."""
+        if not self.several and self.num_scores > 1:
+            return per_decision[0]
+        return per_decision[:, 1] - per_decision[:, 0]
+
+    def name(self, j: int) -> str:
+        """Returns how an error calls a class or label."""
+        kind = "label" if self.several else "class"
+        return f"{kind} {j}" + (f" ({self.class_names[j]})" if self.class_names else "")
+
+
+def held_out(found: Output, data: Any, output: str | int | None = None) -> HeldOut:
+    """Predicts held-out examples. Arguments and errors are those of `keras_ldam.adjust`."""
+    model = found.model
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        parts = [(model.predict(data[0], verbose=0), *data[1:])]
+    elif isinstance(data, Iterable):
+        parts = []
+        for batch in data:
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                parts = []
+                break
+            parts.append((model.predict_on_batch(batch[0]), *batch[1:]))
+    else:
+        parts = []
+    if not parts:
+        raise ValueError(
+            "`data` must be (x, y), (x, y, sample_weight), or batches of these, at least one. "
+            f"Received: {type(data).__name__}"
+        )
+
+    def column(place: int) -> np.ndarray:
+        return np.concatenate([_array(part[place], output) for part in parts])
+
+    values = column(0).astype(np.float64)
+    labels = column(1)
+    weights = column(2).astype(np.float64).reshape(-1) if len(parts[0]) == 3 else None
+    weights = np.ones(len(values)) if weights is None else weights
+    if values.ndim != 2 or not len(values) == len(labels) == len(weights) or not len(values):
+        raise ValueError(
+            "The output must have shape (n, num_scores), labels and weights n rows, with at least "
+            f"one example. Received: shapes {values.shape}, {labels.shape} and {weights.shape}"
+        )
+    if not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
+        raise ValueError("Sample weights must be finite numbers of at least 0, and not all 0.")
+    labels, several = _decisions(labels, values, found)
+    return HeldOut(values, labels, weights, several)
+
+
+def _array(tensor: Any, output: str | int | None) -> np.ndarray:
+    if isinstance(tensor, dict):
+        tensor = tensor[output] if output in tensor else next(iter(tensor.values()))
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def _decisions(labels: np.ndarray, values: np.ndarray, output: Output) -> tuple[np.ndarray, bool]:
+    """Labels `(n, L)` of the decisions, and whether each score decides about a label of its own."""
+    num_scores = values.shape[1]
+    if labels.ndim == 1:
+        labels = labels[:, None]
+    if labels.ndim != 2 or labels.shape[1] not in (1, num_scores):
+        raise ValueError(
+            f"Labels must have shape (n,), (n, 1) or (n, {num_scores}). Received: shape "
+            f"{labels.shape}"
+        )
+    if labels.shape[1] == 1:
+        check_labels(labels, max(2, num_scores))
+        return labels.astype(np.int64), False
+    check_labels(labels, 2)
+    if output.activation == "sigmoid" or not np.all(labels.sum(axis=1) == 1):
+        if output.applied == "softmax":
+            raise ValueError(
+                "A softmax has one label for each example. Received: rows of labels that do not "
+                "sum to 1"
+            )
+        return labels.astype(np.int64), True
+    return labels.argmax(axis=1)[:, None], False
+
+
+def examples_of(held: HeldOut, form: Form, scale: float, target: np.ndarray | None) -> Examples:
+    """Returns the scores of decisions, weighted for a target prior `(C,)` if there is one."""
+    undo = Probabilities(scale, applied=form.output.applied)
+    scores = keras.ops.convert_to_numpy(undo.logits(held.values)).astype(np.float64)
+    examples = Examples(form.spread(scores), held.labels, held.weights)
+    if target is not None:
+        shares = examples.frequencies()[0]
+        if np.all(shares > 0):
+            again = held.weights * (target / shares)[held.labels[:, 0]]
+            examples = dataclasses.replace(examples, weights=again)
+    return examples
+
+
+def check_presence(examples: Examples, form: Form) -> np.ndarray:
+    """Returns the number of held-out examples of each class, or of those that have each label.
+
+    Raises:
+        ValueError: if there are not two of each class.
+    """
+    own = examples.labels[:, :, None] == np.arange(form.num_classes)
+    present = own.sum(axis=0)
+    lacking = np.argwhere(present < 2)
+    if len(lacking):
+        decision, c = lacking[0]
+        if form.several:
+            what = f"{form.name(decision)}, {'with' if c else 'without'} it"
+        else:
+            what = form.name(c)
+        raise ValueError(
+            "Held-out data must have at least two examples of each class, better 20 or more. "
+            f"Received: {present[decision, c]} of {what}"
+        )
+    return present[0] if not form.several else present[:, 1]

@@ -1,0 +1,464 @@
+"""Trained models made into ones of probabilities, on every backend; exports on TensorFlow."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from sklearn import linear_model, metrics
+
+import keras_ldam
+from keras_ldam import adjustment
+from keras_ldam.adjustment import fitting
+from keras_ldam.adjustment.criteria import Criterion, best_offset, best_offsets, confusions
+from keras_ldam.layers import Probabilities
+
+
+def softmax(z):
+    powers = np.exp(z - z.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def passing(num_scores, activation=None, *, loss=None, head=None):
+    """A model that gives its input, after an activation."""
+    inputs = keras.Input((num_scores,))
+    dense = head or keras.layers.Dense(
+        num_scores, activation, kernel_initializer="identity", name="head"
+    )
+    model = keras.Model(inputs, dense(inputs))
+    if loss is not None:
+        model.compile("sgd", loss)
+    return model
+
+
+def of_frequencies(rng, n, prior, *, num_classes=3, spread=1.5):
+    """Labels of some frequencies, and scores that are log p(x|j) exactly, up to a constant."""
+    y = rng.choice(num_classes, n, p=prior)
+    y[: 2 * num_classes] = np.repeat(np.arange(num_classes), 2)
+    x = rng.normal(size=(n, num_classes)) + spread * np.eye(num_classes)[y]
+    return (spread * x).astype("float32"), y
+
+
+# ----------------------------------------------------------------------------- what is given
+
+
+def test_everything_given_is_folded_into_one_layer_by_the_formula(rng, tmp_path):
+    x = rng.normal(size=(5, 3)).astype("float32")
+    counts, target, source, b = [90, 9, 1], [1, 2, 1], [6, 3, 1], [0.1, 0.0, -0.2]
+    model = passing(3, loss=keras_ldam.CrossEntropy(counts))
+    found = keras_ldam.adjust(
+        model, scale=4, temperature=2, target_prior=target, source_prior=source, offsets=b
+    )
+    shift = np.log(np.array(target) / 4) - np.log(np.array(source) / 10)
+    expected = softmax(4 * x / 2 + shift + b)
+    np.testing.assert_allclose(found.model.predict(x, verbose=0), expected, rtol=1e-5)
+    np.testing.assert_allclose(found.prior, [0.25, 0.5, 0.25])
+    by_tau = keras_ldam.adjust(model, tau=0.5)
+    expected = softmax(x - 0.5 * np.log(counts))
+    np.testing.assert_allclose(by_tau.model.predict(x, verbose=0), expected, rtol=1e-5)
+    by_tau.model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.predict(x, verbose=0), expected, rtol=1e-5)
+    assert again.layers[-1].get_config() == by_tau.layer.get_config()
+
+
+@pytest.mark.parametrize(("activation", "make"), [("softmax", softmax), ("sigmoid", sigmoid)])
+def test_an_activation_that_was_applied_is_undone(activation, make, rng):
+    z = rng.normal(size=(6, 3)).astype("float32")
+    x = make(z.astype("float64"))
+    layer = Probabilities(2, offsets=[0.5, 0, -0.5], activation=activation, applied=activation)
+    np.testing.assert_allclose(layer(x), make(2 * z + [0.5, 0, -0.5]), rtol=1e-4)
+    ends = Probabilities(activation=activation, applied=activation)(np.array([[0.0, 1.0]]))
+    assert np.isfinite(ends).all()
+
+
+def test_probabilities_of_a_foreign_model_stay_as_they_are_where_nothing_is_given(rng):
+    x = rng.normal(size=(5, 4)).astype("float32")
+    for activation in ("softmax", "sigmoid"):
+        model = passing(4, activation)
+        found = keras_ldam.adjust(model).model.predict(x, verbose=0)
+        np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-4)
+
+
+def test_what_the_loss_has_learned_is_the_source_of_a_shift():
+    counts = [75, 25]
+    loss = keras_ldam.CrossEntropy(counts, class_weights=[0.5, 1.5])
+    found = keras_ldam.adjust(passing(2, loss=loss), target_prior=[0.9, 0.1])
+    np.testing.assert_allclose(found.source_prior, [0.5, 0.5])
+    np.testing.assert_allclose(found.offsets, np.log([0.9, 0.1]) - np.log(0.5), rtol=1e-6)
+    loss = keras_ldam.LogitAdjusted(counts, tau=1.0)
+    found = keras_ldam.adjust(passing(2, loss=loss), target_prior=[0.9, 0.1])
+    np.testing.assert_allclose(found.source_prior, [0.5, 0.5])
+
+
+def test_one_of_several_outputs_is_adjusted_with_its_own_scale(rng):
+    inputs = keras.Input((4,))
+    outputs = {
+        "kind": keras.layers.Dense(3, name="kind")(inputs),
+        "cosine": keras_ldam.CosineDense(2, name="cosine")(inputs),
+    }
+    model = keras.Model(inputs, outputs)
+    losses = {"kind": keras_ldam.CrossEntropy([5, 3, 2]), "cosine": keras_ldam.LDAM([9, 1])}
+    model.compile("sgd", losses)
+    x, y = rng.normal(size=(40, 4)).astype("float32"), np.arange(40) % 2
+    found = keras_ldam.adjust(model, (x, {"cosine": y}), output="cosine")
+    assert found.scale == losses["cosine"].scale
+    assert found.model.predict(x, verbose=0).shape == (40, 2)
+    assert keras_ldam.adjust(model, output=0).scale == 1
+    with pytest.raises(ValueError, match=r"has 2 outputs: choose one .* kind, cosine"):
+        keras_ldam.adjust(model)
+    with pytest.raises(ValueError, match="Unknown output 'kinds'; available: kind, cosine"):
+        keras_ldam.adjust(model, output="kinds")
+
+
+# ----------------------------------------------------------------------------- what is fitted
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "macro_f1", "cost", "recall_at"])
+def test_an_offset_is_the_best_of_all_that_there_are(name, rng):
+    n, num_classes, c = 60, 3, 1
+    logits = rng.normal(size=(n, num_classes)) + np.eye(3)[rng.integers(0, 3, n)]
+    labels, weights = rng.integers(0, 3, n), rng.integers(1, 4, n).astype(float)
+    criterion = Criterion(name, rng.random((3, 3)) if name == "cost" else None, 0.5, c)
+
+    def value(b):
+        guesses = (logits + b * np.eye(3)[c]).argmax(axis=1)
+        found = confusions(labels[:, None], guesses[:, None], weights, 3)
+        if name == "balanced_accuracy":
+            return metrics.balanced_accuracy_score(labels, guesses, sample_weight=weights)
+        if name == "macro_f1":
+            return metrics.f1_score(labels, guesses, average="macro", sample_weight=weights)
+        return criterion.of(found)[0]
+
+    found = best_offset(logits, labels, weights, c, criterion)
+    tried = [value(b) for b in np.arange(-6, 6, 0.05)]
+    assert value(found) >= max(tried) - 1e-12
+    assert value(found) > value(0) or found == 0
+
+
+def test_criteria_are_those_of_scikit_learn(rng):
+    labels, guesses = rng.integers(0, 4, 80), rng.integers(0, 4, 80)
+    weights = rng.random(80)
+    found = confusions(labels[:, None], guesses[:, None], weights, 4)
+    expected = metrics.confusion_matrix(labels, guesses, sample_weight=weights)
+    np.testing.assert_allclose(found[0], expected)
+    for name, oracle in (
+        ("balanced_accuracy", metrics.balanced_accuracy_score),
+        ("macro_f1", lambda *a, **k: metrics.f1_score(*a, average="macro", **k)),
+        ("accuracy", metrics.accuracy_score),
+    ):
+        value = oracle(labels, guesses, sample_weight=weights)
+        assert Criterion(name).of(found)[0] == pytest.approx(value)
+
+
+def test_offsets_climb_at_least_as_high_as_any_of_a_grid(rng):
+    scores, labels = of_frequencies(rng, 300, [0.8, 0.15, 0.05])
+    logits, weights = scores + np.log([0.8, 0.15, 0.05]), np.ones(300)
+    criterion = Criterion("macro_f1")
+
+    def value(offsets):
+        guesses = (logits + offsets).argmax(axis=1)
+        return metrics.f1_score(labels, guesses, average="macro")
+
+    found = value(best_offsets(logits, labels, weights, criterion))
+    grid = [value([0, a, b]) for a, b in itertools.product(np.arange(-2, 4, 0.5), repeat=2)]
+    assert found >= max(grid) - 0.01
+
+
+def test_the_likelihood_is_that_of_a_logistic_regression(rng):
+    z = rng.normal(size=400)
+    labels = (rng.random(400) < sigmoid(0.6 * z - 1)).astype(int)
+    examples = fitting.Examples(
+        np.stack([np.zeros(400), z], axis=1)[:, None], labels[:, None], np.ones(400)
+    )
+    oracle = linear_model.LogisticRegression(C=np.inf, tol=1e-8).fit(z[:, None], labels)
+    for ways in ({"direction": np.array([-0.5, 0.5])}, {"offsets": True}):
+        a, b, determined = fitting.fit_likelihood(examples, np.zeros((1, 2)), **ways)
+        assert determined
+        assert a == pytest.approx(oracle.coef_[0, 0], rel=1e-3)
+        assert b[0, 1] - b[0, 0] == pytest.approx(oracle.intercept_[0], rel=1e-3)
+    a, _, _ = fitting.fit_likelihood(examples, np.zeros((1, 2)))
+    by_scipy = adjustment.fit_temperature(examples.scores[:, 0], labels)
+    assert 1 / a == pytest.approx(by_scipy, rel=1e-4)
+
+
+def test_a_known_prior_and_temperature_are_found_again(rng):
+    prior = np.array([0.8, 0.15, 0.05])
+    scores, y = of_frequencies(rng, 3000, prior)
+    x = 2 * (scores + np.log(prior))  # A model trained on the prior, twice too sure.
+    counts = (1000 * prior).astype(int)
+    model = passing(3)
+    honest = keras_ldam.adjust(model, (x, y), counts=counts)
+    assert honest.temperature == pytest.approx(2, rel=0.1)
+    assert abs(honest.tau or 0) < 0.1  # It has the frequencies of the data already.
+    np.testing.assert_allclose(honest.prior, prior, atol=0.03)
+    balanced = keras_ldam.adjust(model, (x, y), counts=counts, criterion="balanced_accuracy")
+    assert balanced.tau == pytest.approx(1, abs=0.3)
+    assert balanced.difference["balanced_accuracy"].low > 0.05
+    np.testing.assert_allclose(balanced.prior, [1 / 3] * 3, atol=0.15)
+    fresh, labels = of_frequencies(rng, 6000, [1 / 3] * 3)
+    guesses = balanced.model.predict(2 * (fresh + np.log(prior)), verbose=0).argmax(axis=1)
+    measured = balanced.after["balanced_accuracy"]
+    assert measured.low - 0.01 < (guesses == labels).mean() < measured.high + 0.01
+    text = str(balanced)
+    for part in ("adjusted for balanced_accuracy", "temperature", "tau", "before", "difference"):
+        assert part in text
+    assert set(balanced.to_json()["before"]) == {
+        "balanced_accuracy", "macro_f1", "accuracy", "nll"
+    }  # fmt: skip
+
+
+def test_held_out_examples_stand_for_the_target_prior(rng):
+    scores, y = of_frequencies(rng, 2000, [1 / 3] * 3)
+    target = np.array([0.7, 0.2, 0.1])
+    found = keras_ldam.adjust(passing(3), (scores, y), target_prior=target)
+    np.testing.assert_allclose(
+        found.offsets - found.offsets.mean(), np.log(target) - np.log(target).mean(), atol=0.3
+    )
+    assert "left to the fit" in str(found)
+    known = keras_ldam.adjust(passing(3), (scores, y), target_prior=target, source_prior=[1, 1, 1])
+    np.testing.assert_allclose(known.offsets, np.log(target * 3), atol=0.3)
+    np.testing.assert_allclose(known.prior, target, atol=1e-6)
+
+
+def test_one_sigmoid_gets_the_best_threshold_and_a_floor_on_precision_holds(rng):
+    y = np.arange(600) % 10 == 0
+    x = (rng.normal(size=600) + 2 * y)[:, None].astype("float32") - 3
+    model = passing(1, "sigmoid")
+    found = keras_ldam.adjust(model, (x, y), criterion="balanced_accuracy")
+    before, after = (m.predict(x, verbose=0)[:, 0] for m in (model, found.model))
+    np.testing.assert_array_equal(before > found.thresholds[0], after > 0.5)
+    _, recalls, _ = metrics.roc_curve(y, before)
+    false, _, _ = metrics.roc_curve(y, before)
+    best = ((recalls + 1 - false) / 2).max()
+    assert metrics.balanced_accuracy_score(y, after > 0.5) == pytest.approx(best)
+    floor = keras_ldam.adjust(model, (x, y), criterion="recall_at", precision=0.7)
+    chosen = floor.model.predict(x, verbose=0)[:, 0] > 0.5
+    precisions, recalls, _ = metrics.precision_recall_curve(y, before)
+    assert metrics.precision_score(y, chosen) >= 0.7
+    assert metrics.recall_score(y, chosen) == recalls[precisions >= 0.7].max()
+    with pytest.raises(ValueError, match=r"No threshold reaches .* the best is"):
+        keras_ldam.adjust(model, (np.zeros_like(x), y), criterion="recall_at", precision=0.5)
+
+
+def test_costs_move_the_threshold_to_where_they_say(rng):
+    y = (np.arange(4000) % 2).astype(int)
+    x = (rng.normal(size=4000) + 2 * y - 1)[:, None].astype("float32")
+    costs = [[0, 1], [9, 0]]  # A miss costs nine alarms: best above a probability of 0.1.
+    found = keras_ldam.adjust(passing(1, "sigmoid"), (2 * x, y), criterion="cost", costs=costs)
+    assert found.thresholds[0] == pytest.approx(0.1, abs=0.06)
+    assert found.difference["cost"].high < 0
+
+
+def test_several_labels_have_a_threshold_each(rng):
+    y = (rng.random((500, 3)) < [0.5, 0.2, 0.1]).astype("float32")
+    x = (rng.normal(size=(500, 3)) + [8, 2, 2] * y - [4, 3, 1]).astype("float32")
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    found = keras_ldam.adjust(passing(3, loss=loss), (x, y), criterion="macro_f1")
+    assert found.layer.activation == "sigmoid"
+    assert found.thresholds[1] < 0.3
+    assert found.offsets[0] == 0  # There was nothing to gain: none was kept.
+    guesses = found.model.predict(x, verbose=0) > 0.5
+    plain = metrics.f1_score(y, x > 0, average="macro")
+    assert metrics.f1_score(y, guesses, average="macro") > plain + 0.02
+    assert found.before["macro_f1"].value == pytest.approx(plain)
+    assert found.examples.tolist() == y.sum(axis=0).tolist()
+
+
+def test_nothing_to_gain_is_said_and_nothing_is_changed(rng):
+    scores, y = of_frequencies(rng, 400, [1 / 3] * 3)
+    found = keras_ldam.adjust(
+        passing(3), (scores, y), criterion="balanced_accuracy", counts=[50, 20, 10]
+    )
+    assert found.tau is None and not found.offsets.any()
+    assert "none was kept" in str(found)
+    assert "cannot be told from none" in str(found)
+
+
+def test_too_few_examples_are_named_and_get_no_offsets_of_their_own(rng):
+    scores, y = of_frequencies(rng, 120, [0.7, 0.22, 0.08])
+    y[-200:][y[-200:] == 2] = 0
+    y[:7] = 2
+    found = keras_ldam.adjust(
+        passing(3), (scores, y), criterion="macro_f1", class_names=["a", "b", "rare"]
+    )
+    assert "class 2 (rare): 7" in str(found)
+    direction = np.log(found.examples)
+    if found.offsets.any():  # A multiple of the logarithms: τ alone.
+        assert np.corrcoef(found.offsets, direction)[0, 1] == pytest.approx(-1)
+
+
+def test_batches_weights_and_one_hot_labels_are_read_alike(rng):
+    scores, y = of_frequencies(rng, 90, [0.5, 0.3, 0.2])
+    weights = rng.integers(1, 3, 90).astype("float32")
+    model = passing(3)
+    whole = keras_ldam.adjust(model, (scores, y, weights))
+    batches = [
+        (scores[i : i + 30], np.eye(3)[y[i : i + 30]], weights[i : i + 30]) for i in (0, 30, 60)
+    ]
+    parts = keras_ldam.adjust(model, batches)
+    assert parts.temperature == pytest.approx(whole.temperature, rel=1e-4)
+    assert parts.before["nll"].value == pytest.approx(whole.before["nll"].value, rel=1e-4)
+    rows = np.repeat(np.arange(90), weights.astype(int))
+    repeated = keras_ldam.adjust(model, (scores[rows], y[rows]))
+    assert whole.before["nll"].value == pytest.approx(repeated.before["nll"].value, rel=1e-4)
+
+
+def test_cosines_of_an_unknown_scale_get_one_from_the_data(rng):
+    y = np.arange(300) % 3
+    x = (np.eye(3)[y] + 0.7 * rng.normal(size=(300, 3))).astype("float32")
+    model = passing(3, head=keras_ldam.CosineDense(3))
+    model.layers[-1].kernel.assign(np.eye(3))
+    found = keras_ldam.adjust(model, (x, y))
+    assert "scale of the cosines is unknown" in str(found)
+    assert found.after["nll"].value < found.before["nll"].value
+    by_hand = keras_ldam.adjust(model, (x, y), scale=5)
+    assert found.layer.scale == pytest.approx(by_hand.layer.scale, rel=1e-3)
+
+
+def test_folds_and_draws_keep_the_classes(rng):
+    labels = rng.integers(0, 3, (100, 1))
+    parts = fitting.folds(labels, 4, seed=0)
+    assert sum(parts).tolist() == [1] * 100
+    for part in parts:
+        sizes = np.bincount(labels[part, 0], minlength=3)
+        assert abs(sizes - np.bincount(labels[:, 0]) / 4).max() < 1.1
+    for index in fitting.draws(labels, 2, seed=0):
+        assert np.bincount(labels[index, 0]).tolist() == np.bincount(labels[:, 0]).tolist()
+        assert len(set(index.tolist())) < 100
+
+
+# ----------------------------------------------------------------------------- bad input
+
+Y = np.arange(60) % 3
+SCORES = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
+
+
+class Own(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tau": -1}, "`tau` must be a finite number of at least 0. Received: tau=-1"),
+        ({"tau": float("nan")}, "`tau` must be a finite number of at least 0"),
+        ({"tau": 1}, "`tau` needs `counts`"),
+        ({"temperature": 0}, "`temperature` must be a finite number above 0"),
+        ({"tau": 1, "target_prior": [1, 1, 1], "counts": [3, 2, 1]}, "pass one. Received: tau=1"),
+        ({"target_prior": [0, 0, 0]}, "`target_prior` must be 3 finite numbers above 0"),
+        ({"target_prior": [1, 1]}, "one entry for each of the 3 classes. Received: 2"),
+        ({"target_prior": [1, 1, 1]}, "`target_prior` needs `source_prior`"),
+        ({"offsets": [0, np.inf, 0]}, "`offsets` must be finite numbers"),
+        ({"criterion": "f2"}, "Unknown criterion 'f2'; available: nll, balanced_accuracy"),
+        ({"criterion": "cost"}, "needs `costs`"),
+        ({"criterion": "cost", "costs": np.eye(2)}, r"shape \(3, 3\).* Received: shape \(2, 2\)"),
+        ({"criterion": "cost", "costs": np.eye(3) - 1}, "not below 0 off the diagonal"),
+        ({"costs": np.eye(3)}, '`costs` is for criterion="cost"'),
+        ({"criterion": "recall_at"}, "needs `precision`"),
+        ({"criterion": "recall_at", "precision": 0.5}, "needs `class_id` for 3 classes"),
+        ({"criterion": "recall_at", "precision": 2.0}, "`precision` must be a number in"),
+        ({"activation": "relu"}, "`activation` must be None, softmax or sigmoid"),
+        ({"output": "other"}, "`output` chooses among the outputs|Unknown output"),
+        ({"data": SCORES}, "`data` must be"),
+        ({"data": (SCORES, np.zeros(60, int))}, "at least two examples of each .*: 0 of class 1"),
+        ({"data": (SCORES, Y + 1)}, "Labels must be whole numbers in 0 … 2"),
+        ({"data": (SCORES, np.zeros((60, 2)))}, r"Labels must have shape .* Received: shape"),
+        ({"data": (SCORES * np.nan, Y)}, "must give finite numbers. Received: NaN .* 60 of 60"),
+        ({"data": (SCORES, Y, -np.ones(60))}, "Sample weights must be finite numbers"),
+        ({"data": (softmax(SCORES), Y)}, "expected to give scores, and gives probabilities"),
+        ({"data": (SCORES, Y), "from_logits": False}, "expected to give probabilities, and .* out"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_ldam.adjust(passing(3), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("model", {}, "must be a Keras model"),
+        (passing(3, "softmax"), {"scale": 30}, "`scale` is for scores"),
+        (passing(3, head=keras_ldam.CosineDense(3)), {}, "softmax scale is unknown"),
+        (passing(3, "sigmoid"), {"tau": 1}, "`tau` is for one class among several"),
+        (Own(), {"data": (sigmoid(SCORES), Y)}, "may be scores or probabilities"),
+        (Own(), {"data": (sigmoid(SCORES), Y), "from_logits": False}, "do not sum to 1"),
+        (Own(), {"tau": 1}, "number of classes is unknown"),
+        (
+            passing(3, "softmax"),
+            {"data": (SCORES, np.ones((60, 3)))},
+            "A softmax has one label for each example",
+        ),
+        (
+            passing(2, "sigmoid"),
+            {"data": (SCORES[:, :2], np.tile([1, 0], (60, 1)))},
+            "Received: 0 of label 0, without it",
+        ),
+    ],
+)
+def test_what_a_model_has_no_use_for_gets_one_sentence(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_ldam.adjust(model, **arguments)
+
+
+def test_probabilities_of_a_model_that_does_not_tell_are_seen_by_their_sums():
+    found = keras_ldam.adjust(Own(), (softmax(SCORES).astype("float32"), Y))
+    assert found.layer.applied == "softmax"
+    told = keras_ldam.adjust(Own(), (sigmoid(SCORES)[:, :1], Y == 2), from_logits=False)
+    assert told.layer.applied == "sigmoid"
+
+
+# ----------------------------------------------------------------------------- exports
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "several outputs", "several labels"])
+def test_an_adjusted_foreign_model_is_exported_and_answers_as_it_does(kind, rng, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("exports need the TensorFlow backend")
+    from keras_ldam.serving.predictor import Predictor
+
+    inputs = keras.Input((2, 2, 1))
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    last = keras.layers.Dense(
+        1 if kind == "sigmoid" else 3,
+        kind.split()[0].replace("several", "softmax" if "outputs" in kind else "sigmoid"),
+    )(features)
+    outputs = {"a": last, "b": features} if kind == "several outputs" else last
+    model = keras.Model(inputs, outputs)
+    x = rng.integers(0, 256, (60, 2, 2, 1), dtype=np.uint8)
+    y = np.arange(60) % (2 if kind == "sigmoid" else 3)
+    if kind == "several labels":
+        y = (rng.random((60, 3)) < 0.5).astype(int)
+    names = ["cat", "dog"] if kind == "sigmoid" else ["cat", "dog", "owl"]
+
+    found = keras_ldam.adjust(
+        model, (x, y), criterion="balanced_accuracy", output="a" if "outputs" in kind else None
+    )
+    folder = keras_ldam.export_saved_model(found.model, tmp_path / "name", class_names=names)
+
+    expected = found.model.predict(x, verbose=0)
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"](image=tf.constant(x))
+    probabilities = served["probabilities"].numpy()
+    own = probabilities[:, 1:] if kind == "sigmoid" else probabilities
+    np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
+    if kind == "several labels":
+        np.testing.assert_array_equal(served["present"].numpy(), expected > 0.5)
+    paths = []
+    for i, image in enumerate(x[:2]):
+        paths.append(tmp_path / f"{i}.png")
+        paths[-1].write_bytes(tf.io.encode_png(image).numpy())
+    answers = list(Predictor(tmp_path / "name").predict([str(path).encode() for path in paths]))
+    np.testing.assert_allclose([a["probabilities"] for a in answers], probabilities[:2], rtol=1e-5)
+    assert [a["label"] for a in answers] == [names[i] for i in probabilities[:2].argmax(axis=1)]
+    assert "keras_ldam.adjust" in (folder / "model_card.md").read_text()
+    with pytest.raises(ValueError, match="adjusted already: pass `temperature` to"):
+        keras_ldam.export_saved_model(
+            found.model, tmp_path / "other", class_names=names, temperature=2.0
+        )
