@@ -63,7 +63,7 @@ class DRW(keras.callbacks.Callback):
         weights: `"effective"` (inverse effective number of examples) or `"inverse"` (1/n). The
             paper finds them equally good when deferred.
         beta: β of the effective number, in [0, 1).
-        counts: Training examples per class; those of each loss by default.
+        counts: Training examples per class, or per label and side; those of each loss by default.
         loss: The loss, or a list of losses, where they are not those that the model is compiled
             with: of a `train_step` of your own.
         allow_unreached: Whether `fit` may end before the start, as when `fit` is called in pieces,
@@ -119,7 +119,9 @@ class DRW(keras.callbacks.Callback):
         self.start_epoch = None if start_epoch is None else int(start_epoch)
         self.start, self.drop = start, int(drop)
         self.weights, self.beta = weights, beta
-        self.counts: Any = None if counts is None else class_counts.check_counts(counts)
+        self.counts: Any = None
+        if counts is not None:
+            self.counts = class_counts.check_counts(counts, multi_label=True)
         # Raises now, not after hours of training.
         class_counts.class_weights(
             [1, 1] if self.counts is None else self.counts, kind=weights, beta=beta
@@ -134,7 +136,7 @@ class DRW(keras.callbacks.Callback):
         self._stuck = 0
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
-        """Returns the class weights of an epoch, shape `(num_classes,)`; ones before the start.
+        """Returns the class weights of an epoch, of the shape of the counts; ones before the start.
 
         Args:
             epoch: Epoch, counted from zero.
@@ -164,9 +166,10 @@ class DRW(keras.callbacks.Callback):
         self._epoch, self._stuck = None, 0
         for loss in self._losses():
             loss.validate_by(None)  # A validation may have been interrupted.
-            if self.counts is not None and len(self.counts) != len(loss.counts):
+            if self.counts is not None and self.counts.shape != loss.counts.shape:
+                what = "labels and two sides" if loss.multi_label else "classes"
                 raise ValueError(
-                    f"`counts` of `DRW` must have {len(loss.counts)} classes, as those of the loss "
+                    f"`counts` of `DRW` must have {len(loss.counts)} {what}, as those of the loss "
                     f"{loss.name!r}. Received: {len(self.counts)}"
                 )
         self._check_reachable()
@@ -227,7 +230,7 @@ class DRW(keras.callbacks.Callback):
         logs["reweighted"] = float(self._on)
         # Exactly this is the balanced accuracy of one class for all. Before the start it is no
         # fault: many networks begin so.
-        chance = 1.0 / len(self._losses()[0].counts)
+        chance = 1.0 / self._losses()[0].counts.shape[-1]
         found = [logs[name] for name in _BALANCED if name in logs]
         stuck = self._on and bool(found) and abs(float(found[0]) - chance) < 1e-6
         self._stuck = self._stuck + 1 if stuck else 0
@@ -296,7 +299,7 @@ class DRW(keras.callbacks.Callback):
         if counts is None:
             counts = (self._losses()[0] if loss is None else loss).counts
         if not on:
-            return np.ones(len(counts), dtype=np.float32)
+            return np.ones(counts.shape, dtype=np.float32)
         return class_counts.class_weights(counts, kind=self.weights, beta=self.beta)
 
     def _check_reachable(self) -> None:

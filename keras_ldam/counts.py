@@ -17,9 +17,12 @@ _LARGEST = 2.0**53
 
 
 def check_counts(
-    counts: Sequence[int] | np.ndarray | Mapping[Any, int], class_names: Sequence[str] | None = None
+    counts: Sequence[int] | np.ndarray | Mapping[Any, int],
+    class_names: Sequence[str] | None = None,
+    *,
+    multi_label: bool = False,
 ) -> np.ndarray:
-    """Returns `counts` as an int64 vector in class order.
+    """Returns `counts` as an int64 vector in class order, or a matrix of labels and sides.
 
     Args:
         counts: Training examples per class, shape `(num_classes,)`; whole numbers of at least 1,
@@ -27,6 +30,8 @@ def check_counts(
             `collections.Counter(labels)` or pandas' `labels.value_counts()`, is put into the order
             of the classes; see `in_class_order`.
         class_names: Name of each class, where keys may be names.
+        multi_label: Whether they may be those of labels that do not exclude each other, shape
+            `(num_labels, 2)`: how many examples lack each label, and how many have it.
 
     Raises:
         ValueError: if `counts` is anything else; the message names the first class at fault.
@@ -39,10 +44,11 @@ def check_counts(
         raise ValueError(
             f"`counts` must be whole numbers, one for each class. Received: {_shown(counts)}"
         ) from None
-    if values.ndim != 1 or values.size < 2:
+    sides = multi_label and values.ndim == 2 and values.shape[1] == 2 and len(values)
+    if not sides and (values.ndim != 1 or values.size < 2):
         hint = ""
         if values.ndim == 2:
-            hint = " If these are labels, count them: numpy.bincount(labels)."
+            hint = " If these are labels, count them: keras_ldam.count(labels)."
             if values.shape[1] > 1:
                 hint = " If these are one-hot labels, add them up: labels.sum(axis=0)."
         raise ValueError(
@@ -55,21 +61,27 @@ def check_counts(
             "`counts` must be numbers of training examples, not shares of them. Received: "
             f"{_shown(counts)}; multiply by the number of examples."
         )
-    bad = np.flatnonzero(~((values >= 1) & (values <= _LARGEST) & (values == np.floor(values))))
+    bad = np.argwhere(~((values >= 1) & (values <= _LARGEST) & (values == np.floor(values))))
     if bad.size:
-        j = int(bad[0])
+        j = int(bad[0][0])
         name = f"class {j}" if class_names is None else f"class {j} ({class_names[j]})"
+        if sides:
+            name = f"the {('negatives', 'positives')[bad[0][1]]} of label {j}"
         raise ValueError(
             "`counts` must be whole numbers from 1 to 2**53. Received: "
-            f"{values[j]:g} for {name}.{_hint(values)}"
+            f"{values[tuple(bad[0])]:g} for {name}.{_hint(values)}"
         )
     return values.astype(np.int64)
 
 
 def _hint(values: np.ndarray) -> str:
     whole = np.all((values >= 0) & (values == np.floor(values)))
+    if whole and values.ndim == 2 and values.max() == 1:
+        return " If these are one-hot labels, add them up: labels.sum(axis=0)."
+    if whole and values.ndim == 2:
+        return " A label that all examples have, or none, cannot be learned: drop it."
     if whole and values.size > 2 * (values.max() + 1):
-        return " If these are labels, count them: numpy.bincount(labels)."
+        return " If these are labels, count them: keras_ldam.count(labels)."
     if whole:
         return " A class without training examples has no margin: drop it or give it examples."
     return ""
@@ -256,7 +268,8 @@ def margins(
     equal to `max_margin`. So C = max_margin · n_min^(1/4).
 
     Args:
-        counts: Training examples per class n_j, shape `(num_classes,)`.
+        counts: Training examples per class n_j, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`: each label is then a problem of two classes with a C of its own.
         max_margin: Largest margin, in units of the cosine between features and class vector
             (which ranges over [-1, 1]); 0 to 2. The paper uses 0.5 for CIFAR and 0.3 for
             iNaturalist 2018; "as large as possible without under-fitting". 0 gives no margin.
@@ -266,7 +279,7 @@ def margins(
             Δ_j ∝ (n'_j / n_j)^exponent. By default all classes count the same.
 
     Returns:
-        float32 array of shape `(num_classes,)`.
+        float32 array of the shape of `counts`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -280,14 +293,23 @@ def margins(
         Cao et al., 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
         Loss", equation 13, and equation 15 for a known test prior.
     """
-    counts = check_counts(counts)
+    counts = check_counts(counts, multi_label=True)
     check_range("max_margin", max_margin, 0, 2)
     check_range("exponent", exponent, 0, 1)
     ratio = 1.0 / counts
     if test_prior is not None:
-        ratio = ratio * check_prior("test_prior", test_prior, len(counts))
+        ratio = ratio * check_prior("test_prior", test_prior, _num_classes("test_prior", counts))
     relative = ratio**exponent
-    return (max_margin * relative / relative.max()).astype(np.float32)
+    return (max_margin * relative / relative.max(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _num_classes(name: str, counts: np.ndarray) -> int:
+    if counts.ndim == 2:
+        raise ValueError(
+            f"`{name}` is for classes that exclude each other. Received: `counts` of labels and "
+            f"sides, shape {counts.shape}"
+        )
+    return len(counts)
 
 
 def check_prior(
@@ -341,13 +363,14 @@ def class_weights(
     """Weights per class, normalized to sum to the number of classes.
 
     Args:
-        counts: Training examples per class n_j, shape `(num_classes,)`.
+        counts: Training examples per class n_j, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`: the weights of each label's two sides then sum to 2.
         kind: `"effective"`: w_j ∝ (1-β) / (1-β^n_j), the inverse effective number of examples;
             `"inverse"`: w_j ∝ 1/n_j.
         beta: β of the effective number, 0 to below 1. 0 gives equal weights; β → 1 gives 1/n_j.
 
     Returns:
-        float32 array of shape `(num_classes,)` with mean 1.
+        float32 array of the shape of `counts` with mean 1.
 
     Raises:
         ValueError: for an unknown `kind`, or an argument out of range.
@@ -360,21 +383,22 @@ def class_weights(
     References:
         Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", equation 10.
     """
-    counts = check_counts(counts)
+    counts = check_counts(counts, multi_label=True)
     if kind == "inverse":
         weights = 1.0 / counts
     elif kind == "effective":
         if not (isinstance(beta, numbers.Real) and 0 <= beta < 1):
             raise ValueError(f"`beta` must be a number in [0, 1). Received: {beta!r}")
         # 1 - β^n by expm1, since β^n is close to 1 for the rare classes.
-        weights = np.ones(len(counts))
+        weights = np.ones(counts.shape)
         if beta > 0:
             weights = -1.0 / np.expm1(counts * np.log(beta))
     else:
         raise ValueError(
             f"Unknown kind of class weights {kind!r}; available: {', '.join(WEIGHTINGS)}."
         )
-    return (weights * len(counts) / weights.sum()).astype(np.float32)
+    total = weights.sum(axis=-1, keepdims=True)
+    return (weights * counts.shape[-1] / total).astype(np.float32)
 
 
 def shot_groups(
@@ -383,7 +407,8 @@ def shot_groups(
     """Classes by how many training examples they have.
 
     Args:
-        counts: Training examples per class, shape `(num_classes,)`.
+        counts: Training examples per class, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`, of which the positives count.
         many: A class with more examples than this is in `"many"`.
         few: A class with fewer examples than this is in `"few"`; the others are `"medium"`.
 
@@ -398,7 +423,9 @@ def shot_groups(
     References:
         Kang et al., 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition".
     """
-    counts = check_counts(counts)
+    counts = check_counts(counts, multi_label=True)
+    if counts.ndim == 2:
+        counts = counts[:, 1]
     return {
         "many": np.flatnonzero(counts > many),
         "medium": np.flatnonzero((counts <= many) & (counts >= few)),

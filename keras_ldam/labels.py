@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import keras
@@ -10,9 +11,7 @@ from keras import ops
 
 from keras_ldam import keras_internals
 
-TWO_SCORES = (
-    "Two classes need two scores, as of `CosineDense(2)` or `Dense(2)`, and labels 0 and 1."
-)
+ONE_SCORE = "One score per example is for two classes, with labels 0 and 1."
 _TOLERANCE = 0.01
 """By how much the shares of a soft label may miss 1: labels may come in bfloat16."""
 
@@ -38,15 +37,83 @@ def check_labels(labels: Any, num_classes: int) -> None:
         )
 
 
+def present(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    multi_label: bool = False,
+    pairs: bool = True,
+    ignore_class: int | None = None,
+    axis: int = -1,
+) -> tuple[Any, Any]:
+    """Brings every kind of target into the one form that losses and metrics compute with.
+
+    - The classes are put on the last axis.
+    - A single score z becomes the pair (-z/2, z/2): its softmax is the sigmoid of z, and its
+      difference is z. So two classes with one score are two classes like any other, and with
+      `multi_label` each of the scores is.
+    - What `ignore_class` names becomes class 0 with scores of 0, and what a mask leaves out.
+
+    Args:
+        y_true: Labels as for `prepare`. For single scores they are 0 or 1, or shares between, of
+            shape `(…)` or `(…, 1)`; with `multi_label` of the shape of `y_pred`.
+        y_pred: Scores, `(…, num_classes)`, or with the classes on `axis`.
+        multi_label: Whether each score is an answer of its own.
+        pairs: Whether a single score is that of two classes.
+        ignore_class: Integer label that counts nowhere; one-hot rows without a label are zeros.
+        axis: Axis of the classes in `y_pred`, and in one-hot labels.
+
+    Returns:
+        Labels and scores; those given, where there is nothing to do.
+
+    Raises:
+        ValueError: if shapes do not fit, and, outside compiled code, for labels of single scores
+            outside of [0, 1].
+    """
+    scores = ops.convert_to_tensor(y_pred)
+    rank = len(scores.shape)
+    if rank and not -rank <= axis < rank:
+        raise ValueError(
+            f"`axis` must be an axis of `y_pred`. Received: axis={axis}, `y_pred` of shape "
+            f"{tuple(scores.shape)}"
+        )
+    moved = rank > 0 and axis not in (-1, rank - 1)
+    single = multi_label or (pairs and rank > 0 and scores.shape[axis] == 1)
+    if not (moved or single or ignore_class is not None):
+        return y_true, y_pred
+    if moved:
+        y_true, scores = _classes_last(y_true, scores, axis)
+    mask, known = keras_internals.mask_of(y_pred), None
+    if ignore_class is not None:
+        y_true, known = _without(y_true, scores, multi_label, ignore_class)
+    if single:
+        y_true = _answers(y_true, scores, multi_label)
+        half = scores / 2 if multi_label else scores[..., 0] / 2
+        scores = ops.stack([-half, half], axis=-1)
+    if known is not None:
+        scores = ops.where(ops.expand_dims(known, -1), scores, ops.zeros_like(scores))
+    if mask is not None:
+        mask = ops.cast(mask, "float32")  # It may be a share.
+        if multi_label and len(mask.shape) == len(scores.shape) - 2:
+            mask = ops.expand_dims(mask, -1) * ops.ones_like(half, dtype="float32")
+        if known is not None and len(mask.shape) == len(known.shape):
+            mask = ops.where(known, mask, 0.0)
+    else:
+        mask = known
+    if mask is not None:
+        keras_internals.set_mask(scores, mask)
+    return y_true, scores
+
+
 def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bool, Any]:
     """Brings labels and scores into one form.
 
     Args:
         y_true: Integer labels `(…)` or `(…, 1)`, or one-hot or soft labels `(…, num_classes)`. A
             row of zeros has no label: it weighs 0 in every loss and metric.
-        y_pred: Scores `(…, num_classes)`.
-        several: Whether a row may have several labels, or none, each a decision of its own; a
-            single score per example is then accepted too.
+        y_pred: Scores `(…, num_classes)`; a single one is that of two classes, see `present`.
+        several: Whether a row may have several labels, or none, each a decision of its own; then
+            a single score is one decision.
 
     Returns:
         Labels (int32 `(…)` or float32 `(…, num_classes)`), whether they are integers, and the
@@ -54,17 +121,13 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
         row that is no distribution becomes NaN.
 
     Raises:
-        ValueError: if the shapes do not fit together, for a single score per example, or, outside
-            compiled code, for a label that is no class or a row that is no distribution.
+        ValueError: if the shapes do not fit together, or, outside compiled code, for a label that
+            is no class or a row that is no distribution.
     """
+    y_true, y_pred = present(y_true, y_pred, pairs=not several)
     scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")
     rank = len(scores.shape)
     num_classes: Any = scores.shape[-1] if rank else None
-    if num_classes == 1 and not several:
-        raise ValueError(
-            "A softmax over a single score is always 1. Received: `y_pred` of shape "
-            f"{tuple(scores.shape)}. {TWO_SCORES}"
-        )
     visible = _visible(y_true)  # Before a backend shortens whole numbers to 32 bits.
     labels = given = ops.convert_to_tensor(y_true)
     if rank and len(labels.shape) == rank and labels.shape[-1] in (num_classes, None):
@@ -110,7 +173,7 @@ def assert_labels(y_true: Any, y_pred: Any) -> Any:
     wrong = ops.reshape(labels, (-1,)) < 0
     message = (
         f"Labels must be whole numbers in 0 … {scores.shape[-1] - 1}; where there is none, as for "
-        "void pixels, give the label of any class and a sample_weight of 0. Received:"
+        "void pixels, `ignore_class` of the loss names what stands there. Received:"
     )
     received = tf.boolean_mask(tf.reshape(given, [-1]), wrong)[:1]
     right = tf.logical_not(tf.reduce_any(wrong))
@@ -118,21 +181,36 @@ def assert_labels(y_true: Any, y_pred: Any) -> Any:
         return tf.identity(given)
 
 
-def check_classes(name: str, y_pred: Any, num_classes: int) -> None:
-    """Raises `ValueError` unless the last axis of scores has one entry for each class.
+def check_classes(
+    name: str, y_pred: Any, num_classes: int, *, axis: int = -1, multi_label: bool = False
+) -> None:
+    """Raises `ValueError` unless scores have one entry for each class, or one for two classes.
 
     Args:
         name: Name of the loss or metric, for the error.
         y_pred: Scores, `(…, num_classes)`.
-        num_classes: K.
+        num_classes: K, or the number of labels.
+        axis: Axis of the classes.
+        multi_label: Whether `counts` are those of labels that do not exclude each other.
     """
     shape = tuple(ops.convert_to_tensor(y_pred).shape)
-    if not shape or shape[-1] != num_classes:
-        hint = f" {TWO_SCORES}" if shape and shape[-1] == 1 else ""
-        raise ValueError(
-            f"{name}: `counts` name {num_classes} classes, which `y_pred` must have on its last "
-            f"axis. Received: shape {shape}.{hint}"
-        )
+    found = shape[axis] if -len(shape) <= axis < len(shape) else None
+    if found == num_classes or (found == 1 and num_classes == 2 and not multi_label):
+        return
+    hint = f" {ONE_SCORE}" if found == 1 and not multi_label else ""
+    what, where = ("labels" if multi_label else "classes"), ("last axis" if axis == -1 else "axis")
+    raise ValueError(
+        f"{name}: `counts` name {num_classes} {what}, which `y_pred` must have on its {where}"
+        f"{'' if axis == -1 else f' {axis}'}. Received: shape {shape}.{hint}"
+    )
+
+
+def check_target(ignore_class: Any, axis: Any) -> None:
+    """Raises `ValueError` unless `ignore_class` is a whole number or `None`, and `axis` is one."""
+    for name, value in (("ignore_class", ignore_class), ("axis", axis)):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole and not (name == "ignore_class" and value is None):
+            raise ValueError(f"`{name}` must be a whole number. Received: {value!r}")
 
 
 def class_of(y_true: Any, y_pred: Any) -> Any:
@@ -189,6 +267,76 @@ def weigh(weights: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         mask = ops.cast(mask, weights.dtype)
         weights = ops.where(mask > 0, weights * mask, 0.0)
     return weights
+
+
+def _classes_last(y_true: Any, scores: Any, axis: int) -> tuple[Any, Any]:
+    rank, num_classes = len(scores.shape), scores.shape[axis]
+    labels = ops.convert_to_tensor(y_true) if _visible(y_true) is None else np.asarray(y_true)
+    if len(labels.shape) == rank and labels.shape[axis] in (num_classes, 1):
+        move = np.moveaxis if isinstance(labels, np.ndarray) else ops.moveaxis
+        labels = move(labels, axis, -1)
+    return labels, ops.moveaxis(scores, axis, -1)
+
+
+def _without(y_true: Any, scores: Any, multi_label: bool, ignore_class: int) -> tuple[Any, Any]:
+    """Labels of which none is `ignore_class`, and which of them never were."""
+    visible = _visible(y_true)
+    labels = ops.convert_to_tensor(y_true) if visible is None else visible
+    num_classes, dtype = scores.shape[-1], keras.backend.standardize_dtype(labels.dtype)
+    if dtype == "string":
+        return y_true, None
+    same_rank = not multi_label and len(labels.shape) == len(scores.shape)
+    if same_rank and labels.shape[-1] != 1:
+        if 0 <= ignore_class < num_classes:
+            raise ValueError(
+                "`ignore_class` is a value of integer labels; a one-hot row without a label is "
+                f"zeros. Received: ignore_class={ignore_class}, labels of shape "
+                f"{tuple(labels.shape)}"
+            )
+        return y_true, None
+    if visible is not None:
+        known = visible != ignore_class
+        labels = np.where(known, visible, np.zeros((), visible.dtype))
+    else:
+        # As whole numbers wide enough for it.
+        if not keras.backend.is_float_dtype(dtype) and dtype not in ("int32", "int64"):
+            labels = ops.cast(labels, "int32")
+        known = ops.not_equal(labels, ignore_class)
+        labels = ops.where(known, labels, ops.zeros_like(labels))
+    known = ops.convert_to_tensor(known)
+    return labels, ops.squeeze(known, axis=-1) if same_rank else known
+
+
+def _answers(y_true: Any, scores: Any, multi_label: bool) -> Any:
+    """Labels for single scores: whole numbers, or, where they may be shares, soft rows of two."""
+    visible = _visible(y_true)
+    labels = ops.convert_to_tensor(y_true)
+    shape = scores.shape if multi_label else scores.shape[:-1]
+    if not multi_label and len(labels.shape) == len(scores.shape):
+        if labels.shape[-1] == 2:
+            return y_true  # One-hot.
+        labels = (
+            ops.reshape(labels, ops.shape(scores)[:-1])
+            if labels.shape[-1] != 1
+            else (ops.squeeze(labels, axis=-1))
+        )
+    if len(labels.shape) != len(shape) or not _fit(labels.shape, shape):
+        raise ValueError(
+            f"For `y_pred` of shape {tuple(scores.shape)}, `y_true` must hold labels 0 and 1 of "
+            f"shape {tuple(shape)}. Received: shape {tuple(labels.shape)}"
+        )
+    if visible is not None:
+        wrong = visible[~((visible >= 0) & (visible <= 1))]
+        if wrong.size:
+            hint = "" if wrong.flat[0] >= 0 else f"; `ignore_class={wrong.flat[0]:g}` leaves it out"
+            raise ValueError(
+                "Labels of a single score must be 0 or 1, or a share between them. Received: "
+                f"{wrong.flat[0]:g}{hint}"
+            )
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)):
+        return labels
+    labels = ops.cast(labels, "float32")
+    return ops.stack([1.0 - labels, labels], axis=-1)
 
 
 def _check_rows(labels: Any, visible: np.ndarray | None, several: bool) -> Any:

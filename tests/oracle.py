@@ -40,6 +40,13 @@ def vector_scaling(y, z, counts, gamma, tau, scale):
     return cross_entropy(y, factors * scale * np.asarray(z) + adjustment(counts, tau))
 
 
+def binary_ldam(y, z, margins, scale):
+    """LDAM for one score: margins are those of the negatives and of the positives."""
+    y, z = np.asarray(y), np.asarray(z, np.float64)
+    room = np.where(y == 1, z - margins[1], -z - margins[0])
+    return np.logaddexp(0.0, -scale * room)
+
+
 def ldam_hinge(y, z, margins, scale):
     losses = []
     for row, label in zip(np.asarray(z, np.float64), y, strict=True):

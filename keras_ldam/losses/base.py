@@ -12,7 +12,15 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import as_index, assert_labels, check_classes, prepare, weigh
+from keras_ldam.labels import (
+    as_index,
+    assert_labels,
+    check_classes,
+    check_target,
+    prepare,
+    present,
+    weigh,
+)
 
 OVER_DATA = "mean_over_data"
 """The reduction that divides by the mean weight over the training examples."""
@@ -50,17 +58,31 @@ class ClassWeightedLoss(keras.losses.Loss):
     The same holds for a row of labels that is no distribution. (Compiled code on JAX gets whole
     numbers in 32 bits, so a label of 2**32 or more has become another before any loss sees it.) A
     row of zeros has no label and weighs 0, as `tf.one_hot(-1, num_classes)` gives for void pixels;
-    void integers need the label of some class and a `sample_weight` of 0.
+    among integers `ignore_class` names what has no label.
+
+    `counts` also say what the targets are:
+
+    - `(num_classes,)`: each example has one of K classes;
+    - `(2,)`, and the model ends in a single score z, as of `CosineDense(1)`: two classes, the
+      negatives first. The score is the pair (-z/2, z/2), whose softmax is the sigmoid of z, so each
+      loss is what its name says of two classes: cross-entropy is the binary one, and so on.
+    - `(num_labels, 2)`, negatives and positives of each label: each example has any of the labels,
+      with a score for each. Every label is a problem of two classes by itself, with margins and
+      weights on both sides, and the loss has one value per example and label.
 
     Args:
-        counts: Training examples per class, shape `(num_classes,)`; `None` for a loss without class
-            weights, for any number of classes.
-        class_weights: Initial class weights, shape `(num_classes,)`; ones by default.
+        counts: Training examples per class, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`, as of `keras_ldam.count`; `None` for a loss without class weights,
+            for any number of classes.
+        class_weights: Initial class weights, of the shape of `counts`; ones by default.
         reduction: As in `keras.losses.Loss`, or `"mean_over_data"`.
         name: Name of the loss.
+        ignore_class: Integer label that counts nowhere, such as 255 for void pixels or -1 for
+            unknown answers.
+        axis: Axis of the classes in `y_pred`, and in one-hot labels.
 
     Raises:
-        ValueError: if `counts` or `class_weights` are not as described.
+        ValueError: if an argument is not as described.
     """
 
     tau: float = 0.0
@@ -73,24 +95,30 @@ class ClassWeightedLoss(keras.losses.Loss):
         class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
+        ignore_class: int | None = None,
+        axis: int = -1,
     ):
         # Float32 whatever Keras' floatx is: in bfloat16 label 257 becomes 256, and margins of
         # 1/100 and of 1/101 become the same.
         self._over_data = reduction == OVER_DATA
         keras_reduction = "sum_over_batch_size" if self._over_data else reduction
         super().__init__(name=name, reduction=keras_reduction, dtype="float32")
-        self.counts: Any = None if counts is None else class_counts.check_counts(counts)
+        self.counts: Any = None
+        if counts is not None:
+            self.counts = class_counts.check_counts(counts, multi_label=True)
+        check_target(ignore_class, axis)
+        self.ignore_class, self.axis = ignore_class, axis
         self.class_weights: Any = None
         if self.counts is not None:
             self.class_weights = keras.Variable(
-                check_class_weights(class_weights, len(self.counts)),
+                check_class_weights(class_weights, self.counts.shape),
                 trainable=False,
                 dtype="float32",
                 name="class_weights",
             )
             # What `DRW` validates by: see `validate_by`.
             self._validation = keras.Variable(
-                np.ones(len(self.counts) + 1), trainable=False, dtype="float32", name="validation"
+                np.ones(self.counts.size + 1), trainable=False, dtype="float32", name="validation"
             )
             self.validate_by(None)
         elif class_weights is not None:
@@ -105,13 +133,14 @@ class ClassWeightedLoss(keras.losses.Loss):
             y_true: Labels, as the loss takes them.
             y_pred: Scores, `(…, num_classes)`.
             sample_weight: Optional weights per example.
-            class_weights: Class weights for this call, a tensor of shape `(num_classes,)`, in place
+            class_weights: Class weights for this call, a tensor of the shape of `counts`, in place
                 of the loss's own: in a compiled training loop of your own, pass them as an argument
                 of the step.
         """
+        y_true, y_pred = self._present(y_true, y_pred)
         with self._weighing(class_weights, sample_weight):
             y_true = assert_labels(y_true, y_pred)
-            weights = self.example_weights(y_true, y_pred, sample_weight)
+            weights = self._weights_of(y_true, y_pred, sample_weight)
             loss = super().__call__(y_true, y_pred, weights)
         if self.reduction == "mean_with_sample_weight":
             loss = _mean_over_replicas(loss, ops.sum(weights))
@@ -135,18 +164,22 @@ class ClassWeightedLoss(keras.losses.Loss):
         Raises:
             ValueError: if shapes do not fit.
         """
-        self._check_classes(y_pred)
+        y_true, y_pred = self._present(y_true, y_pred)
+        return self._weights_of(y_true, y_pred, sample_weight)
+
+    def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """`example_weights` of what `_present` returns."""
         labels, sparse, scores = prepare(y_true, y_pred)
         if sparse:
             inside = as_index(labels, scores.shape[-1])
-            weights = 1.0 if self.counts is None else ops.take(self._relative, inside, axis=0)
+            weights = 1.0 if self.counts is None else of_class(self._relative, labels, sparse)
             weights = ops.where(labels == inside, weights, float("nan"))
         elif self.counts is None:
             weights = ops.sum(labels, axis=-1)
             # Exactly one, however shares were rounded; NaN stays what it is.
             weights = ops.where(weights > 0, 1.0, weights)
         else:
-            weights = ops.matmul(labels, ops.expand_dims(self._relative, -1))[..., 0]
+            weights = of_class(self._relative, labels, sparse)
         return weigh(weights, y_pred, sample_weight)
 
     def learned_prior(self, counts: Any = None) -> np.ndarray:
@@ -172,11 +205,32 @@ class ClassWeightedLoss(keras.losses.Loss):
         own = np.asarray(self.counts, dtype=np.float64)
         drawn = own if counts is None else class_counts.per_class("counts", counts, len(own))
         seen = drawn * ops.convert_to_numpy(self.class_weights) / own**self.tau
-        return seen / seen.sum()
+        return seen / seen.sum(axis=-1, keepdims=True)
 
-    def _check_classes(self, y_pred: Any) -> None:
+    @property
+    def multi_label(self) -> bool:
+        """Whether the targets are labels that do not exclude each other."""
+        return self.counts is not None and self.counts.ndim == 2
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether a single score is that of two classes."""
+        return True
+
+    def _present(self, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+        """Brings targets into the one form that `call` computes with; see `labels.present`."""
+        multi_label = self.multi_label
         if self.counts is not None:
-            check_classes(self.name, y_pred, len(self.counts))
+            size = len(self.counts)
+            check_classes(self.name, y_pred, size, axis=self.axis, multi_label=multi_label)
+        return present(
+            y_true,
+            y_pred,
+            multi_label=multi_label,
+            pairs=self._pairs,
+            ignore_class=self.ignore_class,
+            axis=self.axis,
+        )
 
     def validate_by(self, class_weights: np.ndarray | None) -> None:
         """Puts other class weights in the place of the loss's own until it is called with `None`.
@@ -184,7 +238,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         `DRW` does so for each validation, and the loss then demands whole margins, so that what is
         validated is the same in every epoch.
         """
-        weights = np.ones(len(self.counts)) if class_weights is None else class_weights
+        weights = np.ones(self.counts.shape) if class_weights is None else class_weights
         on = float(class_weights is not None)
         self._validation.assign(np.append(weights, on).astype("float32"))
 
@@ -195,7 +249,8 @@ class ClassWeightedLoss(keras.losses.Loss):
             return given
         validation = ops.convert_to_tensor(self._validation)
         own = ops.convert_to_tensor(self.class_weights)
-        return ops.where(validation[-1] > 0, validation[:-1], own)
+        theirs = ops.reshape(validation[:-1], self.counts.shape)
+        return ops.where(validation[-1] > 0, theirs, own)
 
     @property
     def _relative(self) -> Any:
@@ -213,9 +268,9 @@ class ClassWeightedLoss(keras.losses.Loss):
             if self.counts is None:
                 raise ValueError(f"{self.name}: `class_weights` need a loss that has `counts`.")
             class_weights = ops.convert_to_tensor(class_weights, "float32")
-            if tuple(class_weights.shape) != (len(self.counts),):
+            if tuple(class_weights.shape) != self.counts.shape:
                 raise ValueError(
-                    f"{self.name}: `class_weights` must have shape ({len(self.counts)},). "
+                    f"{self.name}: `class_weights` must have shape {self.counts.shape}. "
                     f"Received: shape {tuple(class_weights.shape)}"
                 )
         before = _here.__dict__.copy()
@@ -233,7 +288,8 @@ class ClassWeightedLoss(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss, with the class weights of this moment."""
-        config = super().get_config()
+        target = {"ignore_class": self.ignore_class, "axis": self.axis}
+        config = {**super().get_config(), **target}
         if self._over_data:
             config["reduction"] = OVER_DATA
         if self.counts is not None:
@@ -257,21 +313,23 @@ class MarginLoss(ClassWeightedLoss):
         class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
-            class_counts.check_counts(counts),
+            class_counts.check_counts(counts, multi_label=True),
             class_weights=class_weights,
             reduction=reduction,
             name=name,
+            **kwargs,
         )
         class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
-        if test_prior is not None:
-            test_prior = class_counts.check_prior("test_prior", test_prior, len(self.counts))
+        self.test_prior: Any = test_prior
+        if test_prior is not None and not self.multi_label:
+            self.test_prior = class_counts.check_prior("test_prior", test_prior, len(self.counts))
         self.margins = class_counts.margins(
-            self.counts, max_margin=max_margin, exponent=exponent, test_prior=test_prior
+            self.counts, max_margin=max_margin, exponent=exponent, test_prior=self.test_prior
         )
         self.max_margin, self.scale, self.exponent = float(max_margin), float(scale), exponent
-        self.test_prior = test_prior
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss."""
@@ -296,7 +354,7 @@ def set_class_weights(
     Args:
         model_or_loss: A loss of this library that has counts, or a model that is compiled with one
             or more for the same number of classes.
-        weights: Weights per class, shape `(num_classes,)`, each at least 0.
+        weights: Weights per class, of the shape of the loss's `counts`, each at least 0.
 
     Raises:
         ValueError: for a model without such a loss, or weights of another form.
@@ -317,7 +375,7 @@ def set_class_weights(
             f"`counts`, or a model compiled with one. Received: {model_or_loss!r}"
         )
     for loss in losses:
-        loss.class_weights.assign(check_class_weights(weights, len(loss.counts)))
+        loss.class_weights.assign(check_class_weights(weights, loss.counts.shape))
     if isinstance(given, keras.Model):
         compile_again(given)
 
@@ -346,10 +404,28 @@ def softmax_cross_entropy(labels: Any, sparse: bool, logits: Any) -> Any:
     return ops.categorical_crossentropy(labels, logits, from_logits=True)
 
 
+def of_class(values: Any, labels: Any, sparse: bool) -> Any:
+    """The value of each example's class; of soft labels the mean by their shares.
+
+    Args:
+        values: A tensor of the shape of `counts`.
+        labels: What `prepare` returns of what `present` does.
+        sparse: Whether they are whole numbers.
+    """
+    if len(values.shape) == 1 and sparse:
+        return ops.take(values, as_index(labels, values.shape[0]), axis=0)
+    if len(values.shape) == 1:
+        return ops.matmul(labels, ops.expand_dims(values, -1))[..., 0]
+    if sparse:
+        return ops.where(labels == 1, values[:, 1], values[:, 0])
+    return ops.sum(labels * values, axis=-1)
+
+
 def one_for_each_class(values: Any, scores: Any, name: str = "margins") -> Any:
-    """Values of the classes as a float32 tensor, checked against the scores' last axis."""
+    """Values of the classes as a float32 tensor, checked against the last axes of the scores."""
     values = ops.convert_to_tensor(values, dtype="float32")
-    if tuple(values.shape) != (scores.shape[-1],):
+    axes = 2 if len(values.shape) == 2 else 1
+    if tuple(values.shape) != tuple(scores.shape[-axes:]):
         raise ValueError(
             f"`{name}` must have one entry for each of the {scores.shape[-1]} classes of "
             f"`y_pred`. Received: shape {tuple(values.shape)}"
@@ -394,18 +470,26 @@ def _mean_over_replicas(loss: Any, weight: Any) -> Any:
     return loss * (replica.num_replicas_in_sync * ops.divide_no_nan(weight, total))
 
 
-def check_class_weights(weights: Any, num_classes: int) -> np.ndarray:
-    """Returns class weights as a float32 vector; ones for `None`.
+def check_class_weights(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns class weights as a float32 array; ones for `None`.
+
+    Args:
+        weights: Weights per class, or per label and side.
+        shape: That of the counts.
 
     Raises:
         ValueError: if they are not one finite number of at least 0 for each class.
     """
     if weights is None:
-        return np.ones(num_classes, dtype=np.float32)
-    weights = class_counts.per_class("class_weights", weights, num_classes)
-    if not np.all(np.isfinite(weights) & (weights >= 0)):
+        return np.ones(shape, dtype=np.float32)
+    if len(shape) == 1:
+        weights = class_counts.per_class("class_weights", weights, shape[0])
+    else:
+        weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != shape or not np.all(np.isfinite(weights) & (weights >= 0)):
+        wanted = f"{shape[0]}" if len(shape) == 1 else f"{shape[0]} × 2"
         raise ValueError(
-            f"`class_weights` must be {num_classes} finite numbers of at least 0. Received: "
+            f"`class_weights` must be {wanted} finite numbers of at least 0. Received: "
             f"{np.array2string(weights, threshold=12)}"
         )
     return weights.astype(np.float32)

@@ -39,6 +39,8 @@ class CrossEntropy(ClassWeightedLoss):
         class_weights: Initial class weights; ones by default.
         reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
+        ignore_class: Integer label that counts nowhere; see `ClassWeightedLoss`.
+        axis: Axis of the classes in `y_pred`.
 
     Call arguments:
         y_true: Integers `(…)` or `(…, 1)`, one-hot or soft labels `(…, num_classes)`.

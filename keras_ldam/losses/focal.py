@@ -77,6 +77,7 @@ class Focal(ClassWeightedLoss):
         class_weights: Initial class weights; ones by default.
         reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
+        **kwargs: `ignore_class` and `axis`; see `ClassWeightedLoss`.
 
     Call arguments:
         y_true: Integers `(…)` or `(…, 1)`, or one-hot or soft labels `(…, num_classes)`.
@@ -106,31 +107,42 @@ class Focal(ClassWeightedLoss):
         class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(counts, class_weights=class_weights, reduction=reduction, name=name)
+        super().__init__(
+            counts, class_weights=class_weights, reduction=reduction, name=name, **kwargs
+        )
         _check_focus(gamma, form)
         self.gamma, self.form = float(gamma), form
 
+    @property
+    def _pairs(self) -> bool:
+        """Whether a single score is that of two classes, and not one decision."""
+        return self.form == "softmax"
+
+    @property
+    def _one_class(self) -> bool:
+        """Whether classes exclude each other, those of a pair of scores included."""
+        return self.form == "softmax" or self.multi_label
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""
-        if self.form == "softmax" or self.counts is None:
+        if self._one_class:
+            return focal(y_true, y_pred, gamma=self.gamma)
+        if self.counts is None:
             return focal(y_true, y_pred, gamma=self.gamma, form=self.form)
         labels, sparse, scores = prepare(y_true, y_pred, several=True)
         decisions = _decisions(labels, sparse, scores, self.gamma)
         return ops.sum(decisions if sparse else decisions * self._weights, axis=-1)
 
-    def example_weights(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Returns the weight of each example; see `ClassWeightedLoss.example_weights`.
-
-        In the sigmoid form with a matrix of labels, class weights belong to decisions, and the
-        examples weigh the same.
-        """
-        if self.form == "sigmoid":
-            self._check_classes(y_pred)
+    def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        # In the sigmoid form with a matrix of labels, class weights belong to decisions, and the
+        # examples weigh the same.
+        if not self._one_class:
             labels, sparse, _ = prepare(y_true, y_pred, several=True)
             if not sparse:
                 return weigh(ops.ones_like(labels[..., 0]), y_pred, sample_weight)
-        return super().example_weights(y_true, y_pred, sample_weight)
+        return super()._weights_of(y_true, y_pred, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss."""

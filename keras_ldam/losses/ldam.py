@@ -10,8 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import as_index, prepare, weigh
-from keras_ldam.losses.base import MarginLoss, one_for_each_class, softmax_cross_entropy
+from keras_ldam.labels import prepare, weigh
+from keras_ldam.losses.base import (
+    MarginLoss,
+    of_class,
+    one_for_each_class,
+    softmax_cross_entropy,
+)
 from keras_ldam.losses.logit_adjusted import logit_offsets
 
 
@@ -89,6 +94,7 @@ class LDAM(MarginLoss):
         class_weights: Initial class weights; ones by default. `DRW` changes them.
         reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
+        **kwargs: `ignore_class` and `axis`; see `ClassWeightedLoss`.
 
     Call arguments:
         y_true: Integers `(batch,)` or `(batch, 1)`, one-hot or soft labels
@@ -132,6 +138,7 @@ class LDAM(MarginLoss):
         class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             counts,
@@ -142,6 +149,7 @@ class LDAM(MarginLoss):
             class_weights=class_weights,
             reduction=reduction,
             name=name,
+            **kwargs,
         )
         class_counts.check_range("tau", tau, 0, np.inf)
         self.gradual, self.tau = bool(gradual), float(tau)
@@ -160,11 +168,8 @@ class LDAM(MarginLoss):
     def _share(self, y_true: Any, y_pred: Any) -> Any:
         """The share of the margins that is demanded of a batch."""
         labels, sparse, scores = prepare(y_true, ops.stop_gradient(y_pred))
-        surprise = ops.convert_to_tensor(-np.log(self.counts / self.counts.sum()), "float32")
-        if sparse:
-            given = ops.take(surprise, as_index(labels, len(self.counts)), axis=0)
-        else:
-            given = ops.matmul(labels, ops.expand_dims(surprise, -1))[..., 0]
+        surprise = -np.log(self.counts / self.counts.sum(axis=-1, keepdims=True))
+        given = of_class(ops.convert_to_tensor(surprise, "float32"), labels, sparse)
         # By the examples' own weights: what counts nothing must not move the others' margins.
         weights = weigh(ops.where(given > 0, 1.0, 0.0), y_pred, self._sample_weight)
         logits = self.scale * scores
@@ -189,7 +194,7 @@ def _lower(labels: Any, sparse: bool, scores: Any, margins: Any) -> Any:
     margins = one_for_each_class(margins, scores)
     if not sparse:
         return scores - labels * margins
-    if keras.backend.backend() == "tensorflow":
+    if keras.backend.backend() == "tensorflow" and len(margins.shape) == 1:
         # One copy of the scores, in which the rest of the loss works in place. The comparison
         # below makes three, and for thousands of classes they cost as much as the cross-entropy.
         import tensorflow as tf

@@ -61,6 +61,7 @@ class LDAMHinge(MarginLoss):
         class_weights: Initial class weights; ones by default. `DRW` changes them.
         reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
+        **kwargs: `ignore_class` and `axis`; see `ClassWeightedLoss`.
 
     Call arguments:
         y_true: Labels, as in `LDAM`.

@@ -52,7 +52,7 @@ def logit_adjusted(
     class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
     labels, sparse, scores = prepare(y_true, y_pred)
     offsets = logit_offsets(counts, tau)
-    check_classes("logit_adjusted", scores, len(offsets))
+    check_classes("logit_adjusted", scores if offsets.ndim == 1 else scores[..., 0], len(offsets))
     logits = scale * scores + ops.convert_to_tensor(offsets)
     return softmax_cross_entropy(labels, sparse, logits)
 
@@ -84,6 +84,7 @@ class LogitAdjusted(ClassWeightedLoss):
         class_weights: Initial class weights; ones by default.
         reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
+        **kwargs: `ignore_class` and `axis`; see `ClassWeightedLoss`.
 
     Call arguments:
         y_true: Integers `(…)` or `(…, 1)`, one-hot or soft labels `(…, num_classes)`.
@@ -118,12 +119,14 @@ class LogitAdjusted(ClassWeightedLoss):
         class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
-            class_counts.check_counts(counts),
+            class_counts.check_counts(counts, multi_label=True),
             class_weights=class_weights,
             reduction=reduction,
             name=name,
+            **kwargs,
         )
         class_counts.check_range("tau", tau, 0, np.inf)
         class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
@@ -141,5 +144,5 @@ class LogitAdjusted(ClassWeightedLoss):
 def logit_offsets(counts: Sequence[int] | Mapping[int, int] | np.ndarray, tau: float) -> np.ndarray:
     """What logit adjustment adds to the logits, τ log π_j, float32 of shape `(num_classes,)`."""
     class_counts.check_range("tau", tau, 0, np.inf)
-    counts = class_counts.check_counts(counts)
-    return (tau * np.log(counts / counts.sum())).astype(np.float32)
+    counts = class_counts.check_counts(counts, multi_label=True)
+    return (tau * np.log(counts / counts.sum(axis=-1, keepdims=True))).astype(np.float32)

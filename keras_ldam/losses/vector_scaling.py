@@ -49,9 +49,9 @@ def vector_scaling(
     class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
     class_counts.check_range("gamma", gamma, 0, 1)
     labels, sparse, scores = prepare(y_true, y_pred)
-    counts = class_counts.check_counts(counts)
-    check_classes("vector_scaling", scores, len(counts))
-    divisors = ((counts.max() / counts) ** gamma).astype(np.float32)
+    counts = class_counts.check_counts(counts, multi_label=True)
+    check_classes("vector_scaling", scores if counts.ndim == 1 else scores[..., 0], len(counts))
+    divisors = ((counts.max(axis=-1, keepdims=True) / counts) ** gamma).astype(np.float32)
     logits = scale * scores / ops.convert_to_tensor(divisors)
     logits = logits + ops.convert_to_tensor(logit_offsets(counts, tau))
     return softmax_cross_entropy(labels, sparse, logits)
@@ -83,6 +83,7 @@ class VectorScaling(LogitAdjusted):
         class_weights: Initial class weights; ones by default.
         reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.
+        **kwargs: `ignore_class` and `axis`; see `ClassWeightedLoss`.
 
     Call arguments:
         y_true: Integers `(…)` or `(…, 1)`, one-hot or soft labels `(…, num_classes)`.
@@ -120,6 +121,7 @@ class VectorScaling(LogitAdjusted):
         class_weights: Sequence[float] | Mapping[int, float] | np.ndarray | None = None,
         reduction: str | None = "mean_with_sample_weight",
         name: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             counts,
@@ -128,6 +130,7 @@ class VectorScaling(LogitAdjusted):
             class_weights=class_weights,
             reduction=reduction,
             name=name,
+            **kwargs,
         )
         class_counts.check_range("gamma", gamma, 0, 1)
         self.gamma = float(gamma)

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import as_index, check_classes, class_of, weigh
+from keras_ldam.labels import as_index, check_classes, check_target, class_of, present, weigh
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -32,6 +32,11 @@ class ClassErrors(keras.metrics.Metric):
     taken off: an example is right if the score of its label is the best, and wrong if a score is
     NaN.
 
+    A model that ends in a single score guesses class 1 where the score is above 0. With `counts` of
+    labels that do not exclude each other, `(num_labels, 2)`, the error of a label is the mean of
+    its two sides, the share of its positives that are missed and of its negatives that are taken
+    for positives; groups are those of its positives.
+
     With another `name` than the default the keys begin with it, `NAME_error` and so on. Give names
     where a model has several, as for several outputs: Keras joins all metrics into one dictionary,
     where equal keys overwrite each other.
@@ -41,8 +46,11 @@ class ClassErrors(keras.metrics.Metric):
     Callbacks that watch one of the keys need `mode="min"`, or `mode="max"` for an accuracy.
 
     Args:
-        counts: Training examples per class, shape `[num_classes]`.
+        counts: Training examples per class, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`.
         per_class: Whether the result holds the error of each class too.
+        ignore_class: Integer label that counts nowhere, such as 255 for void pixels.
+        axis: Axis of the classes in `y_pred`, and in one-hot labels.
         name: Name of the metric.
         **kwargs: `dtype`.
 
@@ -63,15 +71,18 @@ class ClassErrors(keras.metrics.Metric):
         counts: Sequence[int] | Mapping[int, int] | np.ndarray,
         *,
         per_class: bool = False,
+        ignore_class: int | None = None,
+        axis: int = -1,
         name: str = "class_errors",
         **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
-        self.counts = class_counts.check_counts(counts)
-        self.per_class = per_class
-        self._total = ClassSums(self, len(self.counts), "total")
-        self._wrong = ClassSums(self, len(self.counts), "wrong")
+        self.counts = class_counts.check_counts(counts, multi_label=True)
+        check_target(ignore_class, axis)
+        self.per_class, self.ignore_class, self.axis = per_class, ignore_class, axis
+        self._total = ClassSums(self, self.counts.size, "total")
+        self._wrong = ClassSums(self, self.counts.size, "wrong")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch.
@@ -80,19 +91,30 @@ class ClassErrors(keras.metrics.Metric):
         that in `fit` on Keras' JAX backend the mask is lost to every metric.
 
         Args:
-            y_true: Labels `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`.
-            y_pred: Scores `(…, num_classes)`.
+            y_true: Labels `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`; for several labels
+                zeros and ones `(…, num_labels)`.
+            y_pred: Scores `(…, num_classes)`, or one for two classes, `(…, 1)`.
             sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
 
         Raises:
             ValueError: if shapes do not fit, and, outside compiled code, for a label that is no
                 class; inside, such an example is left out.
         """
-        num_classes = len(self.counts)
-        y_pred = ops.convert_to_tensor(y_pred)
-        check_classes(self.name, y_pred, num_classes)
+        multi_label, num_classes = self.counts.ndim == 2, self.counts.shape[-1]
+        size = len(self.counts)
+        check_classes(self.name, y_pred, size, axis=self.axis, multi_label=multi_label)
+        y_true, y_pred = present(
+            y_true,
+            y_pred,
+            multi_label=multi_label,
+            ignore_class=self.ignore_class,
+            axis=self.axis,
+        )
         labels = class_of(y_true, y_pred)
         weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
+        y_pred, classes = ops.convert_to_tensor(y_pred), as_index(labels, num_classes)
+        if multi_label:  # Each side of each label is a class.
+            classes = classes + num_classes * ops.arange(size, dtype="int32")
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
         weights = ops.where(labels >= 0, weights, 0.0)
         guesses = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
@@ -100,7 +122,7 @@ class ClassErrors(keras.metrics.Metric):
         broken = ops.reshape(ops.any(ops.not_equal(y_pred, y_pred), axis=-1), (-1,))
         right = ops.logical_and(labels == guesses, ops.logical_not(broken))
         wrong = ops.where(right, 0.0, weights)
-        classes = as_index(labels, num_classes)
+        classes = ops.reshape(classes, (-1,))
         self._total.add(weights, classes)
         self._wrong.add(wrong, classes)
 
@@ -109,6 +131,10 @@ class ClassErrors(keras.metrics.Metric):
         total, wrong = self._total.value(), self._wrong.value()
         seen = ops.cast(total > 0, "float32")
         errors = ops.divide_no_nan(wrong, total)
+        if self.counts.ndim == 2:
+            sides = ops.sum(ops.reshape(seen, self.counts.shape), axis=1)
+            both = ops.sum(ops.reshape(errors, self.counts.shape), axis=1)
+            errors, seen = ops.divide_no_nan(both, sides), ops.cast(sides > 0, "float32")
 
         def ratio(part: Any, whole: Any) -> Any:
             return ops.where(whole > 0, ops.divide_no_nan(part, whole), float("nan"))
@@ -128,7 +154,7 @@ class ClassErrors(keras.metrics.Metric):
                 indicator[classes] = 1
                 result[f"{group}_error"] = mean_over(ops.convert_to_tensor(indicator))
         if self.per_class:
-            own = ops.where(total > 0, errors, float("nan"))
+            own = ops.where(seen > 0, errors, float("nan"))
             result.update({f"error_{j}": own[j] for j in range(len(self.counts))})
         prefix = "" if self.name == "class_errors" else f"{self.name}_"
         return {prefix + key: value for key, value in result.items()}
@@ -139,4 +165,6 @@ class ClassErrors(keras.metrics.Metric):
             **super().get_config(),
             "counts": self.counts.tolist(),
             "per_class": self.per_class,
+            "ignore_class": self.ignore_class,
+            "axis": self.axis,
         }

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import TWO_SCORES, as_index, class_of, weigh
+from keras_ldam.labels import ONE_SCORE, as_index, check_target, class_of, present, weigh
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -21,7 +21,8 @@ def example_margins(y_true: Any, y_pred: Any) -> Any:
 
     Args:
         y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`.
-        y_pred: Scores z, shape `(…, num_classes)`, for at least two classes.
+        y_pred: Scores z, shape `(…, num_classes)`, or one for two classes, `(…, 1)`, which is then
+            the margin of class 1.
 
     Returns:
         float32 tensor of shape `(…)`; NaN where a score is NaN, or a row of labels is all zeros.
@@ -38,12 +39,13 @@ def example_margins(y_true: Any, y_pred: Any) -> Any:
     References:
         Cao et al., 2019, equation 3.
     """
+    y_true, y_pred = present(y_true, y_pred)
     scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")
     num_classes = scores.shape[-1] if len(scores.shape) else None
-    if num_classes is None or num_classes < 2:
+    if num_classes is None:
         raise ValueError(
-            "A margin needs a score for each of at least two classes. Received: `y_pred` of shape "
-            f"{tuple(scores.shape)}. {TWO_SCORES}"
+            "A margin needs a score for each class, on the last axis. Received: `y_pred` of shape "
+            f"{tuple(scores.shape)}"
         )
     classes = class_of(y_true, scores)
     labels = ops.expand_dims(as_index(classes, num_classes), -1)
@@ -91,6 +93,8 @@ class ClassMargins(keras.metrics.Metric):
         high: Right end. The defaults suit cosines; widen them for unbounded scores.
         bins: Bins of the histogram, for each class.
         per_class: Whether the result holds the margins of each class too.
+        ignore_class: Integer label that counts nowhere, such as 255 for void pixels.
+        axis: Axis of the classes in `y_pred`, and in one-hot labels.
         name: Name of the metric.
         **kwargs: `dtype`.
 
@@ -114,6 +118,8 @@ class ClassMargins(keras.metrics.Metric):
         high: float = 2.0,
         bins: int = 200,
         per_class: bool = False,
+        ignore_class: int | None = None,
+        axis: int = -1,
         name: str = "class_margins",
         **kwargs: Any,
     ):
@@ -129,6 +135,8 @@ class ClassMargins(keras.metrics.Metric):
         if bins != int(bins) or bins < 1:
             raise ValueError(f"`bins` must be a whole number of at least 1. Received: {bins!r}")
         self.num_classes, self.quantile, self.per_class = int(num_classes), quantile, per_class
+        check_target(ignore_class, axis)
+        self.ignore_class, self.axis = ignore_class, axis
         self.low, self.high, self.bins = float(low), float(high), int(bins)
         shape = (self.num_classes,)
         self.smallest = self.add_variable(
@@ -150,18 +158,19 @@ class ClassMargins(keras.metrics.Metric):
 
         Args:
             y_true: Labels `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`.
-            y_pred: Scores `(…, num_classes)`.
+            y_pred: Scores `(…, num_classes)`, or one for two classes, `(…, 1)`.
             sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
 
         Raises:
             ValueError: if shapes do not fit, and, outside compiled code, for a label that is no
                 class.
         """
-        y_pred = ops.convert_to_tensor(y_pred)
-        if y_pred.shape[-1] != self.num_classes:
+        shape = tuple(ops.convert_to_tensor(y_pred).shape)
+        y_true, y_pred = present(y_true, y_pred, ignore_class=self.ignore_class, axis=self.axis)
+        if tuple(ops.convert_to_tensor(y_pred).shape[-1:]) != (self.num_classes,):
             raise ValueError(
                 f"{self.name}: `y_pred` must have {self.num_classes} classes on its last axis. "
-                f"Received: shape {tuple(y_pred.shape)}"
+                f"Received: shape {shape}" + (f". {ONE_SCORE}" if shape[-1:] == (1,) else "")
             )
         margins = ops.reshape(example_margins(y_true, y_pred), (-1,))
         labels = class_of(y_true, y_pred)
@@ -241,4 +250,6 @@ class ClassMargins(keras.metrics.Metric):
             "high": self.high,
             "bins": self.bins,
             "per_class": self.per_class,
+            "ignore_class": self.ignore_class,
+            "axis": self.axis,
         }

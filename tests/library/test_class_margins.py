@@ -42,7 +42,7 @@ def test_margins_are_those_of_the_definition_however_labels_are_given(scored_bat
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [
-        ([0, 1], [[1.0], [1.0]], "at least two classes"),
+        ([0, 2], [[1.0], [1.0]], "Labels of a single score must be 0 or 1.*Received: 2"),
         ([[0, 1, 0]], [[1.0, 2.0]], r"Received: shape \(1, 3\)"),
         ([0, -1], [[1.0, 0.0], [0.0, 1.0]], r"Labels must be whole numbers in 0 … 1.*Received: -1"),
         ([0.7, 1], [[1.0, 0.0], [0.0, 1.0]], "Received: 0.7"),

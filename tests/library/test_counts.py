@@ -123,7 +123,8 @@ def test_shot_groups_of_cifar100_are_35_35_30():
 
 
 @pytest.mark.parametrize(
-    "counts", [[10, 0], [10, -1], [10, 1.5], [10, np.nan], [10, np.inf], ["a", "b"], [10], [[1, 2]]]
+    "counts",
+    [[10, 0], [10, -1], [10, 1.5], [10, np.nan], [10, np.inf], ["a", "b"], [10], [[1, 2, 3]]],
 )
 def test_bad_counts_get_a_sentence(counts):
     with pytest.raises(ValueError, match="`counts` must be"):
@@ -181,8 +182,8 @@ def test_arguments_out_of_range_get_a_sentence(call, message):
         ([1.0, 0.0, 0.0, 0.004], "not shares of them"),
         ([90.5, 9.0, 0.5], "not shares of them"),
         ([90.5, 9.0, 10.0], "whole numbers .* Received: 90.5 for class 0"),
-        ([0, 0, 1, 1, 2, 0, 1], "count them: numpy.bincount"),
-        ([[0], [1], [1]], "count them: numpy.bincount"),
+        ([0, 0, 1, 1, 2, 0, 1], "count them: keras_ldam.count"),
+        ([[0], [1], [1]], "count them: keras_ldam.count"),
         ([[1, 0], [0, 1], [0, 1]], r"add them up: labels.sum\(axis=0\)"),
     ],
 )

@@ -338,10 +338,8 @@ def test_a_fraction_is_no_class_inside_compiled_code_either(label):
     model.compile("sgd", loss=keras_ldam.LDAM(COUNTS))
     try:
         loss = model.train_on_batch(x, y)
-    except ValueError as error:  # torch, which compiles nothing here.
+    except Exception as error:  # TensorFlow on a CPU, and torch, which compiles nothing here.
         assert "Labels must be whole numbers" in str(error)
-    except Exception as error:  # TensorFlow on a CPU; elsewhere nothing can be raised.
-        assert "-1" in str(error)
     else:
         assert np.isnan(loss)
 
@@ -349,8 +347,8 @@ def test_a_fraction_is_no_class_inside_compiled_code_either(label):
 def test_counts_that_do_not_fit_the_output_get_a_sentence():
     with pytest.raises(ValueError, match=r"`counts` name 4 classes.*shape"):
         keras_ldam.LDAM(COUNTS)([0], np.zeros((1, 3), np.float32))
-    with pytest.raises(ValueError, match=r"Two classes need two scores, as of `CosineDense.2.` or"):
-        keras_ldam.LDAM([9, 3])([0], np.zeros((1, 1), np.float32))
+    with pytest.raises(ValueError, match=r"One score per example is for two classes, with labels"):
+        keras_ldam.LDAM([9, 3, 2])([0], np.zeros((1, 1), np.float32))
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")
@@ -603,14 +601,6 @@ def test_rows_of_a_shape_that_a_generator_leaves_open_are_one_hot(batch):
 
     assert float(step(rows, z)) == pytest.approx(float(loss(y, z)), rel=1e-5)
     assert float(metric.result()["error"]) == pytest.approx(np.mean(z.argmax(1) != y))
-
-
-@pytest.mark.parametrize(
-    "loss", [keras_ldam.CrossEntropy(), keras_ldam.Focal(), keras_ldam.CrossEntropy([5, 5])]
-)
-def test_a_single_score_is_refused_with_what_to_use(loss):
-    with pytest.raises(ValueError, match=r"Two classes need two scores, as of `CosineDense"):
-        loss([0, 1], [[0.2], [0.3]])
 
 
 def test_a_label_beyond_32_bits_is_no_class():

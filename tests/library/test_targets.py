@@ -1,0 +1,493 @@
+"""Targets of every form: one score, several labels, void pixels, axes. Runs on every backend."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from keras import ops
+
+import keras_ldam
+from keras_ldam import losses
+
+COUNTS = [90, 10]
+SIDES = [[90, 10], [40, 60], [97, 3]]
+"""Negatives and positives of three labels."""
+
+
+def values(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def jitted(function):
+    """A function inside compiled code, on the backend in use."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    if keras.backend.backend() == "torch":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
+def gradient(loss, z):
+    """d loss / dz on the backend in use."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(loss)(z))
+    if keras.backend.backend() == "torch":
+        import torch
+
+        z = torch.tensor(z, requires_grad=True)
+        loss(z).backward()
+        return z.grad.numpy()
+    import tensorflow as tf
+
+    z = tf.constant(z)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        lost = loss(z)
+    return tape.gradient(lost, z).numpy()
+
+
+EACH = {
+    "cross_entropy": lambda counts, **how: keras_ldam.CrossEntropy(counts, **how),
+    "focal": lambda counts, **how: keras_ldam.Focal(counts, gamma=2.0, **how),
+    "ldam": lambda counts, **how: keras_ldam.LDAM(counts, gradual=False, **how),
+    "gradual": lambda counts, **how: keras_ldam.LDAM(counts, **how),
+    "adjusted": lambda counts, **how: keras_ldam.LDAM(counts, tau=0.5, gradual=False, **how),
+    "logit": lambda counts, **how: keras_ldam.LogitAdjusted(counts, scale=9.0, **how),
+    "vector": lambda counts, **how: keras_ldam.VectorScaling(counts, scale=9.0, **how),
+    "hinge": lambda counts, **how: keras_ldam.LDAMHinge(counts, **how),
+}
+WEIGHTS = {"class_weights": [0.3, 1.7]}
+
+
+@pytest.fixture
+def binary(rng):
+    return rng.integers(0, 2, size=64), rng.uniform(-1, 1, size=(64, 1)).astype("float32")
+
+
+# ----------------------------------------------------------------------------- one score
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_one_score_is_two_classes(name, binary):
+    y, z = binary
+    loss = EACH[name](COUNTS, **WEIGHTS)
+    expected = float(loss(y, np.concatenate([-z / 2, z / 2], axis=1)))
+    one_hot = np.eye(2, dtype="float32")[y]
+    every = (y, y[:, None], y.astype("float32"), y[:, None] == 1, one_hot)
+    for labels in every if name == "gradual" else (y, one_hot):
+        assert float(loss(labels, z)) == pytest.approx(expected, rel=1e-5)
+    if name == "gradual":
+        for labels in (y[:, None], y.astype("float32")):
+            assert float(jitted(loss)(labels, z)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_ldam_of_one_score_equals_the_oracle(binary):
+    y, z = binary
+    margins = oracle.margins(COUNTS, 0.5)
+    expected = oracle.binary_ldam(y, z[:, 0], margins, 15.0)
+    loss = keras_ldam.LDAM(COUNTS, gradual=False, reduction=None)
+    np.testing.assert_allclose(values(loss(y, z)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values(losses.ldam(y, z, margins, scale=15.0)), expected, atol=1e-6)
+
+
+def test_opposite_cosines_are_one_cosine_of_twice_the_scale_and_half_the_margin(binary):
+    y, z = binary
+    two = keras_ldam.LDAM(COUNTS, scale=15.0, max_margin=0.5)
+    one = keras_ldam.LDAM(COUNTS, scale=30.0, max_margin=0.25)
+    opposite = np.concatenate([-z, z], axis=1)
+    assert float(one(y, z)) == pytest.approx(float(two(y, opposite)), rel=1e-5)
+
+
+def test_one_score_is_keras_own_binary_cross_entropy(binary):
+    y, z = binary
+    theirs = keras.losses.BinaryCrossentropy(from_logits=True)(y[:, None].astype("float32"), z)
+    for loss in (keras_ldam.CrossEntropy(COUNTS), keras_ldam.CrossEntropy()):
+        assert float(loss(y, z)) == pytest.approx(float(theirs), rel=1e-5)
+    focal = keras.losses.BinaryFocalCrossentropy(gamma=2.0, from_logits=True)
+    theirs = float(focal(y[:, None].astype("float32"), z))
+    assert float(keras_ldam.Focal(COUNTS, gamma=2.0)(y, z)) == pytest.approx(theirs, rel=1e-5)
+    smooth = np.where(y == 1, 0.9, 0.2).astype("float32")[:, None]
+    theirs = float(keras.losses.BinaryCrossentropy(from_logits=True)(smooth, z))
+    assert float(keras_ldam.CrossEntropy(COUNTS)(smooth, z)) == pytest.approx(theirs, rel=1e-5)
+
+
+def test_the_sigmoid_focal_loss_of_one_score_is_one_decision(binary):
+    y, z = binary
+    theirs = keras.losses.BinaryFocalCrossentropy(gamma=1.0, from_logits=True)
+    rows = y[:, None].astype("float32")
+    loss = keras_ldam.Focal(gamma=1.0, form="sigmoid")
+    assert float(loss(rows, z)) == pytest.approx(float(theirs(rows, z)), rel=1e-5)
+
+
+def test_one_score_is_judged_like_two(binary):
+    y, z = binary
+    pair = np.concatenate([-z / 2, z / 2], axis=1)
+    for make in (
+        lambda: keras_ldam.ClassErrors(COUNTS, per_class=True),
+        lambda: keras_ldam.ClassMargins(2),
+    ):
+        one, two = make(), make()
+        one.update_state(y[:, None], z)
+        two.update_state(y, pair)
+        found, expected = ({k: float(v) for k, v in m.result().items()} for m in (one, two))
+        assert found == pytest.approx(expected, nan_ok=True)
+    margins = values(keras_ldam.example_margins(y, z))
+    np.testing.assert_allclose(margins, np.where(y == 1, z[:, 0], -z[:, 0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "metric", [keras.metrics.AUC, keras.metrics.Recall, lambda: keras.metrics.Precision([0.3])]
+)
+def test_metrics_of_keras_see_the_sigmoid_of_one_score(metric, binary):
+    y, z = binary
+    ours, theirs = keras_ldam.OfProbabilities(metric(), scale=15.0), metric()
+    ours.update_state(y, z)
+    theirs.update_state(y, 1 / (1 + np.exp(-15.0 * z[:, 0])))
+    np.testing.assert_allclose(values(ours.result()), values(theirs.result()), rtol=1e-5)
+
+
+def test_a_model_of_one_score_is_re_weighted_in_fit(rng):
+    x, y = rng.normal(size=(40, 3)).astype("float32"), np.repeat([0, 1], [36, 4])
+    model = keras.Sequential([keras.Input((3,)), keras_ldam.CosineDense(1)])
+    loss = keras_ldam.LDAM([36, 4])
+    model.compile(keras.optimizers.SGD(0.0), loss, metrics=[keras_ldam.ClassErrors([36, 4])])
+    drw = keras_ldam.DRW(start_epoch=1, verbose=0)
+    logs = model.fit(x, y, batch_size=40, epochs=2, verbose=0, callbacks=[drw]).history
+    z = model.predict(x, verbose=0)
+    again = keras_ldam.LDAM([36, 4])
+    assert logs["loss"][0] == pytest.approx(float(again(y, z)), rel=1e-4)
+    again.class_weights.assign(keras_ldam.class_weights([36, 4]))
+    assert logs["loss"][1] == pytest.approx(float(again(y, z)), rel=1e-4)
+    assert logs["loss"][0] != pytest.approx(logs["loss"][1], rel=1e-3)
+    wrong = (z[:, 0] > 0) != y
+    expected = (wrong[:36].mean() + wrong[36:].mean()) / 2
+    assert logs["balanced_error"][0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 2], r"Labels of a single score must be 0 or 1.*Received: 2"),
+        ([0, -1], r"Received: -1; `ignore_class=-1` leaves it out"),
+        ([0, np.nan], "Received: nan"),
+        ([0, 1, 1], r"must hold labels 0 and 1 of shape \(2,\). Received: shape \(3,\)"),
+    ],
+)
+def test_labels_that_do_not_fit_one_score_get_a_sentence(labels, message):
+    for judge in (keras_ldam.LDAM(COUNTS), keras_ldam.ClassErrors(COUNTS).update_state):
+        with pytest.raises(ValueError, match=message):
+            judge(np.array(labels), np.zeros((2, 1), "float32"))
+
+
+# ----------------------------------------------------------------------------- several labels
+
+
+@pytest.fixture
+def several(rng):
+    return rng.integers(0, 2, size=(32, 3)), rng.uniform(-1, 1, size=(32, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("name", sorted(set(EACH) - {"gradual"}))
+def test_several_labels_are_as_many_problems_of_two_classes(name, several, rng):
+    y, z = several
+    weights = rng.uniform(0.5, 2.0, size=(3, 2))
+    loss = EACH[name](SIDES, class_weights=weights, reduction=None)
+    sums = EACH[name](SIDES, class_weights=weights)
+    alone = [
+        EACH[name](c, class_weights=w, reduction=None) for c, w in zip(SIDES, weights, strict=True)
+    ]
+    expected = np.stack([values(alone[j](y[:, j], z[:, j : j + 1])) for j in range(3)], axis=1)
+    own = np.take_along_axis(weights[None], y[..., None], axis=-1)[..., 0]
+    for labels in (y, y.astype("float32")):
+        np.testing.assert_allclose(values(loss(labels, z)), expected, rtol=1e-4, atol=1e-6)
+    if name == "ldam":
+        whole = float(jitted(sums)(y == 1, z))
+        assert whole == pytest.approx(expected.sum() / own.sum(), rel=1e-5)
+
+
+def test_ldam_of_several_labels_equals_the_oracle(several):
+    y, z = several
+    each = [
+        oracle.binary_ldam(y[:, j], z[:, j], oracle.margins(SIDES[j], 0.5), 15.0) for j in range(3)
+    ]
+    loss = keras_ldam.LDAM(SIDES, gradual=False, reduction=None)
+    np.testing.assert_allclose(values(loss(y, z)), np.stack(each, axis=1), rtol=1e-5, atol=1e-6)
+    whole = keras_ldam.LDAM(SIDES, class_weights=keras_ldam.class_weights(SIDES), gradual=False)
+    weights = np.stack([keras_ldam.class_weights(c)[y[:, j]] for j, c in enumerate(SIDES)], axis=1)
+    expected = oracle.weighted_mean(np.stack(each, axis=1), weights.astype("float64"))
+    assert float(whole(y, z)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_margins_of_several_labels_grow_with_what_has_been_learned(several):
+    y, z = several
+    z = (0.1 * z + 0.1 * (2 * y - 1)).astype("float32")
+    loss = keras_ldam.LDAM(SIDES)
+    entropy = np.logaddexp(0, -15.0 * np.where(y == 1, z, -z)).mean()
+    surprise = -np.log(np.array(SIDES) / 100.0)[np.arange(3), y].mean()
+    share = 1 - entropy / surprise
+    assert 0.05 < share < 0.95
+    margins = share * keras_ldam.margins(SIDES)
+    each = [oracle.binary_ldam(y[:, j], z[:, j], margins[j], 15.0) for j in range(3)]
+    assert float(loss(y, z)) == pytest.approx(np.mean(each), rel=1e-4)
+
+
+def test_several_labels_without_weights_are_keras_own_binary_cross_entropy(several):
+    y, z = several
+    theirs = keras.losses.BinaryCrossentropy(from_logits=True)(y.astype("float32"), z)
+    assert float(keras_ldam.CrossEntropy(SIDES)(y, z)) == pytest.approx(float(theirs), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gradual", "int32"), ("focal", "float32")])
+def test_unknown_answers_count_nowhere(name, kind, several, rng):
+    y, z = several
+    y = y.astype(kind)
+    known = rng.random(y.shape) < 0.7
+    void, broken = np.where(known, y, -1), np.where(known, z, np.nan).astype("float32")
+    loss = EACH[name](SIDES, class_weights=keras_ldam.class_weights(SIDES), ignore_class=-1)
+    expected = float(loss(y, z, known.astype("float32")))
+    assert float(loss(void, z)) == pytest.approx(expected, rel=1e-5)
+    assert float(jitted(loss)(void, broken)) == pytest.approx(expected, rel=1e-5)
+    slope = gradient(lambda z: loss(void, z), z)
+    assert np.all(slope[~known] == 0) and np.any(slope[known] != 0)
+    nothing = np.full_like(y, -1)
+    assert float(loss(nothing, z)) == float(jitted(loss)(nothing, z)) == 0
+    np.testing.assert_array_equal(gradient(lambda z: loss(nothing, z), z), 0)
+
+
+def test_weights_of_examples_and_of_their_labels_multiply(several, rng):
+    y, z = several
+    loss = keras_ldam.CrossEntropy(SIDES)
+    each = np.logaddexp(0, -np.where(y == 1, z, -z))
+    examples, labels = rng.uniform(size=32), rng.uniform(size=(32, 3))
+    for given, weights in ((examples, examples[:, None] * np.ones(3)), (labels, labels)):
+        expected = (each * weights).sum() / weights.sum()
+        assert float(loss(y, z, given)) == pytest.approx(expected, rel=1e-5)
+    column = float(loss(y, z, examples[:, None]))
+    assert column == pytest.approx(float(loss(y, z, examples)), rel=1e-6)
+
+
+def test_errors_of_several_labels_are_those_of_both_sides(several):
+    y, z = several
+    counts = [[9, 200], [9, 50], [9, 5]]
+    void = np.where(np.arange(32)[:, None] < 4, -1, y)
+    metric = keras_ldam.ClassErrors(counts, per_class=True, ignore_class=-1)
+    for part in (slice(0, 16), slice(16, 32)):
+        metric.update_state(void[part], z[part])
+    y, wrong = y[4:], ((z > 0) != y)[4:]
+    each = [
+        (wrong[:, j][y[:, j] == 1].mean() + wrong[:, j][y[:, j] == 0].mean()) / 2 for j in range(3)
+    ]
+    found = {name: float(value) for name, value in metric.result().items()}
+    assert found["error"] == pytest.approx(wrong.mean())
+    assert found["balanced_error"] == pytest.approx(np.mean(each))
+    groups = [found[f"{name}_error"] for name in ("many", "medium", "few")]
+    assert groups == pytest.approx(each) == [found[f"error_{j}"] for j in range(3)]
+
+
+@pytest.mark.parametrize("class_id", [None, 2])
+def test_metrics_of_keras_see_the_sigmoid_of_each_label(class_id, several):
+    y, z = several
+    void = np.where(np.arange(32)[:, None] < 4, -1, y)
+    ours = keras_ldam.OfProbabilities(
+        keras.metrics.AUC(), scale=4.0, class_id=class_id, multi_label=True, ignore_class=-1
+    )
+    ours.update_state(void, z)
+    which = slice(None) if class_id is None else class_id
+    theirs = keras.metrics.AUC()
+    theirs.update_state(y[4:, which].ravel(), (1 / (1 + np.exp(-4.0 * z[4:, which]))).ravel())
+    assert float(ours.result()) == pytest.approx(float(theirs.result()), rel=1e-5)
+
+
+def test_several_labels_are_re_weighted_in_fit_label_by_label_and_side_by_side(rng):
+    x, y = rng.normal(size=(40, 5)).astype("float32"), rng.integers(0, 2, size=(40, 3))
+    y[:2] = [[0, 0, 0], [1, 1, 1]]
+    counts = keras_ldam.count(y, multi_label=True)
+    model = keras.Sequential([keras.Input((5,)), keras_ldam.CosineDense(3)])
+    model.compile(keras.optimizers.SGD(0.0), keras_ldam.LDAM(counts))
+    drw = keras_ldam.DRW(start_epoch=1, weights="inverse", verbose=0)
+    logs = model.fit(
+        x, y, batch_size=40, epochs=2, verbose=0, validation_data=(x, y), callbacks=[drw]
+    ).history
+    z = model.predict(x, verbose=0)
+    loss = keras_ldam.LDAM(counts)
+    assert logs["loss"][0] == pytest.approx(float(loss(y, z)), rel=1e-4)
+    weights = keras_ldam.class_weights(counts, kind="inverse")
+    loss.class_weights.assign(weights)
+    assert logs["loss"][1] == pytest.approx(float(loss(y, z)), rel=1e-4)
+    np.testing.assert_allclose(values(model.loss.class_weights), weights)
+    assert logs["val_loss"][0] == pytest.approx(logs["val_loss"][1], rel=1e-5)
+
+
+def test_counts_of_labels_and_sides_make_margins_and_weights_label_by_label():
+    margins, weights = keras_ldam.margins(SIDES), keras_ldam.class_weights(SIDES)
+    for j, counts in enumerate(SIDES):
+        np.testing.assert_array_equal(margins[j], keras_ldam.margins(counts))
+        np.testing.assert_array_equal(weights[j], keras_ldam.class_weights(counts))
+    groups = keras_ldam.shot_groups([[9, 200], [9, 50], [900, 5]])
+    assert [list(group) for group in groups.values()] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: keras_ldam.LDAM([[9, 1], [10, 0]]),
+            "Received: 0 for the positives of label 1.*drop",
+        ),
+        (lambda: keras_ldam.LDAM([[0, 9], [5, 5]]), "Received: 0 for the negatives of label 0"),
+        (lambda: keras_ldam.LDAM(SIDES, test_prior=[1, 1, 1]), "classes that exclude each other"),
+        (lambda: keras_ldam.LDAM(SIDES, class_weights=[1, 1, 1]), "must be 3 × 2 finite numbers"),
+        (
+            lambda: keras_ldam.CrossEntropy(SIDES, ignore_class=0.5),
+            "`ignore_class` must be a whole",
+        ),
+        (lambda: keras_ldam.ClassErrors(COUNTS, axis=None), "`axis` must be a whole number"),
+        (
+            lambda: keras_ldam.LDAM(SIDES)(np.zeros((2, 3)), np.zeros((2, 2))),
+            "name 3 labels, which",
+        ),
+        (
+            lambda: keras_ldam.LDAM(SIDES)(np.zeros(2), np.zeros((2, 3))),
+            r"labels 0 and 1 of shape \(2, 3\). Received: shape \(2,\)",
+        ),
+        (lambda: keras_ldam.LDAM(SIDES)([[0, 1, np.nan]], np.zeros((1, 3))), "Received: nan"),
+        (
+            lambda: keras_ldam.LDAM(SIDES)([[0, 1, -1]], np.zeros((1, 3))),
+            "`ignore_class=-1` leaves",
+        ),
+    ],
+)
+def test_what_does_not_fit_several_labels_gets_a_sentence(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+# ----------------------------------------------------------------------------- dense targets
+
+
+@pytest.fixture
+def dense(rng):
+    y, z = rng.integers(0, 3, size=(2, 3, 4, 5)), rng.normal(size=(2, 3, 4, 5, 3))
+    return y, z.astype("float32"), rng.random(y.shape) < 0.6
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+def test_void_pixels_are_ignored_as_by_keras_own_cross_entropy(reduction, dense):
+    y, z, known = dense
+    void = np.where(known, y, 255).astype("uint8")
+    theirs = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=255, reduction=reduction
+    )
+    loss = keras_ldam.CrossEntropy([9, 5, 2], reduction=reduction, ignore_class=255)
+    expected = float(theirs(void.astype("int32"), z))
+    assert float(loss(void, z)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "ignored"), [("gradual", 255), ("focal", -1), ("hinge", 2)])
+def test_void_pixels_count_neither_in_loss_nor_in_weights(name, ignored, dense):
+    y, z, known = dense
+    if ignored == 2:
+        known = y != 2  # A class of the model, which is left out.
+    void = np.where(known, y, ignored).astype("int32")
+    broken = np.where(known[..., None], z, np.nan).astype("float32")
+    weights = [0.5, 1.0, 1.5]
+    loss = EACH[name]([90, 9, 5], class_weights=weights, ignore_class=ignored)
+    expected = float(EACH[name]([90, 9, 5], class_weights=weights)(y[known], z[known]))
+    assert float(loss(void, z)) == pytest.approx(expected, rel=1e-5)
+    assert float(jitted(loss)(void[..., None], broken)) == pytest.approx(expected, rel=1e-5)
+    assert np.all(gradient(lambda z: loss(void, z), z)[~known] == 0)
+    everywhere = np.full_like(void, ignored)
+    assert float(loss(everywhere, z)) == 0
+    np.testing.assert_array_equal(
+        values(loss.example_weights(void, z)), np.where(known, np.array(weights)[y], 0)
+    )
+
+
+def test_void_pixels_count_in_no_metric(dense):
+    y, z, known = dense
+    void = np.where(known, y, 255).astype("uint8")
+    for make in (
+        lambda **how: keras_ldam.ClassErrors([90, 9, 5], **how),
+        lambda **how: keras_ldam.ClassMargins(3, **how),
+        lambda **how: keras_ldam.OfProbabilities(
+            keras.metrics.AUC(), scale=2.0, class_id=1, name="auc", **how
+        ),
+    ):
+        metric, alone = make(ignore_class=255), make()
+        metric.update_state(void, z)
+        alone.update_state(y[known], z[known])
+        found, expected = (
+            [float(x) for x in keras.tree.flatten(m.result())] for m in (metric, alone)
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
+        again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+        assert again.get_config() == metric.get_config()
+
+
+@pytest.mark.parametrize(("name", "axis"), [("gradual", 1), ("focal", -2)])
+def test_classes_may_stand_on_another_axis(name, axis, dense):
+    y, z, known = dense
+    void = np.where(known, y, 255)
+    moved = np.moveaxis(z, -1, axis)
+    last = EACH[name]([90, 9, 5], ignore_class=255)
+    loss = EACH[name]([90, 9, 5], ignore_class=255, axis=axis)
+    expected = float(last(void, z))
+    assert float(loss(void, moved)) == pytest.approx(expected, rel=1e-6)
+    assert float(jitted(loss)(np.expand_dims(void, axis), moved)) == pytest.approx(
+        expected, rel=1e-5
+    )
+    one_hot = np.eye(3, dtype="float32")[y] * known[..., None]
+    assert float(loss(np.moveaxis(one_hot, -1, axis), moved)) == pytest.approx(expected, rel=1e-5)
+    errors = [keras_ldam.ClassErrors([90, 9, 5], ignore_class=255, axis=a) for a in (axis, -1)]
+    errors[0].update_state(void, moved)
+    errors[1].update_state(void, z)
+    assert float(errors[0].result()["error"]) == float(errors[1].result()["error"])
+
+
+def test_a_batch_of_void_pixels_changes_nothing_in_fit(rng):
+    x = rng.normal(size=(4, 6, 6, 2)).astype("float32")
+    model = keras.Sequential([keras.Input((6, 6, 2)), keras_ldam.CosineDense(3)])
+    metric = keras_ldam.ClassErrors([90, 9, 5], ignore_class=255)
+    model.compile("sgd", keras_ldam.LDAM([90, 9, 5], ignore_class=255), metrics=[metric])
+    before = model.get_weights()
+    logs = model.fit(x, np.full((4, 6, 6), 255, "uint8"), verbose=0).history
+    assert logs["loss"] == [0.0] and np.isnan(logs["error"][0])
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_one_hot_labels_name_no_class_to_ignore(dense):
+    y, z, _ = dense
+    one_hot = np.eye(3)[y]
+    with pytest.raises(ValueError, match="a one-hot row without a label is zeros"):
+        keras_ldam.LDAM([9, 5, 2], ignore_class=2)(one_hot, z)
+    loss = keras_ldam.LDAM([9, 5, 2], ignore_class=255)
+    assert float(loss(one_hot, z)) == pytest.approx(float(loss(y, z)), rel=1e-5)
+
+
+def test_an_axis_that_scores_do_not_have_gets_a_sentence():
+    for loss in (keras_ldam.CrossEntropy(axis=3), keras_ldam.CrossEntropy([5, 5], axis=3)):
+        with pytest.raises(ValueError, match="axis"):
+            loss([0], np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras_ldam.LDAM(SIDES, class_weights=keras_ldam.class_weights(SIDES), ignore_class=-1),
+        keras_ldam.LDAMHinge(SIDES, axis=1),
+        keras_ldam.CrossEntropy(SIDES, ignore_class=9),
+        keras_ldam.Focal(SIDES, form="sigmoid"),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_a_loss_comes_back_from_its_config(loss, several):
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert again.get_config() == loss.get_config()
+    assert float(again(*several)) == float(loss(*several))
