@@ -28,9 +28,11 @@ LONG = {"epochs": 5, "drop_at": (0.6,)}
 LONGER = {"epochs": 8, "drop_at": (0.5,)}
 SCHEDULES = {
     "ce_drw": LONG,
+    "crt": LONGER,  # Of their first stage, erm.
     "erm": LONGER,
     "ldam": LONG,
     "ldam_drw": LONG,
+    "lws": LONGER,
     "rs": SHORTEST,
     "rw": MIDDLE,
 }

@@ -446,6 +446,8 @@ def _balanced_dataset(
             return tf.data.Dataset.from_tensors(element).repeat(times)
 
         examples = dataset.scan(start, times).flat_map(repeat)
+        # Beside a global seed TensorFlow does not take a seed that is a tensor.
+        tf.compat.v1.get_default_graph().seed = None
         return examples.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
 
     if verbose:

@@ -18,11 +18,15 @@ RULES = ("none", "rs", "rw", "cb_rs", "cb_rw", "drs", "drw")
 
 
 class Method(typing.NamedTuple):
-    """A row of a table: loss, how classes are balanced, and whether the paper has such a row."""
+    """A row of a table: loss, how classes are balanced, and whether the paper has such a row.
+
+    A second stage, by the name of its function in the library, starts from the run of `erm`.
+    """
 
     loss: str
     rule: str
     in_paper: bool = True
+    second_stage: str = ""
 
 
 METHODS = {
@@ -47,6 +51,8 @@ METHODS = {
     "la": Method("logit_adjusted", "none", in_paper=False),
     "vs": Method("vector_scaling", "none", in_paper=False),
     "ldam_la": Method("ldam_adjusted", "none", in_paper=False),
+    "crt": Method("cross_entropy", "rs", in_paper=False, second_stage="retrain_head"),
+    "lws": Method("cross_entropy", "rs", in_paper=False, second_stage="rescale_head"),
 }
 """The methods of the paper, their close relatives, and what they are compared with, by the name
 that `--method` takes."""
@@ -201,6 +207,19 @@ class Config:
         high=100,
     )
 
+    second_epochs: int = _option(
+        10,
+        "crt and lws: epochs of the second stage, in which the head is trained",
+        low=1,
+        high=10_000,
+    )
+    stage_one: str = _option(
+        "",
+        "crt and lws: run folder of the first stage, with the same settings and method erm; it is "
+        "trained there unless it is complete; empty: the folder that bin/train gives it, beside "
+        "this run's",
+    )
+
     # The network.
     network: str = _option(
         "",
@@ -343,6 +362,19 @@ class Config:
             return how, self.weighting
         return how, "effective" if self.rule.startswith("cb_") else "inverse"
 
+    @property
+    def first_stage(self) -> Config | None:
+        """The config of the run that a second stage starts from; None where there is none."""
+        if not METHODS[self.method].second_stage:
+            return None
+        return dataclasses.replace(
+            self,
+            method="erm",
+            rule=METHODS["erm"].rule,
+            second_epochs=Config.second_epochs,
+            stage_one=Config.stage_one,
+        )
+
     def _check_whole(self):
         if not is_path(self.dataset) and self.dataset not in DATASETS:
             raise ValueError(unknown_dataset(self.dataset))
@@ -364,6 +396,17 @@ class Config:
                 f"`adversarial` must be 0 with a strategy. Received: "
                 f"adversarial={self.adversarial:g}, strategy={self.strategy!r}"
             )
+        if METHODS[self.method].second_stage:
+            if self.rule != "rs":
+                raise ValueError(
+                    f"`rule` must be rs for method {self.method}. Received: rule={self.rule!r}"
+                )
+            if self.strategy == "multiworker":
+                raise ValueError(
+                    f"`strategy` must not be multiworker for method {self.method}: train method "
+                    "erm so, and the second stage on one machine. Received: "
+                    f"strategy={self.strategy!r}"
+                )
         folds = math.floor(1 / (self.validation_fraction or 1) + 1e-9)
         if self.validation_fold >= folds:
             raise ValueError(

@@ -33,6 +33,7 @@ except ImportError:  # Not on Windows.
 
 PLACE_FIELDS = (
     "data_dir",
+    "stage_one",
     "strategy",
     "replicas",
     "worker_timeout",

@@ -7,17 +7,18 @@ import contextlib
 import dataclasses
 import importlib.util
 import sys
+import time
 import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_ldam import evaluation
+from keras_ldam import adjustment, evaluation
 from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.callbacks import DRW
 from keras_ldam.experiments import datasets, feeding, models
-from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.config import METHODS, Config
 from keras_ldam.experiments.datasets.data import Data
 from keras_ldam.experiments.datasets.sampling import Batches, EpochClock
 from keras_ldam.experiments.place import Place, divide_cores
@@ -36,7 +37,8 @@ def train(
 
     Args:
         config: A resolved config.
-        run_dir: The run folder; created if it does not exist. A complete run is not repeated.
+        run_dir: The run folder; created if it does not exist. A complete run is not repeated. For
+            a second stage its first one is trained before, in a folder of its own.
         progress: Whether to show Keras' progress bar, or one line per epoch where standard error
             is no terminal.
         tensorboard: Whether to log each epoch for TensorBoard too, in the run folder; a resumed
@@ -58,6 +60,10 @@ def train(
     folder.check(config)
     if folder.complete:
         return _completed(folder, config)
+    if config.first_stage is not None:
+        first = RunFolder(config.stage_one or folder.path.with_name(config.first_stage.run_name))
+        train(config.first_stage, first.path, progress=progress, tensorboard=tensorboard)
+        return _second_stage(config, folder, first)
     place = Place.of(config)
     with folder.locked() if place.writes else contextlib.nullcontext():
         folder.check(config)
@@ -91,6 +97,43 @@ def train(
             initial_epoch=initial_epoch,
             progress=progress,
         )
+        return record.finish()
+
+
+def _second_stage(config, folder, first):
+    """Trains the head of a finished run anew; an interrupted second stage starts again.
+
+    The examples are read once, without augmentation: the features of the frozen body are fixed.
+    """
+    place = Place.of(dataclasses.replace(config, strategy="none"))
+    with folder.locked():
+        keras.utils.set_random_seed(config.seed)
+        data = datasets.load(config)
+        folder.check_data(data.describe())
+        _describe(config, data, place)
+        folder.create(config, data.describe())
+        start = time.monotonic()
+        model = first.load_model()
+        batches = feeding.training_batches(
+            dataclasses.replace(config.first_stage, steps_per_epoch=0), data
+        )
+        with feeding.naming_unreadable(batches):
+            model = getattr(adjustment, METHODS[config.method].second_stage)(
+                model,
+                feeding.feed(batches),
+                epochs=config.second_epochs,
+                batch_size=config.batch_size,
+                scale=config.score_scale,
+                seed=config.seed,
+                in_place=True,
+            )
+        record = Progress(folder, config, data, place, model)
+        record.set_model(model)
+        earlier = first.read_results()
+        record.replicas |= set(earlier["replicas"])
+        record.seconds = earlier["seconds"] + time.monotonic() - start
+        record.on_train_begin()
+        record.on_epoch_end(config.epochs - 1, {})
         return record.finish()
 
 

@@ -124,6 +124,15 @@ def test_a_users_file_is_found_from_other_folders(tmp_path, monkeypatch):
     assert Config.from_json(config.to_json()) == config
 
 
+def test_the_first_stage_of_a_method_is_the_erm_run_of_the_same_settings():
+    config = Config(method="lws", stage_one="elsewhere", second_epochs=3, seed=4).resolve()
+    assert config.first_stage == Config(method="erm", seed=4).resolve()
+    assert Config(method="rs").resolve().first_stage is None
+    for changes in ({"rule": "cb_rs"}, {"strategy": "multiworker"}):
+        with pytest.raises(ValueError, match="for method lws"):
+            dataclasses.replace(config, **changes).resolve()
+
+
 def test_every_field_has_help_and_a_default_in_its_range():
     for field in dataclasses.fields(Config):
         assert field.metadata["help"]

@@ -68,6 +68,67 @@ def test_the_history_shows_when_the_rule_came_on(finished_run):
     assert rows[2]["learning_rate"] == pytest.approx(0.1 * rows[1]["learning_rate"])
 
 
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory):
+    """A short ERM run, for second stages; not to be changed."""
+    folder = tmp_path_factory.mktemp("stages") / "first"
+    training.train(SECOND.first_stage, folder, progress=False)
+    return folder
+
+
+SECOND = small_config(method="crt", epochs=2, steps_per_epoch=3, drop_at=(), second_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def second_stages(first_stage, tmp_path_factory):
+    """Folders of a cRT and an LWS run; not to be changed."""
+    folder = tmp_path_factory.mktemp("second")
+    for method in ("crt", "lws"):
+        config = dataclasses.replace(SECOND, method=method, stage_one=str(first_stage)).resolve()
+        training.train(config, folder / method, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["crt", "lws"])
+def test_a_second_stage_starts_from_the_erm_run_and_moves_its_head_alone(
+    first_stage, second_stages, method
+):
+    earlier, results = (
+        RunFolder(path).read_results() for path in (first_stage, second_stages / method)
+    )
+    assert (results["method"], results["last"]["epoch"]) == (method, 1)
+    assert results["last"]["per_class_error"] != earlier["last"]["per_class_error"]
+    assert results["seconds"] > earlier["seconds"]
+    first, second = (RunFolder(path).load_model() for path in (first_stage, second_stages / method))
+    for one, other in zip(first.layers, second.layers, strict=True):
+        same = map(np.array_equal, one.get_weights(), other.get_weights())
+        assert all(same) == (one.name != "logits"), one.name
+
+
+def test_an_interrupted_second_stage_starts_again_from_the_same_run(
+    first_stage, second_stages, tmp_path, monkeypatch
+):
+    shutil.copytree(first_stage, tmp_path / SECOND.first_stage.run_name)
+
+    def killed(*args, **kwargs):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.adjustment, "retrain_head", killed)
+        with pytest.raises(KilledError):
+            training.train(SECOND, tmp_path / "run", progress=False)
+        # The first stage, which is found beside the run, is not trained again.
+        patch.setattr(training, "fit", killed)
+    resumed = training.train(SECOND, tmp_path / "run", progress=False)
+    assert resumed["last"] == RunFolder(second_stages / "crt").read_results()["last"]
+    other = dataclasses.replace(SECOND, stage_one=str(first_stage))
+    # Another place of the first stage is the same run; other settings are not.
+    assert training.train(other, tmp_path / "run", progress=False) == resumed
+    unlike = dataclasses.replace(other, learning_rate=0.5)
+    with pytest.raises(ValueError, match="first belongs to a run with learning_rate"):
+        training.train(unlike, tmp_path / "unlike", progress=False)
+
+
 def test_epochs_between_evaluations_have_no_errors_and_the_last_always_has(tmp_path):
     config = small_config(method="erm", epochs=3, evaluate_every=2)
     results = training.train(config, tmp_path / "run", progress=False)

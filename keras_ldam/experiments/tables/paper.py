@@ -38,6 +38,8 @@ METHOD_TITLES = {
     "la": "LA",
     "vs": "VS",
     "ldam_la": "LDAM-LA",
+    "crt": "cRT",
+    "lws": "LWS",
 }
 BEST_MARK = "†"
 
