@@ -22,11 +22,13 @@ from keras_ldam.export import export_saved_model
 from keras_ldam.layers import CosineDense, FusedBatchNormalization, RandomCropFlip
 from keras_ldam.losses import (
     LDAM,
+    AsymmetricFocal,
     CrossEntropy,
     Focal,
     LDAMHinge,
     LogitAdjusted,
     VectorScaling,
+    asymmetric_focal,
     cross_entropy,
     focal,
     ldam,
@@ -35,7 +37,13 @@ from keras_ldam.losses import (
     set_class_weights,
     vector_scaling,
 )
-from keras_ldam.metrics import ClassErrors, ClassMargins, OfProbabilities, example_margins
+from keras_ldam.metrics import (
+    ClassErrors,
+    ClassMargins,
+    MeanAveragePrecision,
+    OfProbabilities,
+    example_margins,
+)
 from keras_ldam.optimizers import MomentumSGD
 from keras_ldam.sampling import EpochClock, balanced
 from keras_ldam.version import __version__ as __version__
@@ -46,6 +54,7 @@ __all__ = [
     "Adjustment",
     "AdversarialTraining",
     "Advice",
+    "AsymmetricFocal",
     "ClassErrors",
     "ClassMargins",
     "CosineDense",
@@ -55,12 +64,14 @@ __all__ = [
     "FusedBatchNormalization",
     "LDAMHinge",
     "LogitAdjusted",
+    "MeanAveragePrecision",
     "MomentumSGD",
     "OfProbabilities",
     "RandomCropFlip",
     "VectorScaling",
     "adjust",
     "advise",
+    "asymmetric_focal",
     "balanced",
     "class_weights",
     "count",

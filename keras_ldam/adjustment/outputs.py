@@ -209,7 +209,9 @@ def wants_probabilities(loss: Any) -> bool:
 def _is_of_decisions(loss: Any) -> bool:
     """Whether a loss takes each score for a decision of its own."""
     loss = _resolved(loss)
-    if getattr(loss, "form", None) == "sigmoid" or loss is keras.losses.binary_crossentropy:
+    if getattr(loss, "multi_label", False) or getattr(loss, "form", None) == "sigmoid":
+        return True
+    if loss is keras.losses.binary_crossentropy:
         return True
     return isinstance(loss, (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy))
 
@@ -269,7 +271,8 @@ def split(model: keras.Model) -> tuple[keras.Model, Probabilities | None]:
 def with_probabilities(model: keras.Model, *, scale: float | None = None) -> keras.Model:
     """Returns a model with the same weights that gives probabilities, softmax(s z).
 
-    Of a single score it makes a sigmoid.
+    Of a single score it makes a sigmoid, and of each score where the loss that the model is
+    compiled with has several labels.
 
     They are the probabilities that the loss has trained: for the class frequencies that it has
     seen, and after margins or re-weighting for no particular ones. `keras_ldam.adjust` makes those
@@ -302,6 +305,7 @@ def with_probabilities(model: keras.Model, *, scale: float | None = None) -> ker
     found = read(model, from_logits=True)
     if gives_probabilities(found.model):
         raise ValueError("The model ends in probabilities already.")
-    activation = "sigmoid" if found.num_scores == 1 else "softmax"
+    several = getattr(found.loss, "multi_label", False)
+    activation = "sigmoid" if several or found.num_scores == 1 else "softmax"
     layer = Probabilities(softmax_scale(model, scale), activation=activation, name="probabilities")
     return found.with_layer(layer)

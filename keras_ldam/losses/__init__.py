@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_ldam.losses.asymmetric_focal import AsymmetricFocal, asymmetric_focal
 from keras_ldam.losses.base import (
     ClassWeightedLoss,
     MarginLoss,
@@ -31,6 +32,7 @@ from keras_ldam.losses.vector_scaling import VectorScaling, vector_scaling
 __all__ = [
     "LDAM",
     "LOSSES",
+    "AsymmetricFocal",
     "ClassWeightedLoss",
     "CrossEntropy",
     "Focal",
@@ -39,6 +41,7 @@ __all__ = [
     "MarginLoss",
     "NamedLoss",
     "VectorScaling",
+    "asymmetric_focal",
     "check_class_weights",
     "compile_again",
     "cross_entropy",

@@ -2,6 +2,13 @@
 
 from keras_ldam.metrics.class_errors import ClassErrors
 from keras_ldam.metrics.class_margins import ClassMargins, example_margins
+from keras_ldam.metrics.mean_average_precision import MeanAveragePrecision
 from keras_ldam.metrics.of_probabilities import OfProbabilities
 
-__all__ = ["ClassErrors", "ClassMargins", "OfProbabilities", "example_margins"]
+__all__ = [
+    "ClassErrors",
+    "ClassMargins",
+    "MeanAveragePrecision",
+    "OfProbabilities",
+    "example_margins",
+]

@@ -342,6 +342,11 @@ def test_counts_of_labels_and_sides_make_margins_and_weights_label_by_label():
         ),
         (lambda: keras_ldam.LDAM([[0, 9], [5, 5]]), "Received: 0 for the negatives of label 0"),
         (lambda: keras_ldam.LDAM(SIDES, test_prior=[1, 1, 1]), "classes that exclude each other"),
+        (lambda: keras_ldam.AsymmetricFocal([5, 5, 5]), "must be negatives and positives"),
+        (lambda: keras_ldam.AsymmetricFocal(gamma_negative=-1), "`gamma_negative` must be a"),
+        (lambda: keras_ldam.AsymmetricFocal(shift=1.0), "`shift` must be a number in"),
+        (lambda: keras_ldam.MeanAveragePrecision([5, 5, 5]), "must be negatives and positives"),
+        (lambda: keras_ldam.MeanAveragePrecision(SIDES, bins=1), "`bins` must be a whole"),
         (lambda: keras_ldam.LDAM(SIDES, class_weights=[1, 1, 1]), "must be 3 × 2 finite numbers"),
         (
             lambda: keras_ldam.CrossEntropy(SIDES, ignore_class=0.5),
@@ -366,6 +371,113 @@ def test_counts_of_labels_and_sides_make_margins_and_weights_label_by_label():
 def test_what_does_not_fit_several_labels_gets_a_sentence(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def asymmetric(y, z, positive, negative, shift):
+    """The formula of Ridnik et al., in float64."""
+    p = 1 / (1 + np.exp(-z.astype("float64")))
+    low = np.maximum(p - shift, 0)
+    return np.where(y == 1, -((1 - p) ** positive) * np.log(p), -(low**negative) * np.log(1 - low))
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "shift"), [(0, 4, 0.05), (1, 2, 0), (0.5, 0.5, 0)]
+)
+def test_the_asymmetric_focal_loss_equals_its_formula(positive, negative, shift, several):
+    y, z = several
+    z = 5 * z
+    how = {"gamma_positive": positive, "gamma_negative": negative, "shift": shift}
+    expected = asymmetric(y, z, positive, negative, shift)
+    for labels in (y, y.astype("float32")):
+        found = values(keras_ldam.asymmetric_focal(labels, z, **how))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    void = np.where(np.arange(32)[:, None] < 9, -1, y)
+    plain = keras_ldam.AsymmetricFocal(ignore_class=-1, **how)
+    assert float(plain(void, z)) == pytest.approx(expected[9:].mean(), rel=1e-4)
+    weights = keras_ldam.class_weights(SIDES)
+    loss = keras_ldam.AsymmetricFocal(SIDES, class_weights=weights, **how)
+    own = weights[np.arange(3), y].astype("float64")
+    assert float(loss(y, z)) == pytest.approx(oracle.weighted_mean(expected, own), rel=1e-4)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert float(again(y, z)) == float(loss(y, z))
+    one = keras_ldam.AsymmetricFocal(COUNTS, **how)
+    assert float(one(y[:, 0], z[:, :1])) == pytest.approx(expected[:, 0].mean(), rel=1e-4)
+
+
+def test_the_asymmetric_focal_loss_is_keras_own_where_both_sides_have_one_focus(several):
+    y, z = several
+    theirs = keras.losses.BinaryFocalCrossentropy(gamma=2.0, from_logits=True)
+    loss = keras_ldam.AsymmetricFocal(gamma_positive=2.0, gamma_negative=2.0, shift=0.0)
+    assert float(loss(y, z)) == pytest.approx(float(theirs(y.astype("float32"), z)), rel=1e-5)
+
+
+def test_the_asymmetric_focal_loss_is_finite_where_the_model_is_certain():
+    y, z = np.array([[0, 1, 0, 1]]), np.array([[90.0, 90.0, -90.0, -90.0]], "float32")
+    for gamma in (0.5, 4.0):
+        loss = keras_ldam.AsymmetricFocal(gamma_positive=gamma, gamma_negative=gamma)
+        assert np.isfinite(float(loss(y, z)))
+        assert np.isfinite(gradient(lambda z, loss=loss: loss(y, z), z)).all()
+
+
+@pytest.mark.parametrize("bins", [2000, 8])
+def test_the_mean_average_precision_is_that_of_scikit_learn_on_scores_in_bins(bins, rng):
+    oracle = pytest.importorskip("sklearn.metrics")
+    y = (rng.random((60, 3)) < [0.5, 0.2, 0.1]).astype(int)
+    z = (rng.normal(size=(60, 3)) + y).astype("float32")
+    known, weights = rng.random((60, 3)) < 0.9, rng.uniform(0.5, 2, size=60)
+    counts = [[9, 200], [9, 50], [9, 5]]
+    metric = keras_ldam.MeanAveragePrecision(counts, per_label=True, bins=bins, ignore_class=-1)
+    for part in (slice(0, 30), slice(30, 60)):
+        metric.update_state(np.where(known, y, -1)[part], z[part], weights[part])
+    binned = np.floor((z / (1 + np.abs(z)) + 1) * (bins / 2))
+
+    def expected(scores):
+        return [
+            oracle.average_precision_score(
+                y[known[:, j], j], scores[known[:, j], j], sample_weight=weights[known[:, j]]
+            )
+            for j in range(3)
+        ]
+
+    found = {name: float(value) for name, value in metric.result().items()}
+    each = [found[f"average_precision_{j}"] for j in range(3)]
+    assert each == pytest.approx(expected(binned), rel=1e-5)
+    if bins == 2000:
+        assert each == pytest.approx(expected(z), abs=0.01)
+    groups = [found[f"{name}_average_precision"] for name in ("many", "medium", "few")]
+    assert groups == each and found["mean_average_precision"] == pytest.approx(np.mean(each))
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert again.get_config() == metric.get_config()
+
+
+def test_a_label_without_a_positive_has_no_average_precision():
+    metric = keras_ldam.MeanAveragePrecision([[9, 5], [9, 200]], per_label=True)
+    metric.update_state([[0, 1], [0, 0]], [[0.3, 0.2], [0.1, 0.1]])
+    found = {name: float(value) for name, value in metric.result().items()}
+    assert found["mean_average_precision"] == found["many_average_precision"] == 1
+    assert np.isnan([found["average_precision_0"], found["few_average_precision"]]).all()
+    metric.update_state([[1, 0]], [[0.2, np.nan]])
+    assert np.isnan(float(metric.result()["mean_average_precision"]))
+
+
+def test_one_score_has_an_average_precision(binary):
+    oracle = pytest.importorskip("sklearn.metrics")
+    y, z = binary
+    metric = keras_ldam.MeanAveragePrecision(COUNTS, bins=10**5)
+    metric.update_state(y, z)
+    found = {name: float(value) for name, value in metric.result().items()}
+    expected = oracle.average_precision_score(y, z[:, 0])
+    assert found == {"mean_average_precision": pytest.approx(expected, rel=1e-4)}
+
+
+def test_probabilities_of_one_score_and_of_several_labels_are_sigmoids(rng):
+    x = rng.normal(size=(6, 4)).astype("float32")
+    for units, counts in ((1, COUNTS), (3, SIDES)):
+        model = keras.Sequential([keras.Input((4,)), keras_ldam.CosineDense(units)])
+        model.compile("sgd", keras_ldam.LDAM(counts))
+        found = keras_ldam.with_probabilities(model).predict(x, verbose=0)
+        z = model.predict(x, verbose=0)
+        np.testing.assert_allclose(found, 1 / (1 + np.exp(-15.0 * z)), rtol=1e-5)
 
 
 # ----------------------------------------------------------------------------- dense targets
