@@ -11,12 +11,12 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam.layers import dense_heads, gives_probabilities
-from keras_ldam.losses import ClassWeightedLoss, MarginLoss, compile_again, weighted_losses
+from keras_ldam import guards
+from keras_ldam.layers import gives_probabilities
+from keras_ldam.losses import ClassWeightedLoss, compile_again, weighted_losses
+from keras_ldam.metrics import ClassErrors
 
 LR_DROP = "lr_drop"
-_BALANCED = ("val_balanced_accuracy", "balanced_accuracy")
-"""Where `ClassErrors` tells whether all predictions are one class."""
 FALL = 0.5
 """The rate has dropped when it is at most this share of the highest since the last drop."""
 
@@ -133,7 +133,7 @@ class DRW(keras.callbacks.Callback):
         self._epoch: int | None = None
         self._before: tuple[Any, int | None] = (None, None)
         self._validation: Any = None
-        self._stuck = 0
+        self._stuck, self._broken = 0, False
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
         """Returns the class weights of an epoch, of the shape of the counts; ones before the start.
@@ -163,7 +163,7 @@ class DRW(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks losses, counts, head and start."""
-        self._epoch, self._stuck = None, 0
+        self._epoch, self._stuck, self._broken = None, 0, False
         for loss in self._losses():
             loss.validate_by(None)  # A validation may have been interrupted.
             if self.counts is not None and self.counts.shape != loss.counts.shape:
@@ -178,20 +178,9 @@ class DRW(keras.callbacks.Callback):
                 "The model ends in probabilities, but the losses of keras_ldam take scores, of "
                 "which they compute the softmax themselves; train it without that activation."
             )
-        self._warn_of_other_heads()
+        for found in guards.of_layers(self.model, self._losses()):
+            warnings.warn(found, stacklevel=2)
         self._warn_of_accumulation()
-
-    def _warn_of_other_heads(self) -> None:
-        """Where a margin is demanded of logits, which can grow until any margin is met."""
-        heads = dense_heads(self.model)
-        alone = len(getattr(self.model, "outputs", None) or ()) == len(heads) == 1
-        if alone and any(isinstance(loss, MarginLoss) for loss in self._losses()):
-            warnings.warn(
-                f"{type(self._losses()[0]).__name__} measures margins between cosines, but the "
-                f"model ends in Dense({heads[0].units}), whose logits satisfy any margin by "
-                f"growing: replace it by keras_ldam.CosineDense({heads[0].units}).",
-                stacklevel=2,
-            )
 
     def _warn_of_accumulation(self) -> None:
         """Where the mean of small batches gives the rare classes less than their weight."""
@@ -228,19 +217,43 @@ class DRW(keras.callbacks.Callback):
         if logs is None:
             return
         logs["reweighted"] = float(self._on)
-        # Exactly this is the balanced accuracy of one class for all. Before the start it is no
-        # fault: many networks begin so.
-        chance = 1.0 / self._losses()[0].counts.shape[-1]
-        found = [logs[name] for name in _BALANCED if name in logs]
-        stuck = self._on and bool(found) and abs(float(found[0]) - chance) < 1e-6
-        self._stuck = self._stuck + 1 if stuck else 0
+        # Before the start it is no fault: many networks begin so.
+        self._stuck = self._stuck + 1 if self._on and self._predicts_one_class() else 0
         if self._stuck == 2:  # Once may be chance, where there are few examples.
             warnings.warn(
-                f"After epoch {epoch + 1}, with class weights enabled, predictions are no better "
-                "than one class for all. Train longer before the start, lower the learning rate or "
-                "the loss's `scale`, and use `CosineDense` and `LDAM` with their defaults.",
+                f"After epoch {epoch + 1}, with class weights enabled, all predictions are one "
+                "class. Train longer before the start, and use `CosineDense` and `LDAM` with their "
+                "defaults.",
                 stacklevel=2,
             )
+        broken = None if self._broken else self._not_finite(logs)
+        if broken:
+            self._broken = True
+            warnings.warn(
+                f"After epoch {epoch + 1} {broken}: look for NaN in the examples, lower the "
+                "learning rate, and let keras.callbacks.TerminateOnNaN() stop training.",
+                stacklevel=2,
+            )
+
+    def _not_finite(self, logs: Mapping[str, Any]) -> str | None:
+        if not np.isfinite(float(logs.get("loss", 0.0))):
+            return f"the loss is {float(logs['loss'])}"
+        # A ReLU that TensorFlow fuses with the layer before it makes zeros of NaN.
+        for variable in self.model.trainable_variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(keras.ops.sum(variable))):
+                layer = variable.path.split("/")[-2:][0]
+                return f"weights of {layer!r} are not finite, though the loss is"
+        return None
+
+    def _predicts_one_class(self) -> bool:
+        """Whether they all were in what was seen last, of validation if there is one."""
+        found = [
+            metric.predicts_one_class()
+            for outer in getattr(self.model, "metrics", ())
+            for metric in getattr(outer, "metrics", [outer])
+            if isinstance(metric, ClassErrors)
+        ]
+        return bool(found) and all(found)
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Enables the class weights for validation."""

@@ -1,4 +1,4 @@
-"""One pass of a model over examples: class errors, margins, confusions, reliability, scores.
+"""One pass of a model over examples: class errors, margins, confusions, reliability, warnings.
 
 Everything here runs on any Keras backend and computes in NumPy. Batches are pairs
 `(examples, labels)`.
@@ -7,6 +7,7 @@ Everything here runs on any Keras backend and computes in NumPy. Batches are pai
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +16,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam import adjustment
+from keras_ldam import adjustment, guards
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_labels
-from keras_ldam.layers import gives_cosines, inputs_of
+from keras_ldam.layers import CosineDense, cosine_heads, gives_probabilities, inputs_of
+from keras_ldam.losses import weighted_losses
 
 QUANTILES = {"min": 0.0, "q05": 0.05, "q50": 0.5}
 """The quantiles of a class's margins that a diagnosis keeps, by name."""
@@ -57,7 +59,7 @@ def class_errors(
     counts = class_counts.check_counts(counts)
     labels, ranks, preferences = _one_pass(
         functools.partial(_scores_of, model),
-        lambda scores, labels, sizes: (labels, _ranks(scores, labels), _preferences(scores)),
+        lambda scores, labels, _: (labels, _ranks(scores, labels), _preferences(scores)),
         batches,
         len(counts),
         at_once=at_once,
@@ -85,21 +87,34 @@ def diagnose(
         of examples; `margins`, see `class_margins`; `confusion`, row the label and column the
         guess, None above `DENSE_CONFUSION` classes; `group_confusion`, the same over many, medium
         and few; `most_confused`, the most frequent mistakes as `[label, guess, number]`;
-        `reliability`, see `adjustment.reliability`, None for an empty bin.
+        `reliability`, see `adjustment.reliability`, None for an empty bin; `warnings`, sentences on
+        what keeps the model or its margins from working, each with the line to change. They are
+        meant for training examples at the end of training, and mostly there are none.
 
     Raises:
         ValueError: if the output or a label does not fit `counts`, or there are no examples.
     """
     counts = class_counts.check_counts(counts)
-    predict, unit = _measured(model)
-    labels, guesses, ranks, margins, confidences = _one_pass(
-        predict, functools.partial(_examine, scale=scale), batches, len(counts)
+    predict, unit, head = _measured(model)
+    sums = guards.Sums(counts)
+
+    def keep(scores: np.ndarray, labels: np.ndarray, seen: Any) -> tuple[np.ndarray, ...]:
+        sizes, features = seen
+        sums.add(scores, labels, features)
+        return _examine(scores, labels, sizes, scale=scale)
+
+    labels, guesses, ranks, margins, confidences = _one_pass(predict, keep, batches, len(counts))
+    losses = weighted_losses(model)
+    warnings = guards.of_layers(model, losses)
+    warnings += guards.of_pass(
+        labels, guesses, margins, sums, loss=losses[0] if len(losses) == 1 else None, head=head
     )
     return _errors(ranks, labels, counts), {
         "n": len(labels),
         "margins": class_margins(margins, labels, len(counts), unit=unit),
         **_confusions(labels, guesses, counts),
         "reliability": _reliability(confidences, guesses == labels),
+        "warnings": warnings,
     }
 
 
@@ -118,7 +133,7 @@ def scores(model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> tuple[np.n
     """
     found, labels = _one_pass(
         functools.partial(_scores_of, model),
-        lambda scores, labels, sizes: (scores.astype(np.float64), labels),
+        lambda scores, labels, _: (scores.astype(np.float64), labels),
         batches,
     )
     return found, labels
@@ -128,7 +143,7 @@ def scores(model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> tuple[np.n
 
 
 def _one_pass(
-    predict: Callable[[Any], tuple[np.ndarray, np.ndarray]],
+    predict: Callable[[Any], tuple[np.ndarray, Any]],
     keep: Callable[..., tuple[np.ndarray, ...]],
     batches: Iterable[tuple[Any, Any]],
     num_classes: int | None = None,
@@ -138,8 +153,8 @@ def _one_pass(
     """Predicts each batch, and concatenates the arrays that are kept of each.
 
     Args:
-        predict: Maps examples to scores `(batch, num_classes)` and sizes `(batch,)`.
-        keep: Maps scores, labels and sizes to arrays of shape `(batch, …)`.
+        predict: Maps examples to scores `(batch, num_classes)` and what else `keep` needs.
+        keep: Maps scores, labels and that to arrays of shape `(batch, …)`.
         batches: Pairs of examples and labels.
         num_classes: Number of scores per example; None: any number.
         at_once: Number of batches to predict at the same time.
@@ -148,7 +163,7 @@ def _one_pass(
     def of_batch(batch: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
         examples, labels = batch
         labels = np.asarray(labels).reshape(-1)
-        found, sizes = predict(examples)
+        found, seen = predict(examples)
         expected = num_classes or found.shape[-1]
         if found.shape != (len(labels), expected):
             raise ValueError(
@@ -156,7 +171,7 @@ def _one_pass(
                 f"{len(labels)} labels. Received: output of shape {found.shape}"
             )
         check_labels(labels, expected)
-        return keep(found, labels.astype(np.int64), sizes)
+        return keep(found, labels.astype(np.int64), seen)
 
     batches = iter(batches)
     # The first batch builds the model's function, which several threads must not do at once.
@@ -172,9 +187,8 @@ def _one_pass(
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def _scores_of(model: keras.Model, examples: Any) -> tuple[np.ndarray, np.ndarray]:
-    scores = _array(model.predict_on_batch(examples))
-    return scores, np.ones(len(scores), np.float32)
+def _scores_of(model: keras.Model, examples: Any) -> tuple[np.ndarray, None]:
+    return _array(model.predict_on_batch(examples)), None
 
 
 def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -238,33 +252,46 @@ def _ranking(preferences: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 # ----------------------------------------------------------------------------- the diagnosis
 
 
-def _measured(model: keras.Model) -> tuple[Callable[[Any], tuple[np.ndarray, np.ndarray]], str]:
-    """A function from examples to scores and the sizes to divide them by, and the unit then."""
+def _measured(
+    model: keras.Model,
+) -> tuple[Callable[[Any], tuple[np.ndarray, Any]], str, CosineDense | None]:
+    """A function from examples to scores, with the sizes to divide them by and the features, where
+    they are known; the unit of the scores then; and the head, if the scores are its cosines.
+    """
     last = model.layers[-1] if getattr(model, "layers", None) else None
     softmax = getattr(last, "activation", None) is keras.activations.softmax
     linear = getattr(last, "activation", None) is keras.activations.linear
-    if isinstance(last, keras.layers.Dense) and (linear or softmax):
-        try:
-            both = keras.Model(inputs_of(model), [last.input, model.outputs[0]])
-        except (AttributeError, ValueError):  # A subclassed model has no graph to look into.
-            both = None
-        if both is not None:
-            kernel = _array(last.kernel)
-            longest = float(np.linalg.norm(kernel, axis=0).max())
+    dense = isinstance(last, keras.layers.Dense) and (linear or softmax)
+    heads: list[Any] = [last] if dense else cosine_heads(model)
+    both = None
+    if len(heads) == 1:
+        with contextlib.suppress(AttributeError, ValueError):  # A subclass has no graph.
+            both = keras.Model(inputs_of(model), [heads[0].input, model.outputs[0]])
 
-            def predict(examples: Any) -> tuple[np.ndarray, np.ndarray]:
-                features, scores = map(_array, both.predict_on_batch(examples))
-                if softmax:  # The margins are those of the logits.
-                    scores = features @ kernel + (_array(last.bias) if last.use_bias else 0)
-                sizes = longest * np.linalg.norm(features, axis=-1)
-                return scores, np.maximum(sizes, 1e-12)
+    def predict(examples: Any) -> tuple[np.ndarray, Any]:
+        if both is None:
+            scores = _array(model.predict_on_batch(examples))
+            return scores, (np.ones(len(scores), np.float32), None)
+        features, scores = map(_array, both.predict_on_batch(examples))
+        return scores, (np.ones(len(scores), np.float32), features)
 
-            return predict, "normalized score"
-    predict = functools.partial(_scores_of, model)
-    if gives_cosines(model):
-        return predict, "cosine"
-    is_probability = softmax or isinstance(last, keras.layers.Softmax)
-    return predict, "probability" if is_probability else "score"
+    if not dense:
+        is_probability = isinstance(last, keras.layers.Softmax)
+        unit = "cosine" if heads else "probability" if is_probability else "score"
+        alone = len(heads) == 1 and not gives_probabilities(model)
+        return predict, unit, heads[0] if alone else None
+    if both is None:
+        return predict, "probability" if softmax else "score", None
+    kernel = _array(heads[0].kernel)
+    longest = float(np.linalg.norm(kernel, axis=0).max())
+
+    def predict_normalized(examples: Any) -> tuple[np.ndarray, Any]:
+        scores, (_, features) = predict(examples)
+        if softmax:  # The margins are those of the logits.
+            scores = features @ kernel + (_array(heads[0].bias) if heads[0].use_bias else 0)
+        return scores, (np.maximum(longest * np.linalg.norm(features, axis=-1), 1e-12), features)
+
+    return predict_normalized, "normalized score", None
 
 
 def _examine(

@@ -19,8 +19,8 @@ LIBRARY = [
     {"extras", "files", "keras_internals", "version"},
     {"counting", "counts", "hardware", "labels"},
     {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},
-    {"adjustment", "callbacks"},
-    {"evaluation"},
+    {"adjustment", "guards"},
+    {"callbacks", "evaluation"},
     {"distribution", "export", "report", "serving"},
 ]
 EXPERIMENTS = [

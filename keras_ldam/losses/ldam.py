@@ -81,12 +81,13 @@ class LDAM(MarginLoss):
             softmax(s · z).
         gradual: Whether the margins grow with what the network has learned. The share that is
             demanded is 1 - H/H₀, at least 0, where H is the cross-entropy of the batch at scale s
-            without margins, and H₀ that of the class frequencies alone. `False` demands whole
-            margins from the first step, as the official code does: before a network has learned
-            anything it can satisfy them only for the frequent classes, by assigning every example
-            to them. The share is computed from the batch, so the loss of a batch is not quite the
-            mean of its examples' losses, and while the share grows the loss may rise. `DRW`
-            validates with whole margins.
+            without margins, and H₀ that of the class frequencies alone, or of equal ones where
+            that is less, as in batches that are drawn evenly over the classes. `False` demands
+            whole margins from the first step, as the official code does: before a network has
+            learned anything it can satisfy them only for the frequent classes, by assigning every
+            example to them. The share is computed from the batch, so the loss of a batch is not
+            quite the mean of its examples' losses, and while the share grows the loss may rise.
+            `DRW` validates with whole margins.
         exponent: 1/4, as the theorem has it. 0 gives every class the margin `max_margin` (rows M).
         tau: τ ≥ 0, the strength of the logit adjustment. 0, as in the paper, has none; 1 makes the
             scores those of equally frequent classes, in place of `DRW`.
@@ -176,9 +177,11 @@ class LDAM(MarginLoss):
         if self._offsets is not None:
             logits = logits + ops.convert_to_tensor(self._offsets)
         entropy = softmax_cross_entropy(labels, sparse, logits)
-        entropy, given = (
-            ops.sum(ops.where(weights > 0, weights * part, 0.0)) for part in (entropy, given)
+        entropy, given, weights = (
+            ops.sum(ops.where(weights > 0, weights * part, 0.0)) for part in (entropy, given, 1.0)
         )
+        # Batches may be drawn evenly over the classes: nothing is learned yet at log K either.
+        given = ops.minimum(given, weights * float(np.log(self.counts.shape[-1])))
         share = ops.clip(1.0 - ops.divide_no_nan(entropy, given), 0.0, 1.0)
         # NaN is a matter of its own example.
         share = ops.where(share == share, share, 0.0)

@@ -159,6 +159,20 @@ class ClassErrors(keras.metrics.Metric):
         prefix = "" if self.name == "class_errors" else f"{self.name}_"
         return {prefix + key: value for key, value in result.items()}
 
+    def predicts_one_class(self) -> bool:
+        """Whether all predictions so far are one class, though there were examples of others.
+
+        Of several labels each must be, among those of which both sides were seen.
+        """
+        total, wrong = (
+            ops.convert_to_numpy(sums.value()).reshape(-1, self.counts.shape[-1])
+            for sums in (self._total, self._wrong)
+        )
+        several = (total > 0).sum(axis=1) > 1
+        right = (total > 0) & (wrong < total)
+        alone = (right.sum(axis=1) == 1) & ~(right & (wrong > 0)).any(axis=1)
+        return bool(several.any() and alone[several].all())
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal metric."""
         return {

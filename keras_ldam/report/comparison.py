@@ -92,6 +92,7 @@ def _run(
         history=rows,
         margins={split: found["margins"] for split, found in diagnosed.items()},
         diagnosis=diagnosed["test"],
+        warnings=diagnosed["train"]["warnings"],
         demanded=np.asarray(loss.margins) if demands else None,
         start_epoch=_start_epoch(rows),
         settings={"loss": type(loss).__name__, **{name: getattr(loss, name) for name in _SETTINGS}}

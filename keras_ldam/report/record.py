@@ -31,6 +31,7 @@ class Run:
             percent on `split`; either may be missing.
         margins: Margins per class by split, as `diagnosis` holds them.
         diagnosis: What `keras_ldam.evaluation.diagnose` tells about `split`; None if unknown.
+        warnings: What keeps it or its margins from working, in sentences.
         demanded: Margins that the loss demands, shape `(num_classes,)`; None for a loss without.
         start_epoch: Epoch, from zero, at which a deferred rule came on; None without such a rule.
         published: Published errors in percent to show beside its own, by `(group, measure)`.
@@ -49,6 +50,7 @@ class Run:
     history: Sequence[Mapping[str, float]] = ()
     margins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     diagnosis: Mapping[str, Any] | None = None
+    warnings: Sequence[str] = ()
     demanded: np.ndarray | None = None
     start_epoch: int | None = None
     published: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)

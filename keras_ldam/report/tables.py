@@ -99,7 +99,7 @@ def spread(errors: Sequence[float]) -> Cell:
 
 
 def plain(runs: Sequence[Run], title: str) -> Table:
-    """Returns the table of single models: a row for each, without spread.
+    """Returns the table of single models: a row for each, without spread, and their warnings.
 
     Args:
         runs: Runs of different titles.
@@ -111,8 +111,9 @@ def plain(runs: Sequence[Run], title: str) -> Table:
         errors = (run.error(column.measure) for column in shown)
         cells = tuple("" if error is None else f"{error:.2f}" for error in errors)
         rows.append(Row(run.title, "as given", cells, strong=True))
-    notes = (f"Errors in percent on the {runs[0].split} split.",)
-    return Table(title, shown, tuple(rows), notes)
+    notes = [f"Errors in percent on the {runs[0].split} split."]
+    notes += [f"Warning, {run.title}: {warning}" for run in runs for warning in run.warnings]
+    return Table(title, shown, tuple(rows), tuple(notes))
 
 
 def markdown(table: Table) -> str:

@@ -1,6 +1,7 @@
 """Deferred re-weighting: that it fires, when, and that compiled steps see it. Every backend."""
 
 import itertools
+import types
 import warnings
 
 import keras
@@ -22,7 +23,7 @@ def examples(rng):
 def compiled(loss=None, **settings):
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
-        [keras.Input((6,)), keras.layers.Dense(8, "relu"), keras_ldam.CosineDense(3)]
+        [keras.Input((6,)), keras.layers.Dense(8, "relu", name="hidden"), keras_ldam.CosineDense(3)]
     )
     model.compile(
         keras.optimizers.SGD(0.05), loss=loss or keras_ldam.LDAM(COUNTS, scale=10), **settings
@@ -445,6 +446,14 @@ def test_a_margin_that_is_demanded_of_logits_gets_a_warning_with_the_line_to_cha
         fit(model, examples, [keras_ldam.DRW(2, verbose=0)])
 
 
+def test_batch_normalization_of_dropout_gets_a_warning(examples):
+    parts = keras.layers.Dropout(0.1), keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((6,)), *parts, keras_ldam.CosineDense(3)])
+    model.compile("sgd", keras_ldam.LDAM(COUNTS))
+    with pytest.warns(UserWarning, match="put BatchNormalization before Dropout"):
+        fit(model, examples, [keras_ldam.DRW(0, verbose=0)], epochs=1)
+
+
 @pytest.mark.parametrize(
     ("head", "loss"),
     [
@@ -498,10 +507,48 @@ def test_predictions_of_one_class_get_a_warning_once_the_weights_are_enabled(stu
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(model, (x, y), [drw], validation_data=(x, y))
-    told = [str(each.message) for each in caught if "one class for all" in str(each.message)]
+    told = [str(each.message) for each in caught if "are one class" in str(each.message)]
     assert len(told) == stuck
     if stuck:
-        assert told[0].startswith("After epoch 4, with class weights enabled, predictions are no")
+        assert told[0].startswith("After epoch 4, with class weights enabled, all predictions are")
+
+
+@pytest.mark.parametrize("guesses", [[0, 1, 0, 1], [0, 0, 0, 0]])
+def test_chance_on_even_batches_is_not_taken_for_one_class(guesses):
+    # Of both guesses half of each class or all of one is right: the same balanced accuracy.
+    metric = keras_ldam.ClassErrors([90, 10])
+    metric.update_state(np.array([0, 0, 1, 1]), np.eye(2)[guesses])
+    assert float(metric.result()["balanced_accuracy"]) == 0.5
+    drw, model = keras_ldam.DRW(0, verbose=0), compiled(keras_ldam.LDAM([90, 10]))
+    drw.set_model(types.SimpleNamespace(loss=model.loss, metrics=[metric], trainable_variables=[]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch in range(4):
+            drw.on_epoch_begin(epoch)
+            drw.on_epoch_end(epoch, {})
+    told = [each for each in caught if each.category is UserWarning]
+    assert len(told) == (guesses == [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "broken", "told"),
+    [
+        (np.nan, False, "After epoch 1 the loss is nan: look for NaN in the examples"),
+        (1.0, True, "After epoch 1 weights of 'hidden' are not finite, though the loss is"),
+        (1.0, False, None),
+    ],
+)
+def test_a_loss_or_weights_that_are_not_finite_get_a_warning_once(loss, broken, told):
+    model = compiled()
+    if broken:
+        model.layers[0].kernel.assign(np.full((6, 8), np.nan))
+    drw = keras_ldam.DRW(1)
+    drw.set_model(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch in range(2):
+            drw.on_epoch_end(epoch, {"loss": loss})
+    assert [str(each.message)[: len(told or "")] for each in caught] == ([told] if told else [])
 
 
 def test_a_share_of_one_epoch_is_refused(examples):

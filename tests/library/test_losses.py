@@ -691,10 +691,10 @@ def share_of(y, z, scale, tau=0.0):
     """1 - H/H₀ of a batch, clipped to [0, 1]."""
     surprise = -np.log(np.array(COUNTS) / np.sum(COUNTS))
     entropy = oracle.logit_adjusted(y, z, COUNTS, tau, scale).mean()
-    return float(np.clip(1 - entropy / surprise[y].mean(), 0, 1))
+    return float(np.clip(1 - entropy / min(surprise[y].mean(), np.log(len(COUNTS))), 0, 1))
 
 
-@pytest.mark.parametrize(("learned", "tau"), [(-1.0, 0.0), (0.0, 0.0), (0.1, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(("learned", "tau"), [(-1.0, 0.0), (0.1, 0.0), (0.2, 1.0), (1.0, 0.0)])
 def test_margins_grow_with_what_has_been_learned(learned, tau, batch):
     y, z = batch
     z = 0.1 * z + learned * np.eye(4, dtype=np.float32)[y]
@@ -706,6 +706,15 @@ def test_margins_grow_with_what_has_been_learned(learned, tau, batch):
     for labels in (y, np.eye(4, dtype=np.float32)[y]):
         assert float(loss(labels, z)) == pytest.approx(expected, rel=1e-4)
         assert float(jitted(loss)(labels, z)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0] * 9 + [1]])
+def test_nothing_is_demanded_of_a_network_that_gives_no_more_than_the_frequencies(labels):
+    # Of batches that are drawn evenly, and of those that are drawn as they come.
+    shares = np.bincount(labels) / len(labels)
+    z = np.tile(np.log(shares) / 15, (len(labels), 1)).astype("float32")
+    entropy = float(-np.sum(shares * np.log(shares)))
+    assert float(keras_ldam.LDAM([900, 100])(np.array(labels), z)) == pytest.approx(entropy)
 
 
 def test_the_share_of_the_margins_has_no_gradient(batch):

@@ -249,3 +249,27 @@ def test_weights_of_fit_reach_the_metric_among_the_weighted_ones_only(rng):
     wrong = model.predict(x, verbose=0).argmax(axis=1) != y
     assert found["all_error"] == pytest.approx(wrong.mean(), abs=1e-6)
     assert found["labeled_error"] == pytest.approx(wrong[:20].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "guesses", "expected"),
+    [
+        ([0, 0, 1, 2], [0, 0, 0, 0], True),
+        ([0, 0, 1, 2], [0, 0, 0, 2], False),
+        ([0, 0, 1, 1], [0, 1, 0, 1], False),
+        ([0, 0, 1, 1], [0, 1, 0, 0], False),
+        ([0, 0, 0, 0], [0, 0, 0, 0], False),  # There are no others.
+        ([1, 2, 2, 1], [0, 0, 0, 0], False),  # Nor is any of class 0.
+    ],
+)
+def test_class_errors_tell_whether_predictions_are_one_class(labels, guesses, expected):
+    metric = keras_ldam.ClassErrors([5, 3, 2])
+    metric.update_state(np.array(labels), np.eye(3)[guesses])
+    assert metric.predicts_one_class() is expected
+
+
+@pytest.mark.parametrize(("scores", "expected"), [([-1, -1], True), ([-1, 1], False)])
+def test_several_labels_are_one_class_where_none_is_ever_found(scores, expected):
+    metric = keras_ldam.ClassErrors([[5, 3], [6, 2]])
+    metric.update_state(np.array([[0, 0], [1, 1]]), np.array([[-1.0, -1], scores]))
+    assert metric.predicts_one_class() is expected

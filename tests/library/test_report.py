@@ -477,6 +477,20 @@ def test_the_margins_that_a_models_loss_demands_are_drawn(own, loss):
         assert run.demanded is None
 
 
+def test_warnings_on_the_training_examples_stand_below_the_table(own):
+    models, train, test, _ = own
+    model = models["LDAM-DRW"]
+    flat = keras.models.clone_model(model)
+    flat.layers[-1].set_weights([np.zeros_like(w) for w in flat.layers[-1].get_weights()])
+    runs = runs_of(
+        {"flat": flat, "mine": model}, train, test, class_names=None, histories=None, scale=20.0
+    )
+    _, *told = tables.plain(runs, "Mine").notes
+    assert len(told) == 1 and told[0].startswith("Warning, flat: All ")
+    text = report.draw(runs, tables.plain(runs, "Mine"))["index.html"].decode()
+    assert text.count("Warning, flat: ") == 1
+
+
 def test_without_matplotlib_a_report_says_what_to_install():
     code = "import sys; sys.modules['matplotlib'] = None; from keras_ldam import report"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
