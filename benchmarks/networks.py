@@ -33,6 +33,11 @@ examples after 50 and 200 steps and at the end, in training mode (with dropout) 
 - `zero`: share of features that are zero; `norm` and `norm_1%`: their median and smallest length;
 - `gap_90%`: how far the label's score is ahead of the best other one, 90th percentile.
 
+`warnings` are those of the library's guards at the end; runs of before there were guards have none.
+
+With `--held_out` runs are judged by examples of the training split that the training set leaves
+out, from which defaults can be chosen; breast cancer has too few benign ones left for it.
+
 `networks_tried.json` has what was tried on the way to the defaults, failures included; it is not
 made by this program. `--cause` writes `networks_cause.json`: what happens step by step in the
 first 200 steps.
@@ -60,7 +65,7 @@ import numpy as np
 from keras import layers
 
 import keras_ldam
-from keras_ldam import hardware
+from keras_ldam import evaluation, hardware
 
 CACHE = Path(os.environ.get("NETWORKS_CACHE", Path.home() / ".cache" / "keras_ldam_networks"))
 RESULTS, CAUSE = HERE / "networks.json", HERE / "networks_cause.json"
@@ -70,13 +75,17 @@ LAST = 0.75
 # ------------------------------------------------------------------------------------- data
 
 
+HELD_OUT = False
+"""Whether runs are judged by examples that the training set leaves out, to choose by."""
+
+
 def cached(make):
     """Keeps what `make` returns, a dict of arrays, in a file of its name."""
 
     @functools.cache
     @functools.wraps(make)
     def read():
-        path = CACHE / f"{make.__name__}.npz"
+        path = CACHE / f"{make.__name__}{'_held_out' if HELD_OUT else ''}.npz"
         if not path.exists():
             CACHE.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(path, **make())
@@ -86,21 +95,33 @@ def cached(make):
     return read
 
 
-def tail(x, y, counts, seed=0):
-    """The first counts[j] examples of each class j in a random order, shuffled."""
+def tail(x, y, counts, seed=0, after=None):
+    """The first counts[j] examples of each class j in a random order, shuffled.
+
+    Args:
+        after: So many of each class are left out before.
+    """
     order = np.random.default_rng(seed).permutation(len(y))
     x, y = x[order], y[order]
-    kept = np.concatenate([np.flatnonzero(y == j)[:n] for j, n in enumerate(counts)])
+    after = [0] * len(counts) if after is None else after
+    kept = np.concatenate(
+        [
+            np.flatnonzero(y == j)[a : a + n]
+            for j, (a, n) in enumerate(zip(after, counts, strict=True))
+        ]
+    )
     kept = np.random.default_rng(seed + 1).permutation(kept)
     return x[kept], y[kept]
 
 
-def even(x, y, each, seed=2):
-    """A test set with so many of each class."""
-    return tail(x, y, [each] * (int(y.max()) + 1), seed)
+def judges(train, test, counts, each):
+    """So many examples of each class to judge by, of the test set or left out of training."""
+    if HELD_OUT:
+        return tail(*train, [each] * len(counts), after=counts)
+    return tail(*test, [each] * len(counts), 2)
 
 
-def split(text):
+def words_of(text):
     """The words of a review."""
     return re.findall(r"[a-z']+", text.decode().lower().replace("<br />", " "))
 
@@ -114,8 +135,8 @@ def _reviews(words, last):
         data = tfds.as_numpy(data)
         splits[split] = np.array(data["text"], dtype=object), np.array(data["label"])
     texts, y = tail(*splits["train"], (632, 6000))
-    test_texts, test_y = even(*splits["test"], 1500)
-    texts, test_texts = [[split(text) for text in some] for some in (texts, test_texts)]
+    test_texts, test_y = judges(splits["train"], splits["test"], (632, 6000), 1500)
+    texts, test_texts = [[words_of(text) for text in some] for some in (texts, test_texts)]
     common = collections.Counter(word for text in texts for word in text).most_common(9998)
     number = {word: i + 2 for i, (word, _) in enumerate(common)}
 
@@ -145,11 +166,13 @@ def _cifar(name, counts, each):
     import tensorflow_datasets as tfds
 
     train, test = (
-        tfds.as_numpy(tfds.load(name, split=part, download=False, batch_size=-1))
-        for part in ("train", "test")
+        (part["image"], part["label"])
+        for part in tfds.as_numpy(
+            tfds.load(name, split=["train", "test"], download=False, batch_size=-1)
+        )
     )
-    x, y = tail(train["image"], train["label"], counts)
-    test_x, test_y = even(test["image"], test["label"], each)
+    x, y = tail(*train, counts)
+    test_x, test_y = judges(train, test, counts, each)
     x, test_x = (
         x.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4)).astype("float32") / 127.5 - 1
         for x in (x, test_x)
@@ -178,8 +201,12 @@ def digits():
     x = (x / 16).astype("float32")
     order = np.random.default_rng(0).permutation(len(y))
     x, y = x[order], y[order]
-    train_x, train_y = tail(x[:1300], y[:1300], keras_ldam.long_tailed_counts(10, 120, 20))
-    return {"x": train_x, "y": train_y, "test_x": x[1300:], "test_y": y[1300:]}
+    counts = keras_ldam.long_tailed_counts(10, 120, 20)
+    train_x, train_y = tail(x[:1300], y[:1300], counts)
+    test_x, test_y = x[1300:], y[1300:]
+    if HELD_OUT:
+        test_x, test_y = tail(x[:1300], y[:1300], [100] * 10, after=counts)
+    return {"x": train_x, "y": train_y, "test_x": test_x, "test_y": test_y}
 
 
 @cached
@@ -230,7 +257,11 @@ def canvases():
     pools = [rng.permutation(np.flatnonzero(names == j)) for j in range(4)]
     shares = 3.0 ** -np.arange(4)
     x, y = draw(images[:500], [pool[:120] for pool in pools], shares / shares.sum(), rng)
-    test_x, test_y = draw(images[1000:1200], [pool[120:] for pool in pools], np.full(4, 0.25), rng)
+    if HELD_OUT:  # Other images, and the digits of training.
+        images, pools = images[500:700], [pool[:120] for pool in pools]
+    else:
+        images, pools = images[1000:1200], [pool[120:] for pool in pools]
+    test_x, test_y = draw(images, pools, np.full(4, 0.25), rng)
     return {"x": x, "y": y, "test_x": test_x, "test_y": test_y}
 
 
@@ -522,7 +553,16 @@ def train(network, row, seed):
         "seconds": round(time.process_time() - began, 1),
         "epochs": watch.epochs,
         "facts": watch.found,
+        "warnings": warnings_of(model, x, y, counts),
     }
+
+
+def warnings_of(model, x, y, counts):
+    """What the guards of the library say of the trained model, on 1,000 training examples."""
+    if y.ndim > 1:  # `diagnose` knows one label an example.
+        return []
+    batches = [(x[i : i + 250], y[i : i + 250]) for i in range(0, min(len(y), 1000), 250)]
+    return evaluation.diagnose(model, batches, counts)[1]["warnings"]
 
 
 # ------------------------------------------------------------------------------------ cause
@@ -663,8 +703,16 @@ def main(arguments=None, rows=ROWS):
     parser.add_argument("--rows", nargs="+", default=list(rows), choices=rows)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--held_out", action="store_true", help="judge by examples that the training set leaves out"
+    )
     parser.add_argument("--cause", action="store_true", help="follow the first 200 steps instead")
     options = parser.parse_args(arguments)
+    if options.held_out:
+        global HELD_OUT
+        HELD_OUT = True
+        if options.results == RESULTS:
+            parser.error("--held_out needs --results: networks.json is judged by the test sets.")
     if options.cause:
         show_cause()
         return
