@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import as_index, check_classes, check_target, class_of, present, weigh
+from keras_ldam.labels import check_classes, check_target, present
+from keras_ldam.metrics.decisions import decisions
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -110,21 +111,12 @@ class ClassErrors(keras.metrics.Metric):
             ignore_class=self.ignore_class,
             axis=self.axis,
         )
-        labels = class_of(y_true, y_pred)
-        weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
-        y_pred, classes = ops.convert_to_tensor(y_pred), as_index(labels, num_classes)
+        labels, guesses, weights, guessed = decisions(y_true, y_pred, sample_weight)
+        wrong = weights - ops.where(labels == guesses, guessed, 0.0)
         if multi_label:  # Each side of each label is a class.
-            classes = classes + num_classes * ops.arange(size, dtype="int32")
-        labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
-        weights = ops.where(labels >= 0, weights, 0.0)
-        guesses = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
-        # Of nothing but NaN argmax takes class 0; a broken model must not look right.
-        broken = ops.reshape(ops.any(ops.not_equal(y_pred, y_pred), axis=-1), (-1,))
-        right = ops.logical_and(labels == guesses, ops.logical_not(broken))
-        wrong = ops.where(right, 0.0, weights)
-        classes = ops.reshape(classes, (-1,))
-        self._total.add(weights, classes)
-        self._wrong.add(wrong, classes)
+            labels = labels + num_classes * (ops.arange(ops.shape(labels)[0], dtype="int32") % size)
+        self._total.add(weights, labels)
+        self._wrong.add(wrong, labels)
 
     def result(self) -> dict[str, Any]:
         """Returns the errors so far, by name."""

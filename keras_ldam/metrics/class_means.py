@@ -1,0 +1,171 @@
+"""Means over classes of what each class reaches, as one number each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_ldam.labels import present
+from keras_ldam.metrics.decisions import decisions
+from keras_ldam.metrics.sums import ClassSums
+
+
+class ClassMean(keras.metrics.Metric):
+    """Counts examples, guesses and right guesses of each class; subclasses make a number of them.
+
+    It counts exactly beyond 2^24 examples. A class without an example is left out of the mean, and
+    without any the result is NaN. An example is right if the score of its label is the best, and
+    wrong if a score is NaN.
+
+    Args:
+        num_classes: K, at least 2.
+        name: Name of the metric.
+        **kwargs: `dtype`.
+
+    Raises:
+        ValueError: if `num_classes` is not a whole number of at least 2, or not the length of the
+            last axis of `y_pred`.
+    """
+
+    def __init__(self, num_classes: int, *, name: str | None = None, **kwargs: Any):
+        kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
+        super().__init__(name=name, **kwargs)
+        if num_classes != int(num_classes) or num_classes < 2:
+            raise ValueError(
+                f"`num_classes` must be a whole number of at least 2. Received: {num_classes!r}"
+            )
+        self.num_classes = int(num_classes)
+        self._total, self._guessed, self._right = (
+            ClassSums(self, self.num_classes, each) for each in ("total", "guessed", "right")
+        )
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds a batch; see `ClassErrors.update_state`.
+
+        Args:
+            y_true: Labels `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`.
+            y_pred: Scores `(…, num_classes)`, or one score `(…, 1)` for two classes.
+            sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
+        """
+        shape = tuple(ops.convert_to_tensor(y_pred).shape)
+        fits = {self.num_classes, 1 if self.num_classes == 2 else None}
+        if not shape or shape[-1] not in fits:
+            raise ValueError(
+                f"{self.name}: `y_pred` must have {self.num_classes} scores on its last axis, as "
+                f"`num_classes` says. Received: shape {shape}"
+            )
+        y_true, y_pred = present(y_true, y_pred)
+        labels, guesses, weights, guessed = decisions(y_true, y_pred, sample_weight)
+        self._total.add(weights, labels)
+        self._guessed.add(guessed, guesses)
+        self._right.add(ops.where(labels == guesses, guessed, 0.0), labels)
+
+    def _recalls(self) -> tuple[Any, Any]:
+        """The recall of each class, and 1 for those that have examples."""
+        total = self._total.value()
+        return ops.divide_no_nan(self._right.value(), total), ops.cast(total > 0, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal metric."""
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def _mean(values: Any, which: Any) -> Any:
+    number = ops.sum(which)
+    mean = ops.divide_no_nan(ops.sum(values * which), number)
+    return ops.where(number > 0, mean, float("nan"))
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class BalancedAccuracy(ClassMean):
+    """The mean over classes of the share of their examples that is right.
+
+    Also known as macro-averaged recall. `ClassErrors` has it too, beside the errors of groups of
+    classes, but needs the counts of the training data.
+
+    Args:
+        num_classes: K, at least 2.
+        name: Name of the metric.
+        **kwargs: `dtype`.
+
+    Example:
+
+    >>> metric = BalancedAccuracy(2)
+    >>> metric.update_state([0, 0, 0, 1], [[1, 0], [1, 0], [1, 0], [1, 0]])
+    >>> float(metric.result())
+    0.5
+    """
+
+    def __init__(self, num_classes: int, *, name: str = "balanced_accuracy", **kwargs: Any):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    def result(self) -> Any:
+        """Returns the balanced accuracy so far."""
+        return _mean(*self._recalls())
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class GMean(ClassMean):
+    """The geometric mean over classes of the share of their examples that is right.
+
+    It is 0 where a single class is never right, which the balanced accuracy hides among many.
+
+    Args:
+        num_classes: K, at least 2.
+        name: Name of the metric.
+        **kwargs: `dtype`.
+
+    Example:
+
+    >>> metric = GMean(2)
+    >>> metric.update_state([0, 0, 0, 1], [[1, 0], [1, 0], [1, 0], [1, 0]])
+    >>> float(metric.result())
+    0.0
+
+    References:
+        Kubat and Matwin, 1997, "Addressing the Curse of Imbalanced Training Sets: One-Sided
+        Selection".
+    """
+
+    def __init__(self, num_classes: int, *, name: str = "g_mean", **kwargs: Any):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    def result(self) -> Any:
+        """Returns the geometric mean so far."""
+        recalls, seen = self._recalls()
+        never = ops.any(ops.logical_and(seen > 0, recalls == 0))
+        logarithms = ops.log(ops.where(recalls > 0, recalls, 1.0))
+        return ops.where(never, 0.0, ops.exp(_mean(logarithms, seen)))
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class MacroF1(ClassMean):
+    """The mean over classes of F1, the harmonic mean of their precision and recall.
+
+    F1 of a class is 2 right / (examples + guesses). Unlike Keras' `F1Score` it takes whole numbers
+    as labels, scores of any kind, and masks. A class is left out of the mean if it has neither
+    examples nor guesses, as scikit-learn does.
+
+    Args:
+        num_classes: K, at least 2.
+        name: Name of the metric.
+        **kwargs: `dtype`.
+
+    Example:
+
+    >>> metric = MacroF1(2)
+    >>> metric.update_state([0, 0, 0, 1], [[1, 0], [1, 0], [0, 1], [0, 1]])
+    >>> round(float(metric.result()), 3)
+    0.733
+    """
+
+    def __init__(self, num_classes: int, *, name: str = "macro_f1", **kwargs: Any):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    def result(self) -> Any:
+        """Returns the mean F1 so far."""
+        both = self._total.value() + self._guessed.value()
+        f1 = ops.divide_no_nan(2.0 * self._right.value(), both)
+        return _mean(f1, ops.cast(both > 0, "float32"))
