@@ -39,7 +39,8 @@ def class_errors(
     """Returns the errors of a model by class, in percent.
 
     Args:
-        model: Model with an output of shape `(batch, num_classes)`.
+        model: Model with an output of shape `(batch, num_classes)`, or a single score for two
+            classes, `(batch, 1)`.
         batches: Pairs of examples and labels of shape `(batch,)`.
         counts: Training examples per class, shape `(num_classes,)`, for the groups.
         at_once: Number of batches to predict at the same time, each in a thread of its own.
@@ -164,6 +165,8 @@ def _one_pass(
         examples, labels = batch
         labels = np.asarray(labels).reshape(-1)
         found, seen = predict(examples)
+        if found.ndim == 2 and found.shape[1] == 1 and num_classes in (None, 2):
+            found = np.concatenate([-found / 2, found / 2], axis=1)  # As in `labels.present`.
         expected = num_classes or found.shape[-1]
         if found.shape != (len(labels), expected):
             raise ValueError(

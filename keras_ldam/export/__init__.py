@@ -157,7 +157,8 @@ def export_saved_model(
     num_classes = max(2, num_scores)
     class_names = _checked_names(class_names, num_classes)
     loss = _weighted_loss_of(model)
-    if counts is None and loss is not None:
+    several = any(getattr(x, "multi_label", False) for x in _losses_of(model))
+    if counts is None and loss is not None and not several:
         counts = loss.counts
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, class_names)
@@ -171,7 +172,7 @@ def export_saved_model(
             counts=counts,
             target_prior=target_prior,
             source_prior=source_prior,
-            activation="sigmoid" if num_scores == 1 else "softmax",
+            activation="sigmoid" if several or num_scores == 1 else "softmax",
             from_logits=True,
             class_names=class_names,
         )
@@ -275,9 +276,13 @@ def _scores_of(model: keras.Model) -> tuple[keras.Model, Probabilities | None]:
     return scores, layer
 
 
+def _losses_of(model: keras.Model) -> list[Any]:
+    return list(keras.tree.flatten(getattr(model, "loss", None)))
+
+
 def _weighted_loss_of(model: keras.Model) -> ClassWeightedLoss | None:
     """The loss with class weights that a model was compiled with."""
-    for loss in keras.tree.flatten(getattr(model, "loss", None)):
+    for loss in _losses_of(model):
         if isinstance(loss, ClassWeightedLoss) and loss.counts is not None:
             return loss
     return None

@@ -877,3 +877,22 @@ def test_a_model_of_other_inputs_is_exported_as_the_refusal_says(number, tmp_pat
     expected = tf.nn.softmax(10.0 * model.predict(values, verbose=0))
     given = values if number > 1 else values[0]
     np.testing.assert_allclose(loaded.serve(given), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("units", "counts"), [(1, [90, 10]), (3, [[90, 10], [40, 60], [97, 3]])])
+def test_one_score_and_several_labels_are_served_as_sigmoids(units, counts, tmp_path, rng):
+    inputs = keras.Input((4, 4, 1), dtype="uint8")
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras_ldam.CosineDense(units)(features))
+    model.compile(loss=keras_ldam.LDAM(counts))
+    names = ["a", "b", "c"][: max(2, units)]
+    prior = {"source_prior": [90, 10], "target_prior": [1, 1]} if units == 1 else {}
+    folder = keras_ldam.export_saved_model(model, tmp_path / "m", class_names=names, **prior)
+    x = rng.integers(0, 256, size=(5, 4, 4, 1), dtype=np.uint8)
+    answer = tf.saved_model.load(folder).signatures["serving_default"](tf.constant(x))
+    z = 15.0 * model.predict(x, verbose=0).astype("float64") + (np.log(9) if units == 1 else 0)
+    found = answer["probabilities"].numpy()
+    wanted = 1 / (1 + np.exp(-z))
+    np.testing.assert_allclose(found[:, 1:] if units == 1 else found, wanted, rtol=1e-5)
+    if units == 1:
+        np.testing.assert_array_equal(answer["class_index"].numpy(), z[:, 0] > 0)
