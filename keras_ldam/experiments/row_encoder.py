@@ -25,6 +25,8 @@ _DATE = re.compile(
     r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?)?Z?",
     re.ASCII,
 )
+_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
+"""JSON tells 1 and 1.0 apart no more than its readers do."""
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -34,7 +36,9 @@ def category(text: str) -> str:
     lower = text.lower()
     if lower in MISSING:
         return ""
-    return lower if lower in ("true", "false") else text
+    if lower in ("true", "false"):
+        return lower
+    return _WHOLE.sub(r"\1", text) if text.endswith("0") else text
 
 
 def date_parts(text: str) -> tuple[float, float, float, float] | None:
@@ -102,6 +106,7 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
         text = plain(text)
         for name in ("true", "false"):
             text = tf.strings.regex_replace(text, f"^(?i:{name})$", name)
+        text = tf.strings.regex_replace(text, _WHOLE.pattern, r"\1")
         if lookup is None:
             return tf.cast(text != "", tf.int64)
         return lookup(text)

@@ -6,6 +6,9 @@ import contextlib
 import csv
 import datetime
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -205,7 +208,7 @@ def test_an_unknown_column_gets_a_sentence(churn):
 COLUMNS = (
     {"name": "n", "kind": "number"},
     {"name": "when", "kind": "date"},
-    {"name": "job", "kind": "category", "categories": ["a", "true"]},
+    {"name": "job", "kind": "category", "categories": ["a", "true", "10"]},
     {"name": "none", "kind": "category", "categories": []},
 )
 
@@ -219,7 +222,8 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
         (first + datetime.timedelta(int(day), hours=int(day) % 24)).isoformat()
         for day in rng.integers(0, 3_652_058, 45)
     ]
-    jobs = (["a", " a ", "TRUE", "True", "other", "", "null", "?", "n/a", "None"] * 5)[:50]
+    jobs = ["a", " a ", "TRUE", "True", "other", "", "null", "?", "n/a", "None", "10.0", "1.0"]
+    jobs += ["10", "a.0"] + [""] * 36
     encode = row_encoder.graph(COLUMNS)
     given = {"n": tf.range(50.0), "when": tf.constant(dates), "job": tf.constant(jobs)}
     found = encode({**given, "none": tf.constant(["", "x"] * 25)}).numpy()
@@ -228,9 +232,11 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
     np.testing.assert_allclose(
         found[:, 1:5], np.array([parts or missing for parts in expected], np.float32), atol=1e-3
     )
-    assert found[:10, 5].tolist() == [2, 2, 3, 3, 1, 0, 0, 0, 0, 0]
+    assert found[:14, 5].tolist() == [2, 2, 3, 3, 1, 0, 0, 0, 0, 0, 4, 1, 4, 1]
+    ids = {"": 0, "a": 2, "true": 3, "10": 4}
+    assert [ids.get(row_encoder.category(job), 1) for job in jobs] == found[:, 5].tolist()
     assert found[:4, 6].tolist() == [0, 1, 0, 1]
-    assert row_encoder.width(COLUMNS) == (5, [4, 2])
+    assert row_encoder.width(COLUMNS) == (5, [5, 2])
     with pytest.raises(tf.errors.InvalidArgumentError, match="a date must be like 2026-11-29"):
         encode({**given, "when": tf.constant(["29.11.2026"] * 50), "none": tf.constant([""] * 50)})
 
@@ -282,6 +288,27 @@ def test_a_saved_network_of_tables_gives_the_same_scores(tmp_path, rng):
     assert not np.allclose(
         *(keras.ops.convert_to_numpy(features(x))[:, -8:] for x in (rows, other))
     )
+
+
+def test_the_network_is_trained_on_jax():
+    pytest.importorskip("jax")
+    code = """
+import keras, numpy as np
+from keras_ldam.experiments.models.table_mlp import table_mlp
+
+rows = np.float32([[1, 0], [2, 2], [np.nan, 1], [3, 2]])
+model = table_mlp(head=keras.layers.Dense(2), examples=rows, numbers=1, ids=[3], width=4)
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+assert np.isfinite(model.fit(rows, np.array([0, 1, 0, 1]), verbose=0).history["loss"]).all()
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_table_is_refused_by_networks_of_other_forms(churn):

@@ -49,7 +49,8 @@ class Declarations:
 
     Args:
         load: `load(config) -> Data`. For texts `load(config, *, vocabulary=None)`: the words that a
-            trained model knows, in place of those that the training examples give.
+            trained model knows, in place of those that the training examples give. For tables
+            likewise `load(config, *, columns=None)`.
         network: `network(config, data, head) -> keras.Model`, the network that ends in the layer
             `head`. None: one of `models.NETWORKS`.
         NETWORK: Which of `models.NETWORKS`, where the config names none. Empty: one for the form of

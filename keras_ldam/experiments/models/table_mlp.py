@@ -102,9 +102,9 @@ class TableFeatures(keras.layers.Layer):
         if self.numbers:
             # Within these bounds no difference of two numbers is infinite.
             given = ops.clip(inputs[:, : self.numbers], -1e37, 1e37)
-            absent = ops.isnan(given)
-            x = ops.where(absent, self.mean, given)
-            features.append(ops.clip((x - self.mean) * self.factor, -5.0, 5.0))
+            absent, mean = ops.isnan(given), ops.convert_to_tensor(self.mean)
+            x = ops.where(absent, mean, given)
+            features.append(ops.clip((x - mean) * self.factor, -5.0, 5.0))
             through = ops.clip((x[:, :, None] - self.edges) * self.slopes, 0.0, 1.0)
             through = ops.where(absent[:, :, None], 0.0, through)
             features.append(ops.reshape(through, (-1, self.numbers * self.bins)))
