@@ -6,7 +6,7 @@ Trains in seconds on a CPU, and shows the purpose of the method: the rare digits
     bin/train --dataset digits --method ldam_drw
 
 `make demo` trains three seeds of both in demo/, and `bin/report demo/*-?` makes results/digits.json
-of them.
+of them and of the runs that docs/losses.md compares.
 """
 
 from keras_ldam.experiments.config import Config

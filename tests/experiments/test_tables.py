@@ -133,7 +133,7 @@ def test_the_margins_on_the_first_page_of_the_documents_are_in_the_results(tmp_p
     file = next(file for file in RESULTS if file.name == "digits.json")
     tables.write([file], output_dir=tmp_path, figures=["margins"])
     runs = {(run.method, run.seed): run for run in collection.read_file(file)}
-    assert set(runs) == {(m, seed) for m in ("erm", "ldam_drw") for seed in (0, 1, 2)}
+    assert {("erm", 0), ("ldam_drw", 0)} <= set(runs)
     needed = keras_ldam.margins(runs["erm", 0].counts, max_margin=0.5)
     reached = {
         m: np.array(runs[m, 0].results["margins"]["train"]["min"]) for m in ("erm", "ldam_drw")
