@@ -109,13 +109,13 @@ class DRW(keras.callbacks.Callback):
                 f"start_epoch={start_epoch!r}, start={start!r}"
             )
         if start is None:
-            _check_whole("start_epoch", start_epoch, 0)
+            class_counts.check_whole("start_epoch", start_epoch, 0)
         elif start != LR_DROP and not (isinstance(start, numbers.Real) and 0 < float(start) < 1):
             raise ValueError(
                 "`start` must be a share of the epochs in (0, 1), or "
                 f"{LR_DROP!r}. Received: {start!r}"
             )
-        _check_whole("drop", drop, 1)
+        class_counts.check_whole("drop", drop, 1)
         self.start_epoch = None if start_epoch is None else int(start_epoch)
         self.start, self.drop = start, int(drop)
         self.weights, self.beta = weights, beta
@@ -442,11 +442,3 @@ class _Rate:
 
     def _current(self) -> float:
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    whole = isinstance(value, numbers.Real) and float(value).is_integer()
-    if isinstance(value, bool) or not whole or value < least:
-        raise ValueError(
-            f"`{name}` must be a whole number of at least {least}. Received: {value!r}"
-        )

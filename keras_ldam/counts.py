@@ -354,6 +354,15 @@ def check_range(name: str, value: Any, low: float, high: float, *, open_low: boo
         )
 
 
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raises `ValueError` unless `value` is a whole number of at least `least`."""
+    whole = isinstance(value, numbers.Real) and float(value).is_integer()
+    if isinstance(value, bool) or not whole or value < least:
+        raise ValueError(
+            f"`{name}` must be a whole number of at least {least}. Received: {value!r}"
+        )
+
+
 def class_weights(
     counts: Sequence[int] | Mapping[Any, int] | np.ndarray,
     *,

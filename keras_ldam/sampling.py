@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -144,11 +143,12 @@ def balanced(
         section 3; Mahajan et al., 2018, "Exploring the Limits of Weakly Supervised Pretraining",
         for square roots.
     """
-    _check_whole("seed", seed, 0)
-    _check_whole("buffer", buffer, 1)
-    _check_whole("initial_epoch", initial_epoch, 0)
+    class_counts.check_whole("seed", seed, 0)
+    class_counts.check_whole("buffer", buffer, 1)
+    class_counts.check_whole("initial_epoch", initial_epoch, 0)
     if batch_size is not None:
-        _check_whole("batch_size", batch_size, 1)
+        class_counts.check_whole("batch_size", batch_size, 1)
+    seed, buffer, initial_epoch = int(seed), int(buffer), int(initial_epoch)
     if not callable(power):
         class_counts.check_range("power", power, 0, 1)
     if counts is not None:
@@ -166,7 +166,7 @@ def balanced(
     else:
         source = _Arrays(data, labels)
     batches = BalancedBatches(source, counts, power=power, batch_size=batch_size, seed=seed)
-    batches.epoch = int(initial_epoch)
+    batches.epoch = initial_epoch
     if verbose:
         _tell(batches.counts, batches.class_counts(initial_epoch), f"epoch {initial_epoch + 1}")
     return batches
@@ -517,11 +517,6 @@ def _check_held(held: np.ndarray) -> None:
             f"`data` must have an example of each of the {len(held)} classes. Received: none of "
             f"class {np.argmin(held)}"
         )
-
-
-def _check_whole(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
-        raise ValueError(f"`{name}` must be a whole number of at least {low}. Received: {value!r}")
 
 
 def _tell(counts: np.ndarray, drawn: np.ndarray, when: str, *, about: bool = False) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ldam import counts as class_counts
 from keras_ldam import keras_internals
 from keras_ldam.adjustment.outputs import softmax_scale
 from keras_ldam.layers import CosineDense
@@ -223,15 +224,18 @@ class _Features:
     def __init__(self, model: Any, data: Any, head: Any, batch_size: int):
         if not isinstance(model, keras.Model):
             raise ValueError(f"`model` must be a Keras model. Received: {model!r}")
+        class_counts.check_whole("batch_size", batch_size, 1)
         body = _Body(model, _candidates(model, head))
         kept: list[list[np.ndarray]] = [[], [], []]
-        for batch in _batches(data, batch_size):
+        for batch in _batches(data, int(batch_size)):
             x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
             if y is None or keras.tree.is_nested(y):
                 raise ValueError(
                     "`data` must hold labels of the head, as (x, y) or (x, y, sample_weight). "
                     f"Received: {'no labels' if y is None else type(y).__name__}"
                 )
+            # A dataset's tensors may be those of another backend.
+            x = keras.tree.map_structure(np.asarray, x)
             features, scores, outputs = body.predict_on_batch(x)
             if not kept[0]:
                 _check_head(body.called, features, scores, outputs, chosen=head is not None)
@@ -350,8 +354,7 @@ def _fit(
     seed: int,
     verbose: int,
 ) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"`epochs` must be a whole number of at least 1. Received: {epochs!r}")
+    class_counts.check_whole("epochs", epochs, 1)
     batches = balanced(
         (inputs, *found.targets), power=power, batch_size=batch_size, seed=seed, verbose=0
     )
@@ -361,4 +364,4 @@ def _fit(
     trained = keras.Sequential([keras.Input(inputs.shape[1:]), *layers])
     trained.compile(optimizer, loss=loss)
     clock = EpochClock(batches)
-    trained.fit(batches, epochs=epochs, shuffle=False, callbacks=[clock], verbose=verbose)
+    trained.fit(batches, epochs=int(epochs), shuffle=False, callbacks=[clock], verbose=verbose)
