@@ -148,7 +148,8 @@ def registered(*names):
 
 told["parts"] = registered(
     "CosineDense", "RandomCropFlip", "FusedBatchNormalization", "MomentumSGD", "LDAM", "Focal",
-    "CrossEntropy", "LDAMHinge", "ClassErrors", "cross_entropy", "ldam", "ldam_hinge", "focal",
+    "CrossEntropy", "LDAMHinge", "LogitAdjusted", "VectorScaling", "ClassErrors",
+    "logit_adjusted", "vector_scaling", "cross_entropy", "ldam", "ldam_hinge", "focal",
 )
 import keras_ldam.experiments
 told["networks"] = registered("BiLSTM", "PoolWords", "PaddedShortcut", "TableFeatures")
