@@ -36,7 +36,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # It would take the place of the first error.
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 import keras
 
 from keras_ldam import files
-from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.config import Config, is_path
 
 try:
     import fcntl
@@ -72,6 +72,8 @@ class RunFolder:
         if self.config_file.exists():
             theirs, ours = self.read_config().to_json(), config.to_json()
             for name in ours:
+                if name == "dataset" and _is_moved(theirs[name], ours[name]):
+                    continue
                 if theirs[name] != ours[name] and name not in PLACE_FIELDS:
                     raise ValueError(
                         f"{self.path} belongs to a run with {name}={theirs[name]!r}, not "
@@ -245,3 +247,11 @@ class RunFolder:
                 ]
         except (TypeError, ValueError, OverflowError, csv.Error) as error:
             raise ValueError(f"{self.history_file} is not the history of a run: {error}.") from None
+
+
+def _is_moved(before: str, now: str) -> bool:
+    """Whether the path of a user's dataset file names the same file in another place."""
+    before, now = Path(before), Path(now)
+    if not is_path(before.name) or before.name != now.name:
+        return False
+    return not before.exists() or (now.exists() and before.read_bytes() == now.read_bytes())

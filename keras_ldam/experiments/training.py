@@ -265,7 +265,8 @@ def evaluate(run_dir: str | Path) -> dict:
 
 def _completed(folder, config):
     """The results of a run that is complete; its folder is told where its data are now."""
-    if folder.read_config().data_dir != config.data_dir:
+    before = folder.read_config()
+    if (before.dataset, before.data_dir) != (config.dataset, config.data_dir):
         data = datasets.load(config).describe()
         folder.check_data(data)
         folder.create(config, data)

@@ -209,3 +209,21 @@ def test_a_run_folder_knows_its_file_from_other_folders(write, tmp_path, monkeyp
     assert cli.main("evaluate", [f"--run_dir={tmp_path / 'run'}"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["split"] == "test"
     assert np.isfinite(RunFolder(tmp_path / "run").read_results()["last"]["mean_error"])
+
+
+def test_a_project_may_move_with_its_file_but_not_to_another_file(write, tmp_path, capsys):
+    first = tmp_path / "first"
+    first.mkdir()
+    write(FINE, "first/mine.py")
+    flags = [f"--dataset={first / 'mine.py'}", f"--run_dir={first / 'run'}", "--noprogress"]
+    assert cli.main("train", flags) == 0
+    second = first.rename(tmp_path / "second")
+    flags = [f"--dataset={second / 'mine.py'}", f"--run_dir={second / 'run'}", "--noprogress"]
+    assert cli.main("train", flags) == 0
+    assert "already complete" in capsys.readouterr().err
+    assert cli.main("evaluate", [f"--run_dir={second / 'run'}"]) == 0
+    first.mkdir()
+    write(FINE.replace("epochs=1", "epochs=1 "), "first/mine.py")
+    flags[0] = f"--dataset={first / 'mine.py'}"
+    assert cli.main("train", flags) == 2
+    assert "belongs to a run with dataset=" in capsys.readouterr().err

@@ -67,6 +67,15 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_an_error_of_writing_is_told_though_the_file_cannot_be_removed(tmp_path):
+    def break_off(aside):
+        aside.mkdir()  # What `unlink` refuses.
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "results.json", break_off)
+
+
 def test_history_rows_may_have_different_columns(tmp_path, config):
     folder = RunFolder(tmp_path / "run")
     folder.create(config, DATA)
