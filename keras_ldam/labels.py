@@ -342,7 +342,8 @@ def _answers(y_true: Any, scores: Any, multi_label: bool) -> Any:
 def _check_rows(labels: Any, visible: np.ndarray | None, several: bool) -> Any:
     """Refuses rows of labels that are no distribution, or makes them NaN in compiled code."""
     if visible is not None:
-        rows = np.asarray(visible, dtype=np.float64)
+        # Sums of float16 are too rough; more than float32 costs two copies of large one-hot labels.
+        rows = np.asarray(visible, dtype=np.result_type(visible.dtype, np.float32))
         wrong = _no_distribution(rows, rows.sum(axis=-1), several, np)
         if wrong.any():
             at = np.argwhere(wrong)[0].tolist()

@@ -1,4 +1,7 @@
-"""The graphs that are served: from raw input to probabilities, in TensorFlow's ops."""
+"""The graphs that are served: from raw input to probabilities, in TensorFlow's ops.
+
+AutoGraph converts what users pass, a tokenizer or `decode`; there is nothing to convert in the rest.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +79,7 @@ class Answer(tf.Module):
         self._tables = [table for table in tables if table is not None]
         self._layer, self._class_names = _Untracked(layer), class_names
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the outputs that `export_saved_model` lists."""
         # Convolutions fail on empty batches where oneDNN fuses them, so an empty one is given an
@@ -134,7 +138,7 @@ class ServedText(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """Returns the functions to save, by the name that they are served under."""
-        return {"serving_default": self.serve.get_concrete_function()}
+        return {"serving_default": self.serve}
 
     def describe(self) -> dict[str, Any]:
         """Returns the facts of the input for `export.json`."""
@@ -204,11 +208,11 @@ class ServedImages(tf.Module):
         pixels = tf.TensorSpec([None, *self._shape], tf.uint8, name="image")
         files = tf.TensorSpec([None], tf.string, name="image_bytes")
         # Kept as attributes, so that what they have captured is saved.
-        self.serve = tf.function(self._serve, input_signature=[pixels])
+        self.serve = tf.function(self._serve, input_signature=[pixels], autograph=False)
         self.serve_bytes = tf.function(self._serve_bytes, input_signature=[files])
         return {
-            "serving_default": self.serve.get_concrete_function(),
-            "serving_bytes": self.serve_bytes.get_concrete_function(),
+            "serving_default": self.serve,
+            "serving_bytes": self.serve_bytes,
         }
 
     def describe(self) -> dict[str, Any]:
@@ -341,6 +345,7 @@ def _of_any_shape(tensor: tf.Tensor) -> tf.Tensor:
     return tf.compat.v1.placeholder_with_default(tensor, shape=None)
 
 
+@tf.autograph.experimental.do_not_convert
 def _check_rank(tensor: tf.Tensor, rank: int, name: str) -> tf.Operation:
     shape = tf.shape(_of_any_shape(tensor))
     # Even so the number of axes, which tf.rank gives, is taken from the signature. Written as
@@ -351,6 +356,7 @@ def _check_rank(tensor: tf.Tensor, rank: int, name: str) -> tf.Operation:
     return tf.debugging.Assert(axes == rank, [message, axes])
 
 
+@tf.autograph.experimental.do_not_convert
 def _text_checks(text: tf.Tensor, column: str = "") -> list[tf.Operation]:
     """Errors that say which text of the batch is at fault; in a column texts may be empty."""
     with tf.control_dependencies([_check_rank(text, 1, column or "texts")]):

@@ -1,4 +1,7 @@
-"""Image files in TensorFlow's graph: their size before they are decoded, and their pixels."""
+"""Image files in TensorFlow's graph: their size before they are decoded, and their pixels.
+
+AutoGraph has nothing to convert here, and would take seconds for it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from keras_ldam.export import bmp
 from keras_ldam.export.limits import MAX_GIF_BLOCKS, MAX_IMAGE_PIXELS
 
 
+@tf.autograph.experimental.do_not_convert
 def checked(contents: tf.Tensor) -> tf.Tensor:
     """Returns an image file; it is an error to use it if the image has too many pixels.
 
@@ -27,6 +31,7 @@ def limited(contents: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         return tf.identity(contents)
 
 
+@tf.autograph.experimental.do_not_convert
 def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     """Decodes an image file as uint8 `(height, width, channels)`; of an animation its first frame.
 
@@ -116,7 +121,8 @@ def _size(contents: tf.Tensor) -> tf.Tensor:
     )
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)])  # As a graph the loop takes no time.
+# As a graph the loop takes no time.
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def _gif_size(contents: tf.Tensor) -> tf.Tensor:
     """Height and width of the canvas of all frames of a GIF, int64 `(2,)`.
 

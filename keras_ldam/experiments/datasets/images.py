@@ -45,6 +45,7 @@ def scaled_side(image_size: int) -> int:
     return round(image_size * _MARGIN)
 
 
+@tf.autograph.experimental.do_not_convert
 def center_image(contents: tf.Tensor, image_size: int) -> tf.Tensor:
     """Decodes an image for evaluation: scales its shorter side to 8/7 of `image_size`, and crops.
 
@@ -168,6 +169,7 @@ def _other_format(contents, image_size, drawn):
     return image, scale, offset
 
 
+@tf.autograph.experimental.do_not_convert
 def _decodes(contents):
     """Decodes a whole image, in the cheapest way; an error, or true."""
     contents = image_files.checked(contents)
@@ -267,6 +269,7 @@ class Loader:
     source: Files | Records
     image_size: int
 
+    @tf.autograph.experimental.do_not_convert  # Takes a second, and there is nothing to convert.
     def __call__(self, example: tf.Tensor, drawn: tf.Tensor | None = None) -> tf.Tensor:
         """The image, uint8: the crop at the center or, with random numbers, at random."""
         contents = self.source.read(example)
