@@ -1,6 +1,6 @@
 """The graphs that are served: from raw input to probabilities, in TensorFlow's ops.
 
-AutoGraph converts what users pass, a tokenizer or `decode`; there is nothing to convert in the rest.
+AutoGraph is for what users pass, a tokenizer or `decode`; the rest has nothing to convert.
 """
 
 from __future__ import annotations

@@ -10,12 +10,39 @@ import keras
 import pytest
 
 TESTS = Path(__file__).parent
-OF_TARGETS = (
-    "test_unknown_answers_count_nowhere",
-    "test_several_labels_are_re_weighted_in_fit_label_by_label_and_side_by_side",
-    "test_a_batch_of_void_pixels_changes_nothing_in_fit",
-)
-"""The others compile too much for a second run; run the file by itself where targets change."""
+SHARED = {
+    "losses": (
+        "test_each_loss_equals_the_oracle",
+        "test_gradients_equal_numerical_ones",
+        "test_labels_above_256_survive_bfloat16",
+        "test_inside_compiled_code_a_label_that_is_no_class_weighs_nan",
+        "test_steps_that_a_mask_leaves_out_have_no_weight",
+        "test_the_share_of_the_margins_has_no_gradient",
+    ),
+    "layers": (
+        "test_it_gives_the_cosine_of_features_and_class_vectors",
+        "test_features_that_are_all_zero_send_no_gradient_back",
+        "test_a_mask_goes_on_to_the_loss",
+    ),
+    "metrics": (
+        "test_it_agrees_with_scikit_learn_over_several_batches",
+        "test_what_a_mask_leaves_out_is_no_error_in_evaluate",
+    ),
+    "callbacks": (
+        "test_drw_equals_two_fits_with_the_weights_set_by_hand_between",
+        "test_validation_has_the_weights_from_the_first_epoch_on_so_that_its_loss_never_jumps",
+        "test_it_starts_in_the_epoch_that_is_trained_at_the_dropped_rate",
+        "test_a_loss_inside_a_train_step_of_ones_own_is_switched",
+        "test_class_weights_set_between_two_fits_are_seen_by_both_steps",
+    ),
+    "evaluation": ("test_a_cosine_heads_margins_are_its_own_and_its_probabilities_are_scaled",),
+    "targets": (
+        "test_unknown_answers_count_nowhere",
+        "test_a_batch_of_void_pixels_changes_nothing_in_fit",
+    ),
+}
+"""Formulas, gradients, masks, and what a compiled `fit` sees. `make test-lean` runs all on JAX and
+`make test-backends` on each backend, which takes minutes: JAX compiles each operation anew."""
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
@@ -24,9 +51,7 @@ def test_losses_layers_metrics_callbacks_and_diagnostics_do_the_same_on_another_
         pytest.skip("this is the other backend already")
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    rooms = ("losses", "layers", "metrics", "callbacks", "evaluation")
-    tests = [str(TESTS / f"test_{room}.py") for room in rooms]
-    tests += [f"{TESTS / 'test_targets.py'}::{test}" for test in OF_TARGETS]
+    tests = [str(TESTS / f"test_{room}.py::{name}") for room in SHARED for name in SHARED[room]]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", *tests],
         env={
