@@ -302,7 +302,14 @@ def test_images_shared_out_over_two_devices_train_as_on_one(
     monkeypatch.setattr(models, "build", lambda config, data: pixels_to_cosines(len(data.counts)))
     histories = []
     for strategy in ("none", "mirrored"):
-        config = small(pictures, epochs=2, batch_size=batch_size, strategy=strategy, drop_at=(0.5,))
+        config = small(
+            pictures,
+            epochs=2,
+            evaluate_every=2,
+            batch_size=batch_size,
+            strategy=strategy,
+            drop_at=(0.5,),
+        )
         training.train(config, tmp_path / strategy, progress=False)
         with open(tmp_path / strategy / "history.csv", newline="") as rows:
             histories.append([float(row["loss"]) for row in csv.DictReader(rows)])
