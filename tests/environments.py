@@ -32,6 +32,7 @@ LEAN_TESTS = (
     "library/test_advice.py",
     "library/test_optimizers.py",
     "library/test_schedules.py",
+    "library/test_targets.py",
     "library/test_augmentation.py",
     "library/test_evaluation.py",
     "library/test_extras.py",
