@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ldam.labels import present
+from keras_ldam.labels import check_target, present
 from keras_ldam.metrics.decisions import decisions
 from keras_ldam.metrics.sums import ClassSums
 
@@ -21,6 +21,8 @@ class ClassMean(keras.metrics.Metric):
 
     Args:
         num_classes: K, at least 2.
+        ignore_class: Integer label that counts nowhere, such as 255 for void pixels.
+        axis: Axis of the classes in `y_pred`, and in one-hot labels.
         name: Name of the metric.
         **kwargs: `dtype`.
 
@@ -29,14 +31,23 @@ class ClassMean(keras.metrics.Metric):
             last axis of `y_pred`.
     """
 
-    def __init__(self, num_classes: int, *, name: str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        ignore_class: int | None = None,
+        axis: int = -1,
+        name: str | None = None,
+        **kwargs: Any,
+    ):
         kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
         if num_classes != int(num_classes) or num_classes < 2:
             raise ValueError(
                 f"`num_classes` must be a whole number of at least 2. Received: {num_classes!r}"
             )
-        self.num_classes = int(num_classes)
+        check_target(ignore_class, axis)
+        self.num_classes, self.ignore_class, self.axis = int(num_classes), ignore_class, axis
         self._total, self._guessed, self._right = (
             ClassSums(self, self.num_classes, each) for each in ("total", "guessed", "right")
         )
@@ -51,12 +62,13 @@ class ClassMean(keras.metrics.Metric):
         """
         shape = tuple(ops.convert_to_tensor(y_pred).shape)
         fits = {self.num_classes, 1 if self.num_classes == 2 else None}
-        if not shape or shape[-1] not in fits:
+        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] not in fits:
+            where = "last axis" if self.axis == -1 else f"axis {self.axis}"
             raise ValueError(
-                f"{self.name}: `y_pred` must have {self.num_classes} scores on its last axis, as "
+                f"{self.name}: `y_pred` must have {self.num_classes} scores on its {where}, as "
                 f"`num_classes` says. Received: shape {shape}"
             )
-        y_true, y_pred = present(y_true, y_pred)
+        y_true, y_pred = present(y_true, y_pred, ignore_class=self.ignore_class, axis=self.axis)
         labels, guesses, weights, guessed = decisions(y_true, y_pred, sample_weight)
         self._total.add(weights, labels)
         self._guessed.add(guessed, guesses)
@@ -69,7 +81,12 @@ class ClassMean(keras.metrics.Metric):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal metric."""
-        return {**super().get_config(), "num_classes": self.num_classes}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "ignore_class": self.ignore_class,
+            "axis": self.axis,
+        }
 
 
 def _mean(values: Any, which: Any) -> Any:
@@ -88,7 +105,7 @@ class BalancedAccuracy(ClassMean):
     Args:
         num_classes: K, at least 2.
         name: Name of the metric.
-        **kwargs: `dtype`.
+        **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
 
     Example:
 
@@ -115,7 +132,7 @@ class GMean(ClassMean):
     Args:
         num_classes: K, at least 2.
         name: Name of the metric.
-        **kwargs: `dtype`.
+        **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
 
     Example:
 
@@ -151,7 +168,7 @@ class MacroF1(ClassMean):
     Args:
         num_classes: K, at least 2.
         name: Name of the metric.
-        **kwargs: `dtype`.
+        **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
 
     Example:
 

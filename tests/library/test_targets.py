@@ -542,6 +542,7 @@ def test_void_pixels_count_in_no_metric(dense):
     for make in (
         lambda **how: keras_ldam.ClassErrors([90, 9, 5], **how),
         lambda **how: keras_ldam.ClassMargins(3, **how),
+        lambda **how: keras_ldam.MacroF1(3, **how),
         lambda **how: keras_ldam.OfProbabilities(
             keras.metrics.AUC(), scale=2.0, class_id=1, name="auc", **how
         ),
