@@ -61,8 +61,8 @@ def transactions(seed):
 """
 ## Models
 
-They share the body and differ in the head and in the loss. For two classes use two scores,
-`CosineDense(2)`, not a sigmoid unit: the margin is a distance between two cosines.
+They share the body and differ in the head and in the loss. Each ends in two scores; one score, of
+`CosineDense(1)`, works too, and is `CosineDense(2)` with opposite vectors at half the scale.
 """
 
 
