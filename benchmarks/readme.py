@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import mean, stdev
 
 HERE = Path(__file__).resolve().parent
+TABLES = {"shuttle": "Statlog Shuttle", "solar_flare": "Solar Flare, flares of class C"}
 
 TRAINING_ROWS = {
     "ours_float32": "keras_ldam, float32",
@@ -98,7 +100,8 @@ def write() -> None:
         "disk is in [jpeg_pipeline.json](jpeg_pipeline.json), by `jpeg_pipeline.py`; how fast",
         "`bin/predict` answers is in [prediction.json](prediction.json), by `prediction.py`.",
     ]
-    for file, section in (("training.json", training), ("recurrence.json", recurrence)):
+    sections = {"training.json": training, "recurrence.json": recurrence, "table.json": table}
+    for file, section in sections.items():
         if (HERE / file).exists():
             lines += ["", *section(json.loads((HERE / file).read_text()))]
     (HERE / "README.md").write_text("\n".join([*lines, ""]))
@@ -151,6 +154,55 @@ def recurrence(results: dict) -> list[str]:
         verdict = "met" if memory < 4 else "**missed**"
         lines.append(f"| peak memory of `bin/train`, GB | {memory} | under 4 | {verdict} |")
     return [*lines, "", *rates("reviews/s", RECURRENCE_ROWS, results["reviews_per_second"])]
+
+
+def table(results: dict) -> list[str]:
+    """The section about tables of one's own, beside gradient boosting."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    seeds = results["seeds"]
+    lines = [
+        "## Tables: a perceptron and gradient boosting",
+        "",
+        f"    {results['command']}",
+        "",
+        f"{results['hardware']}; {versions}. Mean ± standard deviation over {seeds} seeds, each of "
+        "which divides the table anew; percent.",
+    ]
+    for name, found in results["tables"].items():
+        counts = ", ".join(f"{n:,}" for n in found["counts"].values())
+        lines += [
+            "",
+            f"{TABLES[name]}: {found['rows']:,} rows, {found['columns']} columns, classes of "
+            f"{counts} rows.",
+            "",
+            "| | mean error | error on the rarest class | average precision | CPU seconds |",
+            "|---|---|---|---|---|",
+        ]
+        rarest = min(range(len(found["counts"])), key=list(found["counts"].values()).__getitem__)
+        means = {}
+        for way, runs in found["found"].items():
+            measures = [
+                [run["mean_error"] for run in runs],
+                [run["per_class_error"][rarest] for run in runs],
+                [run["average_precision"] for run in runs],
+            ]
+            cells = [f"{mean(m):.2f} ± {stdev(m) if seeds > 1 else 0:.2f}" for m in measures]
+            seconds = mean([run["cpu_seconds"] for run in runs])
+            lines.append(f"| {way} | {' | '.join(cells)} | {seconds:.0f} |")
+            means[way] = mean(measures[0])
+        best = min(means, key=means.get)
+        lines += ["", f"The smallest mean error is that of {best}."]
+    memory, space = results["memory_mb"], results["feature_space"]
+    (few, small), (many, large) = memory.items()
+    return [
+        *lines,
+        "",
+        f"Loading {int(few):,} rows leaves {small:.0f} MB in the memory, {int(many):,} rows "
+        f"{large:.0f} MB, beside pages of the temporary file that the system may drop. Keras' "
+        f"`FeatureSpace` read a table of {space['columns']} columns {space['passes_of_adapt']} "
+        f"times to adapt, and made {100 * space['nan_share_of_that_column']:.0f} % of the column "
+        "with one missing number NaN.",
+    ]
 
 
 def kind_of(instructions: list[str]) -> str:

@@ -9,7 +9,8 @@ or a folder has train.csv and test.csv; else a fifth of each class is held out, 
 seed, and evaluated. The imbalance is that of the rows; `--imbalance longtail` makes balanced tables
 imbalanced, for experiments.
 
-This recipe is our choice and unpublished. benchmarks/table.json compares it with gradient boosting.
+This recipe is our choice and unpublished, and meant for some thousands of rows; of many more, fewer
+epochs are enough: `--epochs 6`. benchmarks/table.json compares it with gradient boosting.
 """
 
 from keras_ldam.experiments.config import Config
@@ -19,7 +20,7 @@ def recipe(method: str) -> Config:
     return Config(
         imbalance="none",
         epochs=30,
-        batch_size=256,
+        batch_size=64,
         optimizer="adam",
         learning_rate=2e-3,
         drop_factor=0.1,

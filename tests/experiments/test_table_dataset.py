@@ -242,12 +242,12 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
 
 
 def test_features_of_numbers_and_categories_by_hand():
-    layer = TableFeatures(2, [3], bins=2, size=2)
-    rows = np.array([[0, 5, 2], [10, 5, 1], [np.nan, 5, 0], [20, 5, 2]], np.float32)
+    layer = TableFeatures(2, [3, 2], bins=2, size=2)
+    rows = np.array([[0, 5, 2, 0], [10, 5, 1, 1], [np.nan, 5, 0, 0], [20, 5, 2, 1]], np.float32)
     layer.build(rows.shape)
     layer.adapt(rows)
     found = keras.ops.convert_to_numpy(layer(rows))
-    assert found.shape == layer.compute_output_shape(rows.shape) == (4, 2 * 4 + 2)
+    assert found.shape == layer.compute_output_shape(rows.shape) == (4, 2 * 4 + 2 * 2)
     deviation = np.std([0, 10, 20])
     np.testing.assert_allclose(found[:, 0], [-10 / deviation, 0, 0, 10 / deviation], rtol=1e-5)
     assert not found[:, 1].any()  # A constant tells nothing.
@@ -255,7 +255,9 @@ def test_features_of_numbers_and_categories_by_hand():
     np.testing.assert_allclose(found[:, 2], [0, 0.5, 0, 1], rtol=1e-6)
     assert found[:, 6].tolist() == [0, 0, 1, 0] and not found[:, 7].any()
     vectors = keras.ops.convert_to_numpy(layer.vectors.embeddings)
-    np.testing.assert_allclose(found[:, 8:], vectors[[2, 1, 0, 2]])
+    assert len(vectors) == 5  # No two columns share a vector.
+    np.testing.assert_allclose(found[:, 8:10], vectors[[2, 1, 0, 2]])
+    np.testing.assert_allclose(found[:, 10:], vectors[[3, 4, 3, 4]])
 
 
 def test_skewed_numbers_are_spread_over_the_bins():

@@ -60,6 +60,7 @@ def test_a_fifth_of_each_class_is_held_out_and_the_counts_are_those_of_the_file(
     assert np.bincount(found.labels[found.train]).tolist() == [8, 16, 4]
     assert np.bincount(found.labels[found.test]).tolist() == [2, 4, 1]
     assert found.test_name == "validation"
+    assert parts_of(read(tickets, seed=5)) == parts_of(found)
     assert sorted([*parts_of(found)[0], *parts_of(found)[1]]) == sorted(made_rows())
     assert "a fifth of each class is held out" in capsys.readouterr().out
 
