@@ -76,19 +76,29 @@ class Criterion:
         of_class = _ratio(2 * right, sizes[c] + guessed)
         if self.positive_only:
             return of_class
-        value = of_class * (sizes[c] > 0)
-        changes, start = np.zeros(len(labels)), 0.0
-        for k in np.flatnonzero(sizes):
-            if k == c:
-                continue
-            at = np.flatnonzero(others == k)
-            w = weights[at]
-            left = w.sum() - _cumulated(w)
-            hits = np.where(labels[at] == k, w, 0.0)
-            f1 = _ratio(2 * (hits.sum() - _cumulated(hits)), sizes[k] + left)
-            changes[at] += np.diff(f1)
-            start += f1[0]
-        return (value + start + _cumulated(changes)) / np.count_nonzero(sizes)
+        # The guesses of each other class become fewer in the order of their changes.
+        order = np.argsort(others, kind="stable")
+        groups, w = others[order], weights[order]
+        hits = np.where(labels[order] == groups, w, 0.0)
+        first = np.flatnonzero(np.diff(groups, prepend=-1))
+        lengths = np.diff(first, append=len(groups))
+
+        def left(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            totals, summed = np.add.reduceat(values, first), np.cumsum(values)
+            before = np.repeat(summed[first] - values[first], lengths)
+            return totals, np.repeat(totals, lengths) - (summed - before)
+
+        (all_hits, hits_left), (all_guessed, guessed_left) = left(hits), left(w)
+        starts = _ratio(2 * all_hits, sizes[groups[first]] + all_guessed)
+        f1 = _ratio(2 * hits_left, sizes[groups] + guessed_left)
+        changes = np.diff(f1, prepend=0.0)
+        changes[first] = f1[first] - starts
+        counted = sizes > 0
+        changes, starts = changes * counted[groups], starts * counted[groups[first]]
+        by_time = np.empty(len(changes))
+        by_time[order] = changes
+        total = of_class * counted[c] + starts.sum() + _cumulated(by_time)
+        return total / np.count_nonzero(counted)
 
 
 def confusions(
