@@ -8,7 +8,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,37 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """
     temporary = temporary_path(path)
     try:
-        write(temporary)
+        with _destructors_in_silence():
+            write(temporary)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
-        if error.errno is not None:  # A full disk names no file, other errors the temporary one.
-            error.filename = str(path)
-        raise
+    except (OSError, RuntimeError) as error:
+        code = _errno(error)
+        if code is None:
+            raise
+        # A full disk names no file, other errors the temporary one, and HDF5 its own history.
+        raise OSError(code, os.strerror(code), str(path)) from None
     finally:
         with contextlib.suppress(OSError):  # It would take the place of the first error.
             temporary.unlink(missing_ok=True)
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's number of an error; HDF5 may have it in its text alone."""
+    found = re.search(r"errno = (\d+)", str(error))
+    return int(found[1]) if found else getattr(error, "errno", None)
+
+
+@contextlib.contextmanager
+def _destructors_in_silence() -> Iterator[None]:
+    """Within it HDF5's objects, which cannot be closed on a full disk, print no tracebacks."""
+    hooks = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook = sys.excepthook = lambda *_: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = hooks
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
 from keras_ldam.experiments.place import Place
-from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.experiments.run_folder import RunFolder, check_unpacked
 from keras_ldam.files import write_json, write_whole
 
 EVALUATION_BATCH = 500
@@ -55,6 +55,7 @@ class Progress(keras.callbacks.Callback):
         if not saved:
             return 0
         weights = saved[-1]
+        check_unpacked(weights)
         try:
             state = self.folder.read_json(_state_file(weights))
             # Before it is built an optimizer has no variables to load into, and Keras only warns.

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +44,10 @@ PLACE_FIELDS = (
 )
 """Fields that say where, and on which devices, and not what is learned; they may differ when a run
 is resumed."""
+
+
+MOST_UNPACKED = 10
+"""How many times its size a file of weights may fill once it is read. Keras compresses nothing."""
 
 
 class RunFolder:
@@ -157,9 +163,11 @@ class RunFolder:
             config: The resolved config.
             data: What `data.json` is to hold.
         """
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        # The config first: whatever else a killed process leaves is that of a run.
         files.write_json(self.config_file, config.to_json())
         files.write_json(self.data_file, data)
+        self.checkpoints.mkdir(exist_ok=True)
 
     @property
     def complete(self) -> bool:
@@ -209,6 +217,10 @@ class RunFolder:
 
     def load_model(self) -> keras.Model:
         """Loads the trained model; raises `ValueError` if it cannot be read."""
+        check_unpacked(self.model_file)
+        if self.model_file.is_file() and not zipfile.is_zipfile(self.model_file):
+            what = "not a .keras file" if self.model_file.stat().st_size else "empty"
+            raise ValueError(f"{self.model_file} cannot be read: it is {what}.")
         try:
             return keras.models.load_model(self.model_file)
         except Exception as error:  # Keras, h5py and zipfile each have their own.
@@ -255,3 +267,42 @@ def _is_moved(before: str, now: str) -> bool:
     if not is_path(before.name) or before.name != now.name:
         return False
     return not before.exists() or (now.exists() and before.read_bytes() == now.read_bytes())
+
+
+def check_unpacked(file: Path) -> None:
+    """Refuses a file that would fill the memory: a few bytes can be compressed gigabytes.
+
+    Args:
+        file: A model (`.keras`) or weights (`.h5`); one that is neither passes, for whoever reads
+            it to say so.
+
+    Raises:
+        ValueError: if the parts of the archive, or the tensors in it, are much larger than it.
+    """
+    limit = MOST_UNPACKED * file.stat().st_size if file.is_file() else 0
+    with contextlib.suppress(OSError, zipfile.BadZipFile, EOFError, RuntimeError):
+        weights = [file]
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                size = sum(part.file_size for part in archive.infolist())
+                if size <= limit:
+                    names = [name for name in archive.namelist() if name.endswith(".h5")]
+                    weights = [io.BytesIO(archive.read(name)) for name in names]
+        else:
+            size = 0
+        if size <= limit:
+            size = sum(map(_size_of_tensors, weights))
+        if size > limit:
+            raise ValueError(
+                f"{file} would fill {size / 1e6:,.0f} MB, and it may fill {MOST_UNPACKED} times "
+                "its own size: it was not written by Keras."
+            )
+
+
+def _size_of_tensors(weights: Path | io.BytesIO) -> int:
+    import h5py
+
+    sizes = []
+    with h5py.File(weights, "r") as parts:
+        parts.visititems(lambda _, part: sizes.append(getattr(part, "nbytes", 0)))
+    return sum(sizes)

@@ -330,7 +330,7 @@ def save(served: ServedText | ServedImages | ServedRows, model: keras.Model, fol
             "layer or tf.Module that holds the table, not a function around it."
         ) from error
     except tf.errors.OpError as error:  # As of a full disk.
-        raise OSError(error.message) from error
+        raise OSError(error.message.rpartition("; ")[2]) from error  # "PATH; REASON"
 
 
 # ----------------------------------------------------------------------------- checks

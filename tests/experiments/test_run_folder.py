@@ -1,12 +1,22 @@
 """The run folder: whole files, one config a folder, and sentences for what is broken."""
 
+import contextlib
+import errno
+import io
 import json
+import os
+import shutil
+import signal
+import subprocess
+import zipfile
 
+import h5py
+import keras
 import pytest
 
 from keras_ldam import files
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.experiments.run_folder import RunFolder, check_unpacked
 from keras_ldam.files import write_json, write_whole
 
 DATA = {"name": "digits", "class_names": ["0", "1"], "counts": [3, 2], "vocabulary": None}
@@ -188,3 +198,128 @@ def test_whoever_is_refused_leaves_the_folder_to_its_owner(tmp_path):
                 pass
             assert path.exists()
     assert not path.exists()
+
+
+# ----------------------------------------------------------------------------- models and disks
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def exchange(file, weights, compression):
+    """Puts other weights into a saved model."""
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["model.weights.h5"] = weights
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, contents in parts.items():
+            archive.writestr(name, contents)
+
+
+def compressed_zeros():
+    contents = io.BytesIO()
+    with h5py.File(contents, "w") as file:  # Never written, so that they take no room at all.
+        file.create_dataset("zeros", (1000, 1000_000), "float32", chunks=(1000, 1000))
+    return contents.getvalue()
+
+
+def test_a_model_that_would_fill_the_memory_is_refused(model_file, tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.load_model().count_params() == 15
+    for weights, size in ((bytes(10**7), "10 MB"), (compressed_zeros(), "4,000 MB")):
+        exchange(model_file, weights, zipfile.ZIP_DEFLATED)
+        with pytest.raises(ValueError, match=rf"model.keras would fill {size}, and it may fill 10"):
+            folder.load_model()
+    (tmp_path / "epoch-00001.weights.h5").write_bytes(compressed_zeros())
+    with pytest.raises(ValueError, match=r"weights.h5 would fill 4,000 MB"):
+        check_unpacked(tmp_path / "epoch-00001.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [(b"", "it is empty"), (b"PK junk", "it is not a .keras file"), (None, "cannot be read")],
+)
+def test_what_is_no_model_is_called_so(model_file, contents, message, tmp_path):
+    contents = model_file.read_bytes()[:-30] if contents is None else contents
+    model_file.write_bytes(contents)
+    with pytest.raises(ValueError, match=f"model.keras .*{message}"):
+        RunFolder(tmp_path).load_model()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Within it, a longer file cannot be written, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_file_that_the_disk_cannot_hold_is_named_in_one_sentence(tmp_path):
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30)])
+    for name, write in {
+        "results.json": lambda path: path.write_text("x" * 9000),
+        "epoch-00000.weights.h5": model.save_weights,  # HDF5 tells a long story.
+        "model.keras": model.save,
+    }.items():
+        with files_of_at_most(3000), pytest.raises(OSError) as caught:
+            write_whole(tmp_path / name, write)
+        assert caught.value.strerror == os.strerror(errno.EFBIG)
+        assert caught.value.filename == str(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------------- a power cut
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file with an ext4 file system, and the folder that it is mounted at."""
+    image, place = tmp_path / "disk", tmp_path / "mounted"
+    image.write_bytes(bytes(16 * 2**20))
+    try:
+        subprocess.run(["mkfs.ext4", "-q", image], check=True, capture_output=True)
+        with mounted(image, place):
+            yield image, place
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no ext4 file system can be mounted here: {error}")
+
+
+@contextlib.contextmanager
+def mounted(image, place):
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, place], check=True, capture_output=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_power_cut_leaves_whole_files(disk, config, tmp_path):
+    image, place = disk
+    folder = RunFolder(place / "run")
+    folder.create(config, DATA)
+    for epoch in range(3):
+        folder.write_history([{"epoch": e, "loss": 1.0} for e in range(epoch + 1)])
+        weights = folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"
+        write_whole(weights, lambda path, epoch=epoch: path.write_bytes(bytes([epoch]) * 10**5))
+        for old in folder.checkpoints.iterdir():
+            if old != weights:
+                old.unlink()
+        # What has reached the disk so far: a copy of it is what the machine finds afterwards.
+        copy = tmp_path / f"disk-{epoch}"
+        shutil.copyfile(image, copy)
+        with mounted(copy, tmp_path / f"after-{epoch}") as after:
+            found = RunFolder(after / "run")
+            assert found.read_config() == config and found.read_data() == DATA
+            assert [row["epoch"] for row in found.read_history()] == list(range(epoch + 1))
+            assert (found.checkpoints / weights.name).read_bytes() == bytes([epoch]) * 10**5
