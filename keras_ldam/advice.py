@@ -358,8 +358,17 @@ def _from_json(text: str) -> Any:
     except (json.JSONDecodeError, RecursionError):
         raise ValueError("it is not valid JSON.") from None
     if isinstance(values, dict) and isinstance(values.get("counts"), list):
-        names, counts = values.get("class_names") or [], values["counts"]
-        return _by_name(zip(names, counts, strict=True)) if len(names) == len(counts) else counts
+        names, counts = values.get("class_names"), values["counts"]
+        if names is None:
+            return counts
+        if not isinstance(names, list) or len(names) != len(counts):
+            raise ValueError(
+                f"class_names must be a list of {len(counts)} names, as many as counts."
+            )
+        for name in names:
+            if not isinstance(name, str):
+                raise ValueError(f"class_names must be text. Received: {name!r:.60}")
+        return _by_name(zip(names, counts, strict=True))
     return values
 
 
@@ -377,7 +386,9 @@ def _from_lines(text: str) -> Any:
     if len(lines) == 1:
         return [_count(part, 1) for part in re.split(r"[\s,;]+", lines[0][1].strip(" ,;"))]
     fields = [(n, _fields(line)) for n, line in lines]
-    if fields and _is_heading(fields[0][1]):
+    if len(fields) > 1 and _is_heading(fields[0][1]):
+        if len(fields[0][1]) != len(fields[1][1]):
+            raise ValueError(f"line {fields[0][0]} does not end in a count: {fields[0][1][-1]!r}.")
         del fields[0]
     for n, parts in fields:
         if len(parts) > 2:

@@ -154,8 +154,7 @@ class Progress(keras.callbacks.Callback):
         if self.place.writes:
             write_whole(self.folder.model_file, self.plain.save)
             write_json(self.folder.results_file, results)
-            for file in self.folder.checkpoints.iterdir():
-                file.unlink()
+            self.folder.clear()
         return results
 
 

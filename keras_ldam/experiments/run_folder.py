@@ -169,6 +169,13 @@ class RunFolder:
         files.write_json(self.data_file, data)
         self.checkpoints.mkdir(exist_ok=True)
 
+    def clear(self) -> None:
+        """Removes what a complete run no longer needs: checkpoints, and what kills have left."""
+        files.remove_leftovers(self.path)
+        if self.checkpoints.is_dir():
+            for file in self.checkpoints.iterdir():
+                file.unlink(missing_ok=True)
+
     @property
     def complete(self) -> bool:
         """Whether the run has ended and its results and model exist."""

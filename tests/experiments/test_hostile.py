@@ -1,0 +1,56 @@
+"""A sample of what `tests/malformed.py` and `tests/kills.py` do as a whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import malformed
+import pytest
+
+from keras_ldam.experiments import training
+from keras_ldam.experiments.run_folder import RunFolder
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("kind", [malformed.counts_files, malformed.flags, malformed.results_files])
+def test_malformed_input_gets_one_sentence_or_the_right_answer(kind, reported, tmp_path):
+    valid = SimpleNamespace(folder=tmp_path, results=reported[1] / "digits.json")
+    *wrong, number = malformed.problems(valid, every=11, kinds=(kind,))
+    assert not wrong and int(number.split()[0]) > 20
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits():
+    command = [sys.executable, ROOT / "tests" / "kills.py", "--every=66", "--at_random=0"]
+    done = subprocess.run([*command, "--stages=train"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert done.stdout.strip().endswith(" kills")
+
+
+def test_a_kill_before_the_config_is_written_leaves_a_folder_that_trains(tmp_path, monkeypatch):
+    import conftest
+
+    from keras_ldam import files
+
+    config, folder = conftest.small_config(method="erm"), RunFolder(tmp_path / "run")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(files, "write_json", killed)
+        folder.create(config, {"counts": [1, 2]})
+    folder.check(config)
+
+
+def test_what_a_kill_after_the_results_has_left_is_removed(finished_run, tmp_path):
+    import shutil
+
+    import conftest
+
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished_run, folder.path)
+    (folder.checkpoints / "epoch-00003.weights.h5").write_bytes(b"x")
+    training.train(conftest.small_config(method="ldam_drw"), folder.path)
+    assert not list(folder.checkpoints.iterdir())
