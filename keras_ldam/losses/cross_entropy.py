@@ -35,7 +35,8 @@ class CrossEntropy(ClassWeightedLoss):
     """Softmax cross-entropy with class weights: the rows ERM, RW, CB RW and CE-DRW.
 
     Args:
-        counts: Training examples per class, shape `(num_classes,)`; None for no class weights.
+        counts: Training examples per class, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`; `None` for no class weights. See `ClassWeightedLoss`.
         class_weights: Initial class weights; ones by default.
         reduction: As in `ClassWeightedLoss`; Σ w ℓ / Σ w by default.
         name: Name of the loss.

@@ -68,10 +68,12 @@ class Focal(ClassWeightedLoss):
     In the sigmoid form integer labels name one class per example, whose weight holds for all of the
     example's decisions, as in Cui et al. A matrix of labels holds K decisions per example, of which
     each has the weight of its own class, whatever the answer: an example may have several labels,
-    or none.
+    or none. With `counts` of `(num_labels, 2)` each side of a label has a weight, and the forms are
+    the same.
 
     Args:
-        counts: Training examples per class, shape `(num_classes,)`; `None` for no class weights.
+        counts: Training examples per class, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`; `None` for no class weights. See `ClassWeightedLoss`.
         gamma: γ ≥ 0, the focus; 0 gives cross-entropy. 1 in the official LDAM code.
         form: `"softmax"`, or `"sigmoid"` for K yes-or-no decisions (see `focal`).
         class_weights: Initial class weights; ones by default.

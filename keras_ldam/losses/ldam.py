@@ -67,11 +67,16 @@ class LDAM(MarginLoss):
     where z are cosines between features and class vectors (put `CosineDense` last), n_j counts the
     training examples of class j, and C makes the largest margin equal to `max_margin`.
 
+    Two classes may have a single score z, as of `CosineDense(1)`: ℓ = log(1 + exp(-s(y z - Δ_y)))
+    with y = ±1. With `counts` of labels that do not exclude each other this is the loss of each
+    label, whose C is its own.
+
     With `tau` the margins stack with logit adjustment: to each logit, those of the other classes
     too, τ log π_j is added after scale and margin, with π_j = n_j / Σ_k n_k. See `LogitAdjusted`.
 
     Args:
-        counts: Training examples per class n_j, shape `(num_classes,)`.
+        counts: Training examples per class n_j, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`; see `ClassWeightedLoss`.
         max_margin: Margin of the rarest class, in cosine units, 0 to 2. Too large under-fits, too
             small changes nothing: 0.5 for small data (CIFAR), 0.3 for iNaturalist 2018.
         scale: s > 0. Cosines span only [-1, 1], so without a scale a softmax over them can never

@@ -51,7 +51,8 @@ class LDAMHinge(MarginLoss):
     nothing would be learned.
 
     Args:
-        counts: Training examples per class n_j, shape `(num_classes,)`.
+        counts: Training examples per class n_j, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`; see `ClassWeightedLoss`.
         max_margin: Margin of the rarest class, in cosine units, 0 to 2.
         scale: s > 0. The paper leaves it open. Without it the gradients of cosines are so small
             that nothing trains; with s = 30 an example inside its margin pulls as hard as an

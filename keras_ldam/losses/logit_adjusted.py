@@ -77,7 +77,8 @@ class LogitAdjusted(ClassWeightedLoss):
     cosines can make up for it, and training diverges.
 
     Args:
-        counts: Training examples per class n_j, shape `(num_classes,)`.
+        counts: Training examples per class n_j, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`; see `ClassWeightedLoss`.
         tau: τ ≥ 0, the strength of the adjustment, without unit. 1 by theory for the balanced
             error; larger values favor the rare classes further.
         scale: s > 0, factor of the scores: 1 for logits; for cosines some 15 to 30.

@@ -75,7 +75,8 @@ class VectorScaling(LogitAdjusted):
     it has been calibrated.
 
     Args:
-        counts: Training examples per class n_j, shape `(num_classes,)`.
+        counts: Training examples per class n_j, shape `(num_classes,)`, or per label and side,
+            `(num_labels, 2)`; see `ClassWeightedLoss`.
         gamma: γ, the exponent of the divisors, in [0, 1].
         tau: τ ≥ 0, the strength of the adjustment, without unit.
         scale: s > 0, factor of the scores: 1 for logits; for cosines some 15 to 30. See
