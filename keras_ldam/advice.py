@@ -32,6 +32,13 @@ _GROUPED = re.compile(r"\d{1,3}([.,]\d{3})+")
 _TOTALS = ("total", "sum", "all", "overall", "summe", "gesamt")
 
 _SCALES = (15, 30)
+_FEW_EPOCHS = 30
+"""Below it the larger scale is not for networks that are to learn many classes. Measured were 8 and
+12 epochs; the paper has 90 and more. The number between them is this project's own."""
+_SLOW_START = 100
+"""So many steps text networks took at least, in `benchmarks/networks.json`, to leave one class."""
+_BATCH = 32
+_MANY_OF_FEW_EPOCHS = 50
 _MANY_CLASSES = 1000
 """From here on the paper's settings for iNaturalist, below it those for CIFAR."""
 
@@ -187,7 +194,12 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: in
     strength = next(name for below, name in _STRENGTHS if ratio < below)
     margin = _max_margin(counts)
     beta = _beta(counts)
-    proposals = [margin, _scale(counts, margin.value), beta, *_start_epoch(counts, int(epochs))]
+    proposals = [
+        margin,
+        _scale(counts, margin.value, int(epochs)),
+        beta,
+        *_start_epoch(counts, int(epochs)),
+    ]
     return Advice(
         counts=counts,
         class_names=tuple(map(str, range(len(counts)) if names is None else names)),
@@ -235,18 +247,27 @@ def _max_margin(counts: np.ndarray) -> Proposal:
     )
 
 
-def _scale(counts: np.ndarray, margin: float) -> Proposal:
+def _scale(counts: np.ndarray, margin: float, epochs: int) -> Proposal:
     num_classes = len(counts)
     # K unit vectors are at best 1 + 1/(K-1) apart in cosine; the margin is taken off that.
     gap = 1 + 1 / (num_classes - 1) - margin
     least = math.log(99 * (num_classes - 1)) / gap
-    return Proposal(
-        "scale",
-        _SCALES[0] if least <= _SCALES[0] else _SCALES[1],
+    reason = (
         f"Cosines are at most 1, so the softmax needs a scale: below {least:.1f} an example of the "
         "rarest class cannot reach probability 0.99 after its margin, even with the "
         f"{num_classes:,} class vectors as far apart as possible. {_SCALES[0]} is this "
-        f"library's default, {_SCALES[1]} that of the official code, for more classes.",
+        f"library's default, {_SCALES[1]} that of the official code, for more classes"
+    )
+    few = least > _SCALES[0] and epochs < _FEW_EPOCHS
+    if few:
+        reason += (
+            f"; in {epochs:,} epochs a network hardly gets that far, and with 100 classes and 12 "
+            f"epochs {_SCALES[1]} made all features of a plain CNN zero"
+        )
+    return Proposal(
+        "scale",
+        _SCALES[0] if least <= _SCALES[0] or few else _SCALES[1],
+        f"{reason}.",
         "benchmarks of this project; official LDAM code; the lower bound is calculated",
     )
 
@@ -313,6 +334,19 @@ def _remarks(counts: np.ndarray, ratio: float, strength: str, epochs: int) -> It
         yield (
             f"{lonely:,} of {len(counts):,} classes have fewer than 5 examples: a margin keeps "
             "what is learned of them apart, but it cannot replace examples."
+        )
+    if strength != "none" and len(counts) >= _MANY_OF_FEW_EPOCHS and epochs < _FEW_EPOCHS:
+        yield (
+            f"{len(counts):,} classes in {epochs:,} epochs: with 100 classes and 8 epochs "
+            "CrossEntropy with DRW was ahead of LDAM with DRW; try both, or train longer."
+        )
+    steps = math.ceil(counts.sum() / _BATCH) * round(0.8 * epochs)
+    if strength != "none" and steps < _SLOW_START:
+        yield (
+            f"With batches of {_BATCH} there are only {steps:,} steps before class weights come "
+            f"on. Text networks predict one class for their first {_SLOW_START} steps and more, "
+            "whatever the loss: use smaller batches or more epochs, and look at "
+            "keras_ldam.ClassErrors."
         )
     if epochs < 2:
         yield "With one epoch there is no time to defer re-weighting."

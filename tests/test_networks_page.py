@@ -1,9 +1,14 @@
 """The guide on other networks quotes its benchmark."""
 
 import importlib.util
+import math
 from pathlib import Path
 
+from keras_ldam import advice, guards
+
 ROOT = Path(__file__).parent.parent
+WARNED: set[tuple[str, str]] = set()
+"""Rows and networks of which the guards speak, each with good reason."""
 
 
 def page():
@@ -13,11 +18,36 @@ def page():
     return module
 
 
-def test_the_guide_has_the_table_of_the_benchmark():
-    assert page().table() in (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+def test_the_guide_has_the_tables_of_the_benchmark():
+    text = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    assert page().table() in text and page().held_out() in text
 
 
 def test_no_run_with_the_defaults_stayed_at_one_class():
     for run in page().runs("networks"):
         if run["row"] == "LDAM-DRW":
             assert run["epochs"][-1]["one_class"] < 0.999, (run["network"], run["seed"])
+
+
+def test_the_limits_of_the_guards_leave_out_every_run_that_left_one_class():
+    for run in page().runs("networks"):
+        found = run["facts"]["end"]["test"]
+        if run["row"].startswith("LDAM-DRW"):
+            assert found["one_class"] < guards.ONE_CLASS and found["zero"] < guards.ZERO
+            assert found["resultant"] < guards.ONE_WAY and found["spread"] > guards.FLAT
+
+
+def test_the_guards_say_nothing_in_the_runs_that_they_watched():
+    watched = [run for run in page().runs("networks") if "warnings" in run]
+    for run in watched:
+        expected = (run["row"], run["network"]) in WARNED
+        assert bool(run["warnings"]) == expected, (run["network"], run["row"], run["warnings"])
+    assert len({run["network"] for run in watched}) >= 4
+
+
+def test_text_networks_predict_one_class_for_as_many_steps_as_is_advised():
+    batches = {"text CNN": 32, "text CNN, batch 256": 256, "mean embedding": 32, "transformer": 32}
+    for run in page().runs("networks"):
+        if run["network"] in batches:
+            steps = math.ceil(6632 / batches[run["network"]])
+            assert (run["leaves"] - 1) * steps >= advice._SLOW_START

@@ -72,6 +72,24 @@ def test_below_the_least_scale_the_best_geometry_cannot_reach_the_probability():
     assert probability(least - 0.1) < 0.99 < probability(least + 0.1)
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "epochs", "scale", "told"),
+    [(100, 8, 15, True), (100, 200, 30, False), (10, 8, 15, False)],
+)
+def test_many_classes_in_few_epochs_get_the_smaller_scale_and_a_remark(
+    num_classes, epochs, scale, told
+):
+    found = keras_ldam.advise(keras_ldam.long_tailed_counts(num_classes, 500, 10), epochs=epochs)
+    assert found["scale"] == scale
+    assert ("try both, or train longer" in str(found)) == told
+    assert ("features of a plain CNN zero" in str(found)) == told
+
+
+@pytest.mark.parametrize(("counts", "told"), [([300, 30], True), ([3000, 300], False)])
+def test_few_steps_before_the_weights_come_on_are_told(counts, told):
+    assert ("there are only 88 steps before" in str(keras_ldam.advise(counts, epochs=10))) == told
+
+
 def test_a_start_epoch_leaves_epochs_before_and_after_it():
     for epochs in range(2, 30):
         assert 1 <= keras_ldam.advise([90, 10], epochs=epochs)["start_epoch"] < epochs
