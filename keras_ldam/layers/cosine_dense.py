@@ -85,9 +85,11 @@ class CosineDense(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.supports_masking = True
-        if not isinstance(units, numbers.Real) or units != int(units) or units < 1:
+        whole = isinstance(units, numbers.Real) and float(units).is_integer()
+        if isinstance(units, bool) or not whole or units < 1:
             raise ValueError(f"`units` must be a whole number of at least 1. Received: {units!r}")
         self.units: int = int(units)
+        check_range("epsilon", epsilon, 0, 1)
         self.epsilon: float = float(epsilon)
         self.use_bias: bool = bool(use_bias)
         if scale is not None:

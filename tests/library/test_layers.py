@@ -100,10 +100,16 @@ def test_it_comes_back_from_its_config():
     assert again.get_config() == layer.get_config()
 
 
-@pytest.mark.parametrize("units", [0, -1, 2.5])
+@pytest.mark.parametrize("units", [0, -1, 2.5, float("nan"), True, "3"])
 def test_bad_units_get_a_sentence(units):
     with pytest.raises(ValueError, match="`units` must be a whole number"):
         keras_ldam.CosineDense(units)
+
+
+@pytest.mark.parametrize("epsilon", [-1e-6, float("nan"), "small"])
+def test_a_bad_epsilon_gets_a_sentence(epsilon):
+    with pytest.raises(ValueError, match="`epsilon` must be a number in"):
+        keras_ldam.CosineDense(3, epsilon=epsilon)
 
 
 def test_a_mask_goes_on_to_the_loss(rng):

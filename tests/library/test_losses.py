@@ -378,6 +378,7 @@ def test_labels_of_a_wrong_shape_get_a_sentence():
         (lambda: keras_ldam.LDAM(COUNTS, tau=-1), r"`tau` must be .*\[0, inf\). Received: -1"),
         (lambda: keras_ldam.LogitAdjusted(COUNTS, tau=-1), "`tau` must be .* Received: -1"),
         (lambda: keras_ldam.LogitAdjusted(COUNTS, tau=np.nan), "`tau` must be .* Received: nan"),
+        (lambda: keras_ldam.LDAM(COUNTS, gradual="no"), "`gradual` must be True or False"),
         (lambda: keras_ldam.LogitAdjusted(COUNTS, scale=0), "`scale` must be"),
         (lambda: keras_ldam.LogitAdjusted([5, 0]), "Received: 0 for class 1"),
         (lambda: keras_ldam.LogitAdjusted(None), "`counts` must be"),
