@@ -21,11 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ABSENT = ("tensorflow", "tensorflow_datasets", "sklearn", "matplotlib")
 """What the library must do without. (SciPy comes with JAX, absl with Keras.)"""
 LEAN_TESTS = (
+    "library/test_adjust.py",
     "library/test_adversarial.py",
     "library/test_losses.py",
     "library/test_layers.py",
     "library/test_metrics.py",
     "library/test_class_margins.py",
+    "library/test_class_means.py",
     "library/test_probabilities.py",
     "library/test_callbacks.py",
     "library/test_counts.py",

@@ -5,13 +5,22 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from sklearn import linear_model, metrics
 
 import keras_ldam
 from keras_ldam import adjustment
-from keras_ldam.adjustment import fitting
+from keras_ldam.adjustment import fitting, measures
 from keras_ldam.adjustment.criteria import Criterion, best_offset, best_offsets, confusions
 from keras_ldam.layers import Probabilities
+
+
+@pytest.fixture(autouse=True)
+def fewer_draws(monkeypatch):
+    monkeypatch.setattr(measures, "_DRAWS", 100)
+
+
+@pytest.fixture
+def metrics():
+    return pytest.importorskip("sklearn.metrics")
 
 
 def softmax(z):
@@ -119,7 +128,7 @@ def test_one_of_several_outputs_is_adjusted_with_its_own_scale(rng):
 
 
 @pytest.mark.parametrize("name", ["balanced_accuracy", "macro_f1", "cost", "recall_at"])
-def test_an_offset_is_the_best_of_all_that_there_are(name, rng):
+def test_an_offset_is_the_best_of_all_that_there_are(name, rng, metrics):
     n, num_classes, c = 60, 3, 1
     logits = rng.normal(size=(n, num_classes)) + np.eye(3)[rng.integers(0, 3, n)]
     labels, weights = rng.integers(0, 3, n), rng.integers(1, 4, n).astype(float)
@@ -140,7 +149,7 @@ def test_an_offset_is_the_best_of_all_that_there_are(name, rng):
     assert value(found) > value(0) or found == 0
 
 
-def test_criteria_are_those_of_scikit_learn(rng):
+def test_criteria_are_those_of_scikit_learn(rng, metrics):
     labels, guesses = rng.integers(0, 4, 80), rng.integers(0, 4, 80)
     weights = rng.random(80)
     found = confusions(labels[:, None], guesses[:, None], weights, 4)
@@ -155,7 +164,7 @@ def test_criteria_are_those_of_scikit_learn(rng):
         assert Criterion(name).of(found)[0] == pytest.approx(value)
 
 
-def test_offsets_climb_at_least_as_high_as_any_of_a_grid(rng):
+def test_offsets_climb_at_least_as_high_as_any_of_a_grid(rng, metrics):
     scores, labels = of_frequencies(rng, 300, [0.8, 0.15, 0.05])
     logits, weights = scores + np.log([0.8, 0.15, 0.05]), np.ones(300)
     criterion = Criterion("macro_f1")
@@ -170,6 +179,7 @@ def test_offsets_climb_at_least_as_high_as_any_of_a_grid(rng):
 
 
 def test_the_likelihood_is_that_of_a_logistic_regression(rng):
+    linear_model = pytest.importorskip("sklearn.linear_model")
     z = rng.normal(size=400)
     labels = (rng.random(400) < sigmoid(0.6 * z - 1)).astype(int)
     examples = fitting.Examples(
@@ -225,7 +235,7 @@ def test_held_out_examples_stand_for_the_target_prior(rng):
     np.testing.assert_allclose(known.prior, target, atol=1e-6)
 
 
-def test_one_sigmoid_gets_the_best_threshold_and_a_floor_on_precision_holds(rng):
+def test_one_sigmoid_gets_the_best_threshold_and_a_floor_on_precision_holds(rng, metrics):
     y = np.arange(600) % 10 == 0
     x = (rng.normal(size=600) + 2 * y)[:, None].astype("float32") - 3
     model = passing(1, "sigmoid")
@@ -254,7 +264,7 @@ def test_costs_move_the_threshold_to_where_they_say(rng):
     assert found.difference["cost"].high < 0
 
 
-def test_several_labels_have_a_threshold_each(rng):
+def test_several_labels_have_a_threshold_each(rng, metrics):
     y = (rng.random((500, 3)) < [0.5, 0.2, 0.1]).astype("float32")
     x = (rng.normal(size=(500, 3)) + [8, 2, 2] * y - [4, 3, 1]).astype("float32")
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
