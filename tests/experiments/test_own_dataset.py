@@ -38,6 +38,7 @@ def recipe(method):
 '''
 
 SEQUENCES = """
+import numpy as np
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets import Data, Ragged, Split
 
@@ -53,6 +54,7 @@ def recipe(method):
 """
 
 FINE = """
+import numpy as np
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets import Data, Split
 
