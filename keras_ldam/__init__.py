@@ -5,6 +5,7 @@ from keras_ldam.adjustment import (
     adjust,
     rescale_head,
     retrain_head,
+    start_from_means,
     with_probabilities,
 )
 from keras_ldam.adversarial import AdversarialTraining
@@ -94,6 +95,7 @@ __all__ = [
     "retrain_head",
     "set_class_weights",
     "shot_groups",
+    "start_from_means",
     "step_counts",
     "vector_scaling",
     "with_probabilities",

@@ -19,7 +19,7 @@ from keras_ldam.adjustment.outputs import (
     with_probabilities,
 )
 from keras_ldam.adjustment.priors import learned_prior, prior_shift, prior_weights
-from keras_ldam.adjustment.retraining import rescale_head, retrain_head
+from keras_ldam.adjustment.retraining import rescale_head, retrain_head, start_from_means
 
 __all__ = [
     "BINS",
@@ -40,6 +40,7 @@ __all__ = [
     "softmax",
     "softmax_scale",
     "split",
+    "start_from_means",
     "wants_probabilities",
     "with_probabilities",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 from keras_ldam import counts as class_counts
 from keras_ldam import keras_internals
 from keras_ldam.adjustment.outputs import softmax_scale
+from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import CrossEntropy
 from keras_ldam.sampling import EpochClock, balanced
@@ -34,6 +35,7 @@ def retrain_head(
     loss: Any = None,
     scale: float | None = None,
     seed: int = 0,
+    from_means: bool = False,
     in_place: bool = False,
     verbose: int = 0,
 ) -> keras.Model:
@@ -64,6 +66,8 @@ def retrain_head(
         scale: Scale s of the softmax over cosines; by default that of the head, or of the loss
             that the model is compiled with.
         seed: Seed of the draws and of the head's initial weights.
+        from_means: Whether the class vectors of a `CosineDense` start from the class means, as
+            `start_from_means` sets them, and not from its initializers.
         in_place: Whether the given model gets the new head. By default a copy does, which needs
             that the model can be saved and loaded.
         verbose: As for `fit`.
@@ -90,6 +94,10 @@ def retrain_head(
     found = _Features(model, data, head, batch_size)
     # Scores: a softmax of its own comes back with the layer that the weights are put into.
     fresh = _again(found.head, seed=seed, activation="linear")
+    if from_means:
+        _check_for_means(found.head)
+        fresh.build((None, found.values.shape[1]))
+        _set_means(fresh, found.values, found.targets)
     if loss is None and fresh.compute_output_shape((1, found.values.shape[1]))[-1] == 1:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
     stack = [fresh]
@@ -100,6 +108,86 @@ def retrain_head(
     _fit(found, found.values, stack, power, epochs, batch_size, optimizer, loss, seed, verbose)
     layer.set_weights(fresh.get_weights())
     return model if in_place else result
+
+
+def start_from_means(
+    model: keras.Model,
+    data: Any,
+    *,
+    head: str | keras.layers.Layer | None = None,
+    batch_size: int = 32,
+) -> None:
+    """Sets the class vectors of a cosine head to the mean directions of the classes.
+
+    For a pretrained body with a new head: instead of random directions, which a few examples take
+    long to turn, each class starts where its examples lie. With u_i the features of example i,
+    with their constant where the head has a bias, and w_i its sample weight,
+
+    v_j = m_j / ‖m_j‖, m_j = Σ w_i u_i / ‖u_i‖ over the examples of class j.
+
+    Of all directions it has the largest mean cosine with the class. The model changes in place, and
+    nothing else in it does. Train it from there. Features are computed as in `predict`, and kept:
+    memory must hold n · d float32 numbers.
+
+    Args:
+        model: A Keras model with a `CosineDense` of at least two classes as its head.
+        data: Training examples with labels, in any form that `retrain_head` takes.
+        head: The layer that gives the class scores, or its name. By default the last one called.
+        batch_size: Of arrays, 8 · `batch_size` examples are predicted at a time.
+
+    Raises:
+        ValueError: as `retrain_head` does; for another head than `CosineDense`; or for a class
+            without an example of a weight above 0.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([body, keras_ldam.CosineDense(num_classes)])
+    keras_ldam.start_from_means(model, (x, y))
+    model.compile("adam", loss=keras_ldam.LDAM(counts))
+    ```
+
+    References:
+        Shi et al., 2024, "Long-Tail Learning with Foundation Model: Heavy Fine-Tuning Hurts", which
+        starts cosine heads from means.
+    """
+    found = _Features(model, data, head, batch_size)
+    _check_for_means(found.head)
+    _set_means(found.head, found.values, found.targets)
+
+
+def _check_for_means(head: Any) -> None:
+    if not isinstance(head, CosineDense) or head.units < 2:
+        raise ValueError(
+            "Class means are vectors of a head `CosineDense(num_classes)` of at least two classes. "
+            f"Received: {head.name!r}, of type {type(head).__name__}"
+        )
+
+
+def _set_means(head: CosineDense, values: np.ndarray, targets: tuple[np.ndarray, ...]) -> None:
+    labels, *weights = targets
+    shares = labels
+    if labels.ndim < 2 or labels.shape[1] != head.units:
+        labels = labels.reshape(-1)
+        check_labels(labels, head.units)
+        shares = np.eye(head.units, dtype=np.float32)[labels.astype(int)]
+    if weights:
+        shares = shares * weights[0].reshape(-1, 1)
+    empty = np.flatnonzero(shares.sum(axis=0) <= 0)
+    if len(empty):
+        raise ValueError(
+            "`data` must hold an example of every class, of a weight above 0. Received: none of "
+            f"class {empty[0]}"
+        )
+    if head.use_bias:
+        values = np.concatenate([values, np.ones_like(values[:, :1])], axis=1)
+    vectors = _unit(_unit(values, axis=1).T @ shares, axis=0)
+    head.set_weights([vectors[:-1], vectors[-1]] if head.use_bias else [vectors])
+
+
+def _unit(vectors: np.ndarray, *, axis: int) -> np.ndarray:
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=axis, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
 def rescale_head(

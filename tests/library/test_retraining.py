@@ -239,3 +239,40 @@ def test_a_model_that_cannot_be_copied_is_changed_in_place_on_demand():
     with pytest.raises(ValueError, match=r"cannot be copied .*\(no config\).*`in_place=True`"):
         keras_ldam.retrain_head(model, (X, LABELS), epochs=1)
     assert keras_ldam.retrain_head(model, (X, LABELS), epochs=1, in_place=True) is model
+
+
+# --------------------------------------------------------------------------- class means
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_cosine_head_starts_from_the_mean_direction_of_each_class(use_bias):
+    head = keras_ldam.CosineDense(2, use_bias=use_bias)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(2.0), head])
+    x = np.array([[1, 0], [0, 3], [-2, 0], [7, 7]], "float32")
+    if not use_bias:
+        keras_ldam.start_from_means(model, (x, np.array([0, 0, 1, 1])))
+        expected = np.stack([[1, 1], np.array([-1, 0]) + np.sqrt([0.5, 0.5])])
+    else:  # One-hot labels and weights; the last example has none.
+        keras_ldam.start_from_means(model, (x, np.eye(2)[[0, 0, 1, 1]], np.array([1, 3, 1, 0])))
+        units = np.array([[2, 0, 1], [0, 6, 1], [-4, 0, 1]]) / np.sqrt([[5], [37], [17]])
+        expected = np.stack([units[0] + 3 * units[1], units[2]])
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = np.concatenate([weights.reshape(-1, 2) for weights in head.get_weights()])
+    np.testing.assert_allclose(vectors, expected.T, atol=1e-6)
+
+
+def test_a_second_stage_from_class_means_begins_at_them():
+    model = functional(keras_ldam.CosineDense(3, scale=16.0, name="head"))
+    still = keras.optimizers.SGD(0.0)
+    fresh = keras_ldam.retrain_head(model, (X, LABELS), epochs=1, optimizer=still, from_means=True)
+    keras_ldam.start_from_means(model, (X, LABELS))
+    assert_equal(weights_of(model)[1], weights_of(fresh)[1])
+    with pytest.raises(ValueError, match="Received: none of class 2"):
+        keras_ldam.start_from_means(model, (X[:200], LABELS[:200]))
+
+
+def test_class_means_need_a_cosine_head(model):
+    with pytest.raises(ValueError, match="at least two classes"):
+        keras_ldam.start_from_means(model, (X, LABELS))
+    with pytest.raises(ValueError, match="at least two classes"):
+        keras_ldam.retrain_head(model, (X, LABELS), from_means=True)
