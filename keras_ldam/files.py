@@ -20,13 +20,15 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write` with a temporary path, then moves the result to `path` in one step.
 
     The contents are on the disk before they take the new name, and the name is on the disk before
-    this returns, so that what the file replaces may be removed then.
+    this returns, so that what the file replaces may be removed then. What killed processes have
+    left in the folder is removed.
 
     Args:
         path: The file to write.
         write: Writes the file that it is given the path of.
     """
     temporary = temporary_path(path)
+    remove_leftovers(path.parent)
     try:
         with _destructors_in_silence():
             write(temporary)

@@ -252,7 +252,6 @@ def evaluate(run_dir: str | Path) -> dict:
             model, split.batches(EVALUATION_BATCH), data.counts, scale=config.score_scale
         )
     try:
-        files.remove_leftovers(folder.path)
         files.write_json(folder.diagnosis_file, {"splits": splits})
     except OSError as error:
         print(f"{folder.diagnosis_file} was not written: {error.strerror}.", flush=True)

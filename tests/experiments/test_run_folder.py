@@ -182,6 +182,16 @@ def test_leftovers_of_killed_processes_are_no_reason_to_refuse_a_folder(tmp_path
         assert list(tmp_path.iterdir()) == [other]
 
 
+def test_the_next_file_that_is_written_removes_what_a_killed_process_left(tmp_path):
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    leftover = files.temporary_path(tmp_path / "errors.png")
+    leftover = leftover.with_name(leftover.name.replace(str(os.getpid()), str(process.pid)))
+    leftover.write_bytes(b"half")
+    write_json(tmp_path / "digits.json", {})
+    assert [file.name for file in tmp_path.iterdir()] == ["digits.json"]
+
+
 def test_hidden_files_of_ones_own_are_no_leftovers(tmp_path):
     own = tmp_path / ".2024-backup"
     own.mkdir()
