@@ -7,7 +7,7 @@ from pathlib import Path
 from keras_ldam import advice, guards
 
 ROOT = Path(__file__).parent.parent
-WARNED: set[tuple[str, str]] = set()
+WARNED = {("LDAM-DRW", "MobileNet, 100 classes")}
 """Rows and networks of which the guards speak, each with good reason."""
 
 

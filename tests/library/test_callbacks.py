@@ -520,7 +520,8 @@ def test_chance_on_even_batches_is_not_taken_for_one_class(guesses):
     metric.update_state(np.array([0, 0, 1, 1]), np.eye(2)[guesses])
     assert float(metric.result()["balanced_accuracy"]) == 0.5
     drw, model = keras_ldam.DRW(0, verbose=0), compiled(keras_ldam.LDAM([90, 10]))
-    drw.set_model(types.SimpleNamespace(loss=model.loss, metrics=[metric], trainable_variables=[]))
+    parts = {"loss": model.loss, "metrics": [metric], "trainable_variables": []}
+    drw.set_model(types.SimpleNamespace(**parts, train_function=None, test_function=None))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for epoch in range(4):
