@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_ldam import adjustment, evaluation, files
+from keras_ldam import adjustment, evaluation
 from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.callbacks import DRW
 from keras_ldam.experiments import datasets, feeding, models
@@ -24,6 +24,7 @@ from keras_ldam.experiments.datasets.sampling import Batches, EpochClock
 from keras_ldam.experiments.place import Place, divide_cores
 from keras_ldam.experiments.progress import EVALUATION_BATCH, Curves, Progress
 from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.files import write_json
 from keras_ldam.losses import LOSSES
 from keras_ldam.optimizers import MomentumSGD
 from keras_ldam.schedules import stepwise
@@ -252,7 +253,7 @@ def evaluate(run_dir: str | Path) -> dict:
             model, split.batches(EVALUATION_BATCH), data.counts, scale=config.score_scale
         )
     try:
-        files.write_json(folder.diagnosis_file, {"splits": splits})
+        write_json(folder.diagnosis_file, {"splits": splits})
     except OSError as error:
         print(f"{folder.diagnosis_file} was not written: {error.strerror}.", flush=True)
     return {
