@@ -40,6 +40,15 @@ def vector_scaling(y, z, counts, gamma, tau, scale):
     return cross_entropy(y, factors * scale * np.asarray(z) + adjustment(counts, tau))
 
 
+def binary_vector_scaling(y, z, counts, gamma, tau, scale):
+    """As in Kini et al.'s paper for one score f: log(1 + exp(ι_y) exp(-Δ_y y f)), y = ±1."""
+    counts, y = np.asarray(counts, np.float64), np.asarray(y)
+    factors = (counts / counts.max()) ** gamma
+    offset = tau * np.log(counts[1] / counts[0]) * np.where(y == 1, 1, -1)
+    signed = np.asarray(z, np.float64) * np.where(y == 1, 1, -1)
+    return np.logaddexp(0.0, -(factors[y] * scale * signed + offset))
+
+
 def binary_ldam(y, z, margins, scale):
     """LDAM for one score: margins are those of the negatives and of the positives."""
     y, z = np.asarray(y), np.asarray(z, np.float64)

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import prepare, present
-from keras_ldam.losses.base import ClassWeightedLoss
+from keras_ldam.losses.base import ClassWeightedLoss, of_answers
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -153,10 +153,7 @@ def _asymmetric(
     if shift:
         no = -ops.log(ops.minimum(ops.sigmoid(-z) + shift, 1.0))
     no = no * _focus(ops.relu(ops.sigmoid(z) - shift), gamma_negative)
-    if sparse:
-        # A label that is neither, inside compiled code.
-        return ops.where(labels < 0, float("nan"), ops.where(labels == 1, yes, no))
-    return labels[..., 1] * yes + labels[..., 0] * no
+    return of_answers(yes, no, labels, sparse)
 
 
 def _focus(miss: Any, gamma: float) -> Any:

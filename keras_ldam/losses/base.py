@@ -65,7 +65,8 @@ class ClassWeightedLoss(keras.losses.Loss):
     - `(num_classes,)`: each example has one of K classes;
     - `(2,)`, and the model ends in a single score z, as of `CosineDense(1)`: two classes, the
       negatives first. The score is the pair (-z/2, z/2), whose softmax is the sigmoid of z, so each
-      loss is what its name says of two classes: cross-entropy is the binary one, and so on.
+      loss is what its name says of two classes: cross-entropy is the binary one, and so on. (Only
+      `VectorScaling` has a form of its own.)
     - `(num_labels, 2)`, negatives and positives of each label: each example has any of the labels,
       with a score for each. Every label is a problem of two classes by itself, with margins and
       weights on both sides, and the loss has one value per example and label.
@@ -137,8 +138,10 @@ class ClassWeightedLoss(keras.losses.Loss):
                 of the loss's own: in a compiled training loop of your own, pass them as an argument
                 of the step.
         """
+        given = ops.convert_to_tensor(y_pred)
         y_true, y_pred = self._present(y_true, y_pred)
-        with self._weighing(class_weights, sample_weight):
+        one_score = given.shape[self.axis] == 1
+        with self._weighing(class_weights, sample_weight, one_score=one_score):
             y_true = assert_labels(y_true, y_pred)
             weights = self._weights_of(y_true, y_pred, sample_weight)
             loss = super().__call__(y_true, y_pred, weights)
@@ -262,7 +265,9 @@ class ClassWeightedLoss(keras.losses.Loss):
         return ops.divide_no_nan(weights, ops.sum(shares * weights))
 
     @contextlib.contextmanager
-    def _weighing(self, class_weights: Any, sample_weight: Any) -> Iterator[None]:
+    def _weighing(
+        self, class_weights: Any, sample_weight: Any, *, one_score: bool
+    ) -> Iterator[None]:
         """Within it, `class_weights` take the place of the variable, if there are any."""
         if class_weights is not None:
             if self.counts is None:
@@ -275,16 +280,22 @@ class ClassWeightedLoss(keras.losses.Loss):
                 )
         before = _here.__dict__.copy()
         _here.class_weights, _here.sample_weight = class_weights, sample_weight
+        _here.one_score = one_score
         try:
             yield
         finally:
-            _here.class_weights = before.get("class_weights")
-            _here.sample_weight = before.get("sample_weight")
+            for name in ("class_weights", "sample_weight", "one_score"):
+                setattr(_here, name, before.get(name))
 
     @property
     def _sample_weight(self) -> Any:
         """The weights of examples that the loss is being called with."""
         return getattr(_here, "sample_weight", None)
+
+    @property
+    def _one_score(self) -> bool:
+        """Whether the loss is being called with single scores, of which pairs have been made."""
+        return bool(getattr(_here, "one_score", False))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss, with the class weights of this moment."""
@@ -419,6 +430,21 @@ def of_class(values: Any, labels: Any, sparse: bool) -> Any:
     if sparse:
         return ops.where(labels == 1, values[:, 1], values[:, 0])
     return ops.sum(labels * values, axis=-1)
+
+
+def of_answers(yes: Any, no: Any, labels: Any, sparse: bool) -> Any:
+    """The loss of each answer: `yes` for label 1 and `no` for label 0, mixed for a share between.
+
+    Args:
+        yes: Loss of each answer if it is 1.
+        no: Loss of each answer if it is 0.
+        labels: What `prepare` returns for pairs of scores.
+        sparse: Whether they are whole numbers.
+    """
+    if sparse:
+        # A label that is neither, inside compiled code.
+        return ops.where(labels < 0, float("nan"), ops.where(labels == 1, yes, no))
+    return labels[..., 1] * yes + labels[..., 0] * no
 
 
 def one_for_each_class(values: Any, scores: Any, name: str = "margins") -> Any:

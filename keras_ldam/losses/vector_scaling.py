@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_classes, prepare
-from keras_ldam.losses.base import softmax_cross_entropy
+from keras_ldam.losses.base import of_answers, softmax_cross_entropy
 from keras_ldam.losses.logit_adjusted import LogitAdjusted, logit_offsets
 
 
@@ -31,7 +31,8 @@ def vector_scaling(
 
     Args:
         y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot or soft `(…, num_classes)`.
-        y_pred: Scores z, shape `(…, num_classes)`.
+        y_pred: Scores z, shape `(…, num_classes)`, or `(…, 1)` for two classes; see
+            `VectorScaling`.
         counts: Training examples per class n_j, shape `(num_classes,)`.
         gamma: γ, the exponent of the divisors, in [0, 1]; 0 is `logit_adjusted`.
         tau: τ ≥ 0, the strength of the adjustment; 0 is the loss CDT.
@@ -48,12 +49,24 @@ def vector_scaling(
     """
     class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
     class_counts.check_range("gamma", gamma, 0, 1)
+    one_score = ops.convert_to_tensor(y_pred).shape[-1] == 1
+    return _scaled(y_true, y_pred, counts, gamma, tau, scale, one_score=one_score)
+
+
+def _scaled(
+    y_true: Any, y_pred: Any, counts: Any, gamma: float, tau: float, scale: float, *, one_score: Any
+) -> Any:
     labels, sparse, scores = prepare(y_true, y_pred)
     counts = class_counts.check_counts(counts, multi_label=True)
     check_classes("vector_scaling", scores if counts.ndim == 1 else scores[..., 0], len(counts))
     divisors = ((counts.max(axis=-1, keepdims=True) / counts) ** gamma).astype(np.float32)
-    logits = scale * scores / ops.convert_to_tensor(divisors)
-    logits = logits + ops.convert_to_tensor(logit_offsets(counts, tau))
+    offsets = logit_offsets(counts, tau)
+    if one_score or counts.ndim == 2:
+        # By the label's divisor: those of both classes together would only be a temperature.
+        z = scale * (scores[..., 1] - scores[..., 0])
+        no, yes = (z / divisors[..., j] + (offsets[..., 1] - offsets[..., 0]) for j in (0, 1))
+        return of_answers(ops.softplus(-yes), ops.softplus(no), labels, sparse)
+    logits = scale * scores / ops.convert_to_tensor(divisors) + ops.convert_to_tensor(offsets)
     return softmax_cross_entropy(labels, sparse, logits)
 
 
@@ -69,6 +82,10 @@ class VectorScaling(LogitAdjusted):
 
     γ = 0 is `LogitAdjusted`. τ = 0 is CDT, class-dependent temperatures (Ye et al., 2020); at the
     start of training it alone favors the frequent classes, which the offsets make up for.
+
+    A single score z of two classes, or of one label among several, has the divisor of the label:
+    ℓ = log(1 + exp(-(s z / Δ_1 + τ log(π_1 / π_0)))) for class 1, and so for class 0 with -z, Δ_0
+    and π_0 / π_1.
 
     The scores are used as they are, without divisors and offsets. With γ above 0 they are not the
     logits of any class frequencies, so `softmax(s z)` ranks classes and is no probability before
@@ -138,8 +155,14 @@ class VectorScaling(LogitAdjusted):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""
-        return vector_scaling(
-            y_true, y_pred, self.counts, gamma=self.gamma, tau=self.tau, scale=self.scale
+        return _scaled(
+            y_true,
+            y_pred,
+            self.counts,
+            self.gamma,
+            self.tau,
+            self.scale,
+            one_score=self._one_score,
         )
 
     def get_config(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def binary(rng):
 # ----------------------------------------------------------------------------- one score
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", sorted(EACH.keys() - {"vector"}))
 def test_one_score_is_two_classes(name, binary):
     y, z = binary
     loss = EACH[name](COUNTS, **WEIGHTS)
@@ -94,6 +94,24 @@ def test_ldam_of_one_score_equals_the_oracle(binary):
     loss = keras_ldam.LDAM(COUNTS, gradual=False, reduction=None)
     np.testing.assert_allclose(values(loss(y, z)), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(values(losses.ldam(y, z, margins, scale=15.0)), expected, atol=1e-6)
+
+
+def test_vector_scaling_divides_one_score_by_the_divisor_of_its_label(binary):
+    y, z = binary
+    expected = oracle.binary_vector_scaling(y, z[:, 0], COUNTS, 0.4, 1.25, 9.0)
+    how = {"gamma": 0.4, "tau": 1.25, "scale": 9.0}
+    loss = keras_ldam.VectorScaling(COUNTS, reduction=None, **how)
+    np.testing.assert_allclose(values(loss(y, z)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        values(losses.vector_scaling(y, z, COUNTS, **how)), expected, rtol=1e-5, atol=1e-6
+    )
+    several = keras_ldam.VectorScaling([COUNTS], reduction=None, **how)
+    np.testing.assert_allclose(values(several(y[:, None], z))[:, 0], expected, rtol=1e-5, atol=1e-6)
+    shares = values(loss(np.full_like(z, 0.25), z))
+    sides = [
+        oracle.binary_vector_scaling(0 * y + j, z[:, 0], COUNTS, 0.4, 1.25, 9.0) for j in (0, 1)
+    ]
+    np.testing.assert_allclose(shares, 0.75 * sides[0] + 0.25 * sides[1], rtol=1e-5, atol=1e-6)
 
 
 def test_opposite_cosines_are_one_cosine_of_twice_the_scale_and_half_the_margin(binary):
