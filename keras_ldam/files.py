@@ -56,7 +56,8 @@ def _errno(error: Exception) -> int | None:
 def _destructors_in_silence() -> Iterator[None]:
     """Within it HDF5's objects, which cannot be closed on a full disk, print no tracebacks."""
     hooks = sys.unraisablehook, sys.excepthook
-    sys.unraisablehook = sys.excepthook = lambda *_: None
+    silent: Callable[..., None] = lambda *_: None  # noqa: E731
+    sys.unraisablehook = sys.excepthook = silent
     try:
         yield
     finally:

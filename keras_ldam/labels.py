@@ -12,6 +12,7 @@ from keras import ops
 from keras_ldam import keras_internals
 
 ONE_SCORE = "One score per example is for two classes, with labels 0 and 1."
+_STRINGS = "Labels must be whole numbers. Received: strings; number the classes."
 _TOLERANCE = 0.01
 """By how much the shares of a soft label may miss 1: labels may come in bfloat16."""
 
@@ -144,7 +145,7 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
             f"labels of shape {tuple(scores.shape)}. Received: shape {tuple(given.shape)}"
         )
     if keras.backend.standardize_dtype(labels.dtype) == "string":
-        raise ValueError("Labels must be whole numbers. Received: strings; number the classes.")
+        raise ValueError(_STRINGS)
     if keras.backend.standardize_dtype(labels.dtype) == "bool":
         labels = ops.cast(labels, "int32")
     check_labels(labels if visible is None else visible, num_classes)
@@ -366,11 +367,18 @@ def _no_distribution(rows: Any, sums: Any, several: bool, numeric: Any) -> Any:
 
 
 def _visible(labels: Any) -> np.ndarray | None:
-    """The values of labels outside compiled code; `None` for a symbolic tensor, or strings."""
+    """The values of labels outside compiled code; `None` for a symbolic tensor.
+
+    Raises:
+        ValueError: for strings.
+    """
     try:
         values = np.asarray(labels)
     except Exception:  # Each backend has an exception of its own for a symbolic tensor.
         return None
+    first = values.flat[0] if values.dtype == object and values.size else None
+    if values.dtype.kind in "SU" or isinstance(first, (str, bytes)):
+        raise ValueError(_STRINGS)
     return values if values.dtype.kind in "biuf" else _as_float(values)
 
 

@@ -158,7 +158,8 @@ def adjust(
     Args:
         model: The trained model.
         data: Held-out examples, which training has not seen: `(x, y)`, `(x, y, sample_weight)`, or
-            batches of these, such as a `tf.data.Dataset`. Labels are as for Keras' losses: whole
+            batches of these, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. Labels of
+            several outputs may come by name or in a tuple. Labels are as for Keras' losses: whole
             numbers, one-hot rows, or zeros and ones for several labels. None: nothing is fitted.
         criterion: What to fit for. `"nll"`: the negative log-likelihood, for probabilities that can
             be relied on. `"balanced_accuracy"`: the mean over classes of the share that is right.
@@ -212,7 +213,7 @@ def adjust(
         Outputs of a Classifier to New a Priori Probabilities", for π and ρ.
     """
     found = read(model, output=output, activation=activation, from_logits=from_logits)
-    held = None if data is None else held_out(found, data, output)
+    held = None if data is None else held_out(found, data)
     if held is None:
         form = Form(found, found.num_scores or 2, found.decides_about_several, class_names)
         given = (tau, offsets, counts, target_prior, source_prior)
@@ -383,7 +384,7 @@ def _given(
                 f"probabilities are meant: pass one. Received: tau={tau}"
             )
     if counts is None and loss is not None and not form.several:
-        counts = loss.counts if len(loss.counts) == num_classes else None
+        counts = loss.counts if loss.counts.shape == (num_classes,) else None
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, form.class_names)
         counts = class_counts.check_counts(counts, form.class_names)
@@ -474,7 +475,7 @@ def _adjustment(
         offsets=offsets if np.any(offsets) else None,
         activation=output.activation,
         applied=output.applied,
-        name="probabilities",
+        name=output.new_name("probabilities"),
     )
     thresholds = None
     if form.num_classes == 2:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ldam.adjustment.batches import batches_of
 from keras_ldam.adjustment.fitting import Examples
 from keras_ldam.adjustment.outputs import Output
 from keras_ldam.labels import check_labels
@@ -71,28 +72,12 @@ class Form:
         return f"{kind} {j}" + (f" ({self.class_names[j]})" if self.class_names else "")
 
 
-def held_out(found: Output, data: Any, output: str | int | None = None) -> HeldOut:
+def held_out(found: Output, data: Any) -> HeldOut:
     """Predicts held-out examples. Arguments and errors are those of `keras_ldam.adjust`."""
-    model = found.model
-    if isinstance(data, tuple) and len(data) in (2, 3):
-        parts = [(model.predict(data[0], verbose=0), *data[1:])]
-    elif isinstance(data, Iterable):
-        parts = []
-        for batch in data:
-            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-                parts = []
-                break
-            parts.append((model.predict_on_batch(batch[0]), *batch[1:]))
-    else:
-        parts = []
-    if not parts:
-        raise ValueError(
-            "`data` must be (x, y), (x, y, sample_weight), or batches of these, at least one. "
-            f"Received: {type(data).__name__}"
-        )
+    parts = [(found.model.predict_on_batch(batch[0]), *batch[1:]) for batch in batches_of(data)]
 
     def column(place: int) -> np.ndarray:
-        return np.concatenate([_array(part[place], output) for part in parts])
+        return np.concatenate([_array(part[place], found) for part in parts])
 
     values = column(0).astype(np.float64)
     labels = column(1)
@@ -106,13 +91,22 @@ def held_out(found: Output, data: Any, output: str | int | None = None) -> HeldO
     if not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
         raise ValueError("Sample weights must be finite numbers of at least 0, and not all 0.")
     labels, several = _decisions(labels, values, found)
-    return HeldOut(values, labels, weights, several)
+    counted = weights > 0  # The others are there for nothing, such as padding.
+    return HeldOut(values[counted], labels[counted], weights[counted], several)
 
 
-def _array(tensor: Any, output: str | int | None) -> np.ndarray:
-    if isinstance(tensor, dict):
-        tensor = tensor[output] if output in tensor else next(iter(tensor.values()))
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
+def _array(part: Any, found: Output) -> np.ndarray:
+    """What a batch has for the output: one array, or one of several by name or place."""
+    if isinstance(part, dict) and (found.name in part or len(part) == 1):
+        part = part.get(found.name, next(iter(part.values())))
+    elif isinstance(part, (tuple, list)) and any(getattr(each, "ndim", 0) for each in part):
+        part = part[found.place]
+    if isinstance(part, dict):
+        raise ValueError(
+            f"`data` must have labels of the output {found.name!r}. Received: labels by name "
+            f"({', '.join(map(str, part))})"
+        )
+    return np.asarray(keras.ops.convert_to_numpy(part))
 
 
 def _decisions(labels: np.ndarray, values: np.ndarray, output: Output) -> tuple[np.ndarray, bool]:

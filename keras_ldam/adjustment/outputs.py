@@ -35,6 +35,8 @@ class Output:
         activation: `"softmax"` or `"sigmoid"`, which makes probabilities of the scores.
         applied: The activation that the output comes out of; None for scores.
         certain: Whether model, loss or caller have said so; otherwise values must tell.
+        name: Name of the output among several; None where there is one.
+        place: Place of the output among several.
     """
 
     model: keras.Model
@@ -42,6 +44,8 @@ class Output:
     activation: str
     applied: str | None
     certain: bool
+    name: str | None = None
+    place: int = 0
 
     @property
     def num_scores(self) -> int | None:
@@ -59,6 +63,13 @@ class Output:
         """The loss, if it is one of ours that knows the counts."""
         known = isinstance(self.loss, ClassWeightedLoss) and self.loss.counts is not None
         return self.loss if known else None
+
+    def new_name(self, name: str) -> str:
+        """Returns a name that no layer of the model has, like the given one."""
+        taken = {layer.name for layer in keras_internals.layers_of(self.model)}
+        while name in taken:
+            name += "_"
+        return name
 
     def with_layer(self, layer: keras.layers.Layer) -> keras.Model:
         """Returns the model with a layer after this output."""
@@ -142,7 +153,7 @@ def read(
         raise ValueError(
             f"`activation` must be None, {' or '.join(ACTIVATIONS)}. Received: {activation!r}"
         )
-    model, loss = _select(model, output)
+    model, loss, name, place = _select(model, output)
     outputs = getattr(model, "outputs", None)
     applied = applied_activation(outputs[0]) if outputs else None
     num_scores = outputs[0].shape[-1] if outputs else None
@@ -158,11 +169,13 @@ def read(
         applied, certain = activation, True
     elif from_logits is not None:
         applied = None if from_logits else (applied or activation)
-    return Output(model, loss, activation, applied, certain)
+    return Output(model, loss, activation, applied, certain, name, place)
 
 
-def _select(model: keras.Model, output: str | int | None) -> tuple[keras.Model, Any]:
-    """The model with one output alone, and its loss."""
+def _select(
+    model: keras.Model, output: str | int | None
+) -> tuple[keras.Model, Any, str | None, int]:
+    """The model with one output alone, its loss, and the name and place of the output."""
     outputs = getattr(model, "outputs", None)
     loss = getattr(model, "loss", None)
     if not outputs or (len(outputs) == 1 and output is None):
@@ -172,7 +185,7 @@ def _select(model: keras.Model, output: str | int | None) -> tuple[keras.Model, 
                 f"output={output!r} for {type(model).__name__} {model.name!r}"
             )
         losses = [each for each in keras.tree.flatten(loss) if each is not None]
-        return model, losses[0] if len(losses) == 1 else None
+        return model, losses[0] if len(losses) == 1 else None, None, 0
     structure = model.output
     if isinstance(structure, dict):
         names = list(structure)
@@ -194,7 +207,8 @@ def _select(model: keras.Model, output: str | int | None) -> tuple[keras.Model, 
         loss = loss.get(names[place])
     elif isinstance(loss, (list, tuple)):
         loss = loss[place] if len(loss) == len(tensors) else None
-    return keras.Model(inputs_of(model), tensors[place], name=model.name), loss
+    chosen = keras.Model(inputs_of(model), tensors[place], name=model.name)
+    return chosen, loss, names[place], place
 
 
 def wants_probabilities(loss: Any) -> bool:
@@ -307,5 +321,6 @@ def with_probabilities(model: keras.Model, *, scale: float | None = None) -> ker
         raise ValueError("The model ends in probabilities already.")
     several = getattr(found.loss, "multi_label", False)
     activation = "sigmoid" if several or found.num_scores == 1 else "softmax"
-    layer = Probabilities(softmax_scale(model, scale), activation=activation, name="probabilities")
+    name = found.new_name("probabilities")
+    layer = Probabilities(softmax_scale(model, scale), activation=activation, name=name)
     return found.with_layer(layer)

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam import keras_internals
+from keras_ldam.adjustment.batches import batches_of
 from keras_ldam.adjustment.outputs import softmax_scale
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense
@@ -315,12 +316,12 @@ class _Features:
         class_counts.check_whole("batch_size", batch_size, 1)
         body = _Body(model, _candidates(model, head))
         kept: list[list[np.ndarray]] = [[], [], []]
-        for batch in _batches(data, int(batch_size)):
+        for batch in batches_of(data, int(batch_size)):
             x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-            if y is None or keras.tree.is_nested(y):
+            if keras.tree.is_nested(y):
                 raise ValueError(
                     "`data` must hold labels of the head, as (x, y) or (x, y, sample_weight). "
-                    f"Received: {'no labels' if y is None else type(y).__name__}"
+                    f"Received: labels in a {type(y).__name__}"
                 )
             # A dataset's tensors may be those of another backend.
             x = keras.tree.map_structure(np.asarray, x)
@@ -331,8 +332,6 @@ class _Features:
             kept[1].append(np.asarray(y))
             if weights is not None:
                 kept[2].append(np.asarray(weights))
-        if not kept[0]:
-            raise ValueError("`data` must hold examples. Received: none")
         self.head = body.called
         self.values = np.concatenate(kept[0])
         self.targets = tuple(np.concatenate(part) for part in kept[1:] if part)
@@ -368,26 +367,6 @@ def _check_head(head: Any, features: Any, scores: Any, outputs: Any, *, chosen: 
     if not np.all(same):
         raise ValueError(
             _NO_HEAD.format(received=f"{head.name!r} called last, whose scores are not the output")
-        )
-
-
-def _batches(data: Any, batch_size: int) -> Iterator[Any]:
-    if isinstance(data, (tuple, list)) and 2 <= len(data) <= 3:
-        if isinstance(data[1], list):  # Numbers, which are no structure.
-            data = (data[0], np.asarray(data[1]), *data[2:])
-        n, step = len(keras.tree.flatten(data[1])[0]), 8 * batch_size
-        for start in range(0, n, step):
-            yield keras.tree.map_structure(lambda part, at=start: part[at : at + step], tuple(data))
-    elif isinstance(data, keras.utils.PyDataset):
-        yield from (data[index] for index in range(len(data)))
-    elif hasattr(data, "__iter__") and not hasattr(data, "shape"):
-        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-            raise ValueError("`data` must have an end, since it is read once: no `repeat`.")
-        yield from data
-    else:
-        raise ValueError(
-            "`data` must hold labels of the head, as (x, y) or (x, y, sample_weight). Received: "
-            f"{type(data).__name__}"
         )
 
 
@@ -446,6 +425,13 @@ def _fit(
     batches = balanced(
         (inputs, *found.targets), power=power, batch_size=batch_size, seed=seed, verbose=0
     )
+    num_classes = max(2, found.head.compute_output_shape((1, found.values.shape[1]))[-1])
+    check_labels(batches.labels, num_classes)
+    if len(batches.counts) < num_classes:
+        raise ValueError(
+            f"`data` must have an example of each of the {num_classes} classes. Received: none of "
+            f"class {len(batches.counts)}"
+        )
     if isinstance(optimizer, float):
         rate = keras.optimizers.schedules.CosineDecay(optimizer, epochs * len(batches))
         optimizer = keras.optimizers.Adam(rate)

@@ -118,6 +118,12 @@ def test_one_of_several_outputs_is_adjusted_with_its_own_scale(rng):
     assert found.scale == losses["cosine"].scale
     assert found.model.predict(x, verbose=0).shape == (40, 2)
     assert keras_ldam.adjust(model, output=0).scale == 1
+    kinds = np.arange(40) % 3
+    for labels in ({"kind": kinds, "cosine": y}, (kinds, y)):
+        by_place = keras_ldam.adjust(model, (x, labels), output=1)
+        assert by_place.offsets.tolist() == found.offsets.tolist()
+    with pytest.raises(ValueError, match=r"labels of the output 'kind'\. Received: labels by name"):
+        keras_ldam.adjust(model, (x, {"cosine": y, "kinds": kinds}), output="kind")
     with pytest.raises(ValueError, match=r"has 2 outputs: choose one .* kind, cosine"):
         keras_ldam.adjust(model)
     with pytest.raises(ValueError, match="Unknown output 'kinds'; available: kind, cosine"):
@@ -318,6 +324,39 @@ def test_batches_weights_and_one_hot_labels_are_read_alike(rng):
     assert whole.before["nll"].value == pytest.approx(repeated.before["nll"].value, rel=1e-4)
 
 
+def test_examples_without_weight_are_no_examples_and_a_pydataset_is_read(rng):
+    scores, y = of_frequencies(rng, 90, [0.5, 0.3, 0.2])
+    model, kept = passing(3), np.arange(90) % 3 > 0
+    few = keras_ldam.adjust(model, (scores[kept], y[kept]))
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return scores[index::2], y[index::2], kept[index::2].astype("float32")
+
+    weighted = keras_ldam.adjust(model, Batches())
+    assert weighted.examples.tolist() == few.examples.tolist()
+    assert weighted.before["nll"].value == pytest.approx(few.before["nll"].value, rel=1e-5)
+
+
+def test_a_model_is_adjusted_again_and_may_have_a_layer_of_any_name(rng):
+    named = passing(3, head=keras.layers.Dense(3, name="probabilities"))
+    once = keras_ldam.adjust(named, tau=1, counts=[5, 3, 2]).model
+    twice = keras_ldam.adjust(once, tau=0.5, counts=[5, 3, 2]).model
+    x = rng.normal(size=(4, 3)).astype("float32")
+    powers = once.predict(x, verbose=0) / np.sqrt([5, 3, 2])
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(twice.predict(x, verbose=0), expected, rtol=1e-5)
+    assert len(keras_ldam.with_probabilities(named).layers) == 3
+
+
+def test_a_model_of_two_labels_may_be_adjusted_as_one_of_two_classes():
+    model = passing(2, loss=keras_ldam.CrossEntropy([[5, 1], [3, 3]]))
+    assert keras_ldam.adjust(model, (SCORES[:, :2], Y % 2)).layer.activation == "softmax"
+
+
 def test_cosines_of_an_unknown_scale_get_one_from_the_data(rng):
     y = np.arange(300) % 3
     x = (np.eye(3)[y] + 0.7 * rng.normal(size=(300, 3))).astype("float32")
@@ -379,6 +418,8 @@ class Own(keras.Model):
         ({"data": (SCORES, np.zeros(60, int))}, "at least two examples of each .*: 0 of class 1"),
         ({"data": (SCORES, Y + 1)}, "Labels must be whole numbers in 0 … 2"),
         ({"data": (SCORES, np.zeros((60, 2)))}, r"Labels must have shape .* Received: shape"),
+        ({"data": (SCORES, np.array(["a", "b", "c"])[Y])}, "Received: strings; number the classes"),
+        ({"data": (SCORES[:0], Y[:0])}, "`data` must hold examples. Received: none"),
         ({"data": (SCORES * np.nan, Y)}, "must give finite numbers. Received: NaN .* 60 of 60"),
         ({"data": (SCORES, Y, -np.ones(60))}, "Sample weights must be finite numbers"),
         ({"data": (softmax(SCORES), Y)}, "expected to give scores, and gives probabilities"),

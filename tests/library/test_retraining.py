@@ -213,13 +213,15 @@ def test_the_head_of_one_of_several_outputs_is_named():
             {"data": (X[..., None], LABELS)},
             "one row of features for each example",
         ),
-        (None, {"data": X}, "`data` must hold labels"),
+        (None, {"data": X}, r"`data` must be \(x, y\)"),
         (None, {"data": (X, {"kind": LABELS})}, "`data` must hold labels"),
         (None, {"data": []}, "`data` must hold examples"),
         (None, {"power": 2}, "`power` must be a number"),
         (None, {"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         (None, {"epochs": 0}, "`epochs` must be a whole number of at least 1"),
         (None, {"data": (X, LABELS + (LABELS > 0))}, "none of class 1"),
+        (None, {"data": (X[LABELS < 2], LABELS[LABELS < 2])}, "none of class 2"),
+        (None, {"data": (X[:4], [0, 1, 2, 3])}, "Labels must be whole numbers in 0 … 2"),
     ],
 )
 def test_bad_input_gets_one_sentence(model, make, arguments, sentence):

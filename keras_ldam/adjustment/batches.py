@@ -1,0 +1,63 @@
+"""Batches of examples with labels, from every form in which Keras takes data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def batches_of(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, ...]]:
+    """Yields `(x, y)` or `(x, y, sample_weight)`, each once.
+
+    Args:
+        data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or another iterable of such batches.
+        batch_size: Of arrays, 8 · `batch_size` examples come at a time.
+
+    Raises:
+        ValueError: for data in another form, without an end, or without an example.
+    """
+    if _is_batch(data) and not (isinstance(data, list) and isinstance(data[0], (tuple, list))):
+        # Numbers in a list are no structure of several arrays.
+        x, *rest = data
+        data = (x, *(np.asarray(part) if _is_numbers(part) else part for part in rest))
+        n, step = len(keras.tree.flatten(data[1])[0]), 8 * batch_size
+        found: Iterator[Any] = (
+            keras.tree.map_structure(lambda part, at=start: part[at : at + step], tuple(data))
+            for start in range(0, n, step)
+        )
+    elif isinstance(data, keras.utils.PyDataset) and data.num_batches is not None:
+        found = (data[index] for index in range(data.num_batches))
+    elif hasattr(data, "__iter__") and not hasattr(data, "shape"):
+        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            raise ValueError("`data` must have an end, since it is read once: no `repeat`.")
+        found = iter(data)
+    else:
+        raise ValueError(_FORMS.format(received=type(data).__name__))
+    none = True
+    for batch in found:
+        if not _is_batch(batch):
+            raise ValueError(_FORMS.format(received=f"{type(data).__name__} without labels"))
+        none = False
+        yield tuple(batch)
+    if none:
+        raise ValueError("`data` must hold examples. Received: none")
+
+
+_FORMS = (
+    "`data` must be (x, y), (x, y, sample_weight), or batches of these, which end. "
+    "Received: {received}"
+)
+
+
+def _is_batch(element: Any) -> bool:
+    """Whether an element is examples with labels."""
+    labeled = isinstance(element, (tuple, list)) and 2 <= len(element) <= 3
+    return labeled and element[1] is not None
+
+
+def _is_numbers(part: Any) -> bool:
+    return isinstance(part, list) and not any(hasattr(each, "ndim") and each.ndim for each in part)
