@@ -32,6 +32,17 @@ def main(verb: str | None = None) -> None:
 
         if not has_gpu and "tensorflow" in sys.modules:
             sys.modules["tensorflow"].config.list_physical_devices()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("keras_ldam"):
+            raise
+        os.dup2(kept, 2)
+        print(
+            f"{verb or 'keras-ldam'}: {error.name} is not installed for {sys.executable}. Activate "
+            "the environment that `make demo` makes, `. .venv/bin/activate`, or install this "
+            "project: pip install '.[experiments]'.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     finally:
         # Python writes a traceback, if there is one, only after this.
         os.dup2(kept, 2)

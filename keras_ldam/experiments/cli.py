@@ -61,12 +61,12 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
             print(_overview(), file=sys.stdout if wanted else sys.stderr)
             return 0 if wanted else 2
         verb = arguments.pop(0)
-    if any(argument in ("--help", "-h", "--helpfull") for argument in arguments):
-        print(_help(verb))
-        return 0
     values = flags.FlagValues()
     VERBS[verb].define(values)
     try:
+        if any(argument in ("--help", "-h", "--helpfull") for argument in arguments):
+            print(_help(verb), flush=True)
+            return 0
         rest = values([verb, *arguments])[1:]
         if rest and "inputs" not in values:
             raise ValueError(f"does not take the argument {rest[0]!r}; see --help.")

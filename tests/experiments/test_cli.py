@@ -1,6 +1,7 @@
 """The programs as a user types them: what they print, and their answers to wrong input."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,23 @@ def test_help_explains_every_flag_with_examples(verb, capsys):
     if verb == "train":
         assert "--method" in printed
         assert "one of: erm, rs" in printed
+
+
+def test_help_may_be_read_in_part(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert cli.main("train", ["--help"]) == 0
+
+
+def test_a_python_without_keras_gets_a_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "bin" / "train"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("train: keras is not installed for ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_every_verb_has_its_file_and_the_console_command_knows_them_all(capsys):
