@@ -11,6 +11,7 @@ from keras_ldam.adjustment import (
 from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.advice import Advice, advise
 from keras_ldam.callbacks import DRW
+from keras_ldam.chunked import ChunkedTraining
 from keras_ldam.counting import count
 from keras_ldam.counts import (
     class_weights,
@@ -60,6 +61,7 @@ __all__ = [
     "Advice",
     "AsymmetricFocal",
     "BalancedAccuracy",
+    "ChunkedTraining",
     "ClassErrors",
     "ClassMargins",
     "CosineDense",

@@ -144,6 +144,47 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
             f"shape {tuple(scores.shape[:-1])} (or with a last axis of 1), or one-hot or soft "
             f"labels of shape {tuple(scores.shape)}. Received: shape {tuple(given.shape)}"
         )
+    return _whole(labels, visible, num_classes), True, scores
+
+
+def without_scores(
+    y_true: Any, shape: Any, num_classes: int, ignore_class: int | None = None
+) -> tuple[Any, Any]:
+    """Brings integer labels into the form of `prepare` where there are no scores beside them.
+
+    Args:
+        y_true: Integer labels of the axes of `shape`, or with a last axis of 1.
+        shape: Shape of the examples, `(…)`.
+        num_classes: K.
+        ignore_class: Integer label that counts nowhere; it becomes class 0.
+
+    Returns:
+        Labels, int32 `(…)`, -1 where one is no class in compiled code, and which of them are known,
+        booleans, or `None` without `ignore_class`.
+
+    Raises:
+        ValueError: if the shapes do not fit, and, outside compiled code, for a label that is no
+            class.
+    """
+    visible, known = _visible(y_true), None
+    labels = given = ops.convert_to_tensor(y_true)
+    if len(labels.shape) == len(shape) + 1 and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, axis=-1)
+    if len(labels.shape) != len(shape) or not _fit(labels.shape, shape):
+        raise ValueError(
+            "Scores in chunks of classes need integer labels, one for each example. Received: "
+            f"`y_true` of shape {tuple(given.shape)} for examples of shape {tuple(shape)}"
+        )
+    if ignore_class is not None:
+        known = ops.not_equal(labels, ignore_class)
+        labels = ops.where(known, labels, ops.zeros_like(labels))
+        if visible is not None:
+            visible = np.where(visible == ignore_class, 0, visible)
+    return _whole(labels, visible, num_classes), known
+
+
+def _whole(labels: Any, visible: np.ndarray | None, num_classes: int) -> Any:
+    """Integer labels as int32, with -1 for what is no class."""
     if keras.backend.standardize_dtype(labels.dtype) == "string":
         raise ValueError(_STRINGS)
     if keras.backend.standardize_dtype(labels.dtype) == "bool":
@@ -154,7 +195,7 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
     if keras.backend.is_float_dtype(labels.dtype):
         is_class = ops.logical_and(is_class, labels == ops.floor(labels))
     labels = ops.where(is_class, labels, ops.full_like(labels, -1))
-    return ops.cast(labels, "int32"), True, scores
+    return ops.cast(labels, "int32")
 
 
 def assert_labels(y_true: Any, y_pred: Any) -> Any:

@@ -19,7 +19,7 @@ LIBRARY = [
     {"extras", "files", "keras_internals", "version"},
     {"counting", "counts", "hardware", "labels"},
     {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},
-    {"adjustment", "guards"},
+    {"adjustment", "chunked", "guards"},
     {"callbacks", "evaluation"},
     {"distribution", "export", "report", "serving"},
 ]

@@ -126,11 +126,17 @@ class CosineDense(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Returns the cosines."""
-        inputs, kernel = ops.cast(inputs, self.compute_dtype), ops.convert_to_tensor(self.kernel)
+        kernel = ops.convert_to_tensor(self.kernel)
+        if self.use_bias:
+            kernel = ops.concatenate([kernel, ops.convert_to_tensor(self.bias)[None]], axis=0)
+        return ops.matmul(self.unit_features(inputs), self._unit(kernel, 0))
+
+    def unit_features(self, inputs: Any) -> Any:
+        """Returns u / ‖u‖, shape `(…, features + 1)`, or without a bias `(…, features)`."""
+        inputs = ops.cast(inputs, self.compute_dtype)
         if self.use_bias:
             inputs = ops.concatenate([inputs, ops.ones_like(inputs[..., :1])], axis=-1)
-            kernel = ops.concatenate([kernel, ops.convert_to_tensor(self.bias)[None]], axis=0)
-        return ops.matmul(self._unit(inputs, -1), self._unit(kernel, 0))
+        return self._unit(inputs, -1)
 
     def _unit(self, vectors: Any, axis: int) -> Any:
         squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)

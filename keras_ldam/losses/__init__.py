@@ -18,10 +18,12 @@ from keras_ldam.losses.base import (
     MarginLoss,
     check_class_weights,
     compile_again,
+    in_chunks,
     local_batches,
     set_class_weights,
     weighted_losses,
 )
+from keras_ldam.losses.chunks import Chunks
 from keras_ldam.losses.cross_entropy import CrossEntropy, cross_entropy
 from keras_ldam.losses.focal import Focal, focal
 from keras_ldam.losses.ldam import LDAM, ldam
@@ -33,6 +35,7 @@ __all__ = [
     "LDAM",
     "LOSSES",
     "AsymmetricFocal",
+    "Chunks",
     "ClassWeightedLoss",
     "CrossEntropy",
     "Focal",
@@ -46,6 +49,7 @@ __all__ = [
     "compile_again",
     "cross_entropy",
     "focal",
+    "in_chunks",
     "ldam",
     "ldam_hinge",
     "local_batches",

@@ -20,7 +20,9 @@ from keras_ldam.labels import (
     prepare,
     present,
     weigh,
+    without_scores,
 )
+from keras_ldam.losses.chunks import Chunks
 
 OVER_DATA = "mean_over_data"
 """The reduction that divides by the mean weight over the training examples."""
@@ -138,6 +140,10 @@ class ClassWeightedLoss(keras.losses.Loss):
                 of the loss's own: in a compiled training loop of your own, pass them as an argument
                 of the step.
         """
+        chunks = getattr(_here, "chunks", None)
+        if chunks is not None:
+            with self._weighing(class_weights, sample_weight, one_score=False):
+                return self._in_chunks(chunks, y_true, y_pred, sample_weight)
         given = ops.convert_to_tensor(y_pred)
         y_true, y_pred = self._present(y_true, y_pred)
         one_score = given.shape[self.axis] == 1
@@ -145,6 +151,31 @@ class ClassWeightedLoss(keras.losses.Loss):
             y_true = assert_labels(y_true, y_pred)
             weights = self._weights_of(y_true, y_pred, sample_weight)
             loss = super().__call__(y_true, y_pred, weights)
+        if self.reduction == "mean_with_sample_weight":
+            loss = _mean_over_replicas(loss, ops.sum(weights))
+        return loss
+
+    def _in_chunks(self, chunks: Chunks, y_true: Any, features: Any, sample_weight: Any) -> Any:
+        """`__call__` where the scores do not exist; see `in_chunks`.
+
+        A loss that is a function of the label's score and of the log-sum-exp of the others has
+        `of_label_and_rest(labels, chunks, features)`, which returns one value per example.
+        """
+        size = chunks.num_classes
+        if self.multi_label or (self.counts is not None and len(self.counts) != size):
+            raise ValueError(
+                f"{self.name}: `counts` must have one entry for each of the {size} classes of the "
+                f"head. Received: shape {self.counts.shape}"
+            )
+        labels, known = without_scores(y_true, features.shape[:-1], size, self.ignore_class)
+        weights = ops.where(labels >= 0, 1.0, float("nan"))
+        if self.counts is not None:
+            weights = weights * of_class(self._relative, labels, True)
+        if known is not None:
+            weights = ops.where(known, weights, 0.0)
+        weights = weigh(weights, features, sample_weight)
+        values = self.of_label_and_rest(labels, chunks, features)
+        loss = _Mean(reduction=self.reduction, dtype="float32")(values, values, weights)
         if self.reduction == "mean_with_sample_weight":
             loss = _mean_over_replicas(loss, ops.sum(weights))
         return loss
@@ -457,6 +488,26 @@ def one_for_each_class(values: Any, scores: Any, name: str = "margins") -> Any:
             f"`y_pred`. Received: shape {tuple(values.shape)}"
         )
     return values
+
+
+# ----------------------------------------------------------------------------- chunks of classes
+
+
+@contextlib.contextmanager
+def in_chunks(chunks: Chunks) -> Iterator[None]:
+    """Within it, what a loss is called with are features, whose scores `chunks` computes."""
+    before, _here.chunks = getattr(_here, "chunks", None), chunks
+    try:
+        yield
+    finally:
+        _here.chunks = before
+
+
+class _Mean(keras.losses.Loss):
+    """Keras' reductions of given values."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return y_pred
 
 
 # ----------------------------------------------------------------------------- many replicas

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_ldam.labels import prepare
 from keras_ldam.losses.base import ClassWeightedLoss, softmax_cross_entropy
@@ -64,3 +65,8 @@ class CrossEntropy(ClassWeightedLoss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""
         return cross_entropy(y_true, y_pred)
+
+    def of_label_and_rest(self, labels: Any, chunks: Any, features: Any) -> Any:
+        """Returns one value per example without the scores of all classes."""
+        own, rest = chunks.label_and_rest(features, labels)
+        return ops.softplus(rest - own)

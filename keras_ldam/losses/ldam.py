@@ -169,6 +169,17 @@ class LDAM(MarginLoss):
             margins = self._share(y_true, y_pred) * ops.convert_to_tensor(margins, dtype="float32")
         return ldam(y_true, y_pred, margins, scale=self.scale, offsets=self._offsets)
 
+    def of_label_and_rest(self, labels: Any, chunks: Any, features: Any) -> Any:
+        """Returns one value per example without the scores of all classes."""
+        offsets = None if self._offsets is None else ops.convert_to_tensor(self._offsets)
+        own, rest = chunks.label_and_rest(features, labels, scale=self.scale, offsets=offsets)
+        rest = rest - (0.0 if offsets is None else of_class(offsets, labels, True))
+        margins = of_class(ops.convert_to_tensor(self.margins, "float32"), labels, True)
+        if self.gradual:
+            entropy = ops.stop_gradient(ops.softplus(rest - self.scale * own))
+            margins = margins * self._share_of(entropy, labels, True, features)
+        return ops.softplus(rest - self.scale * (own - margins))
+
     @property
     def _offsets(self) -> np.ndarray | None:
         return logit_offsets(self.counts, self.tau) if self.tau else None
@@ -176,14 +187,18 @@ class LDAM(MarginLoss):
     def _share(self, y_true: Any, y_pred: Any) -> Any:
         """The share of the margins that is demanded of a batch."""
         labels, sparse, scores = prepare(y_true, ops.stop_gradient(y_pred))
-        surprise = -np.log(self.counts / self.counts.sum(axis=-1, keepdims=True))
-        given = of_class(ops.convert_to_tensor(surprise, "float32"), labels, sparse)
-        # By the examples' own weights: what counts nothing must not move the others' margins.
-        weights = weigh(ops.where(given > 0, 1.0, 0.0), y_pred, self._sample_weight)
         logits = self.scale * scores
         if self._offsets is not None:
             logits = logits + ops.convert_to_tensor(self._offsets)
         entropy = softmax_cross_entropy(labels, sparse, logits)
+        return self._share_of(entropy, labels, sparse, y_pred)
+
+    def _share_of(self, entropy: Any, labels: Any, sparse: bool, y_pred: Any) -> Any:
+        """The same of the cross-entropy of each example; of `y_pred` only the mask matters."""
+        surprise = -np.log(self.counts / self.counts.sum(axis=-1, keepdims=True))
+        given = of_class(ops.convert_to_tensor(surprise, "float32"), labels, sparse)
+        # By the examples' own weights: what counts nothing must not move the others' margins.
+        weights = weigh(ops.where(given > 0, 1.0, 0.0), y_pred, self._sample_weight)
         entropy, given, weights = (
             ops.sum(ops.where(weights > 0, weights * part, 0.0)) for part in (entropy, given, 1.0)
         )

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_classes, prepare
-from keras_ldam.losses.base import ClassWeightedLoss, softmax_cross_entropy
+from keras_ldam.losses.base import ClassWeightedLoss, of_class, softmax_cross_entropy
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -136,6 +136,12 @@ class LogitAdjusted(ClassWeightedLoss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""
         return logit_adjusted(y_true, y_pred, self.counts, tau=self.tau, scale=self.scale)
+
+    def of_label_and_rest(self, labels: Any, chunks: Any, features: Any) -> Any:
+        """Returns one value per example without the scores of all classes."""
+        offsets = ops.convert_to_tensor(logit_offsets(self.counts, self.tau))
+        own, rest = chunks.label_and_rest(features, labels, scale=self.scale, offsets=offsets)
+        return ops.softplus(rest - self.scale * own - of_class(offsets, labels, True))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss."""

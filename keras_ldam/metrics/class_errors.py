@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_classes, check_target, present
-from keras_ldam.metrics.decisions import decisions
+from keras_ldam.metrics.decisions import are_guesses, decisions, guessed_decisions
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -94,7 +94,8 @@ class ClassErrors(keras.metrics.Metric):
         Args:
             y_true: Labels `(…)` or `(…, 1)`, or one-hot `(…, num_classes)`; for several labels
                 zeros and ones `(…, num_labels)`.
-            y_pred: Scores `(…, num_classes)`, or one for two classes, `(…, 1)`.
+            y_pred: Scores `(…, num_classes)`, or one for two classes, `(…, 1)`. For more classes
+                than two, whole numbers `(…, 1)` are the predicted classes.
             sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
 
         Raises:
@@ -103,6 +104,10 @@ class ClassErrors(keras.metrics.Metric):
         """
         multi_label, num_classes = self.counts.ndim == 2, self.counts.shape[-1]
         size = len(self.counts)
+        if not multi_label and are_guesses(y_pred := ops.convert_to_tensor(y_pred), size):
+            found = guessed_decisions(y_true, y_pred, sample_weight, size, self.ignore_class)
+            self._add(*found)
+            return
         check_classes(self.name, y_pred, size, axis=self.axis, multi_label=multi_label)
         y_true, y_pred = present(
             y_true,
@@ -111,10 +116,17 @@ class ClassErrors(keras.metrics.Metric):
             ignore_class=self.ignore_class,
             axis=self.axis,
         )
-        labels, guesses, weights, guessed = decisions(y_true, y_pred, sample_weight)
-        wrong = weights - ops.where(labels == guesses, guessed, 0.0)
+        labels, *rest = decisions(y_true, y_pred, sample_weight)
+        sides: Any = 0
         if multi_label:  # Each side of each label is a class.
-            labels = labels + num_classes * (ops.arange(ops.shape(labels)[0], dtype="int32") % size)
+            sides = num_classes * (ops.arange(ops.shape(labels)[0], dtype="int32") % size)
+        self._add(labels, *rest, sides=sides)
+
+    def _add(
+        self, labels: Any, guesses: Any, weights: Any, guessed: Any, *, sides: Any = 0
+    ) -> None:
+        wrong = weights - ops.where(labels == guesses, guessed, 0.0)
+        labels = labels + sides
         self._total.add(weights, labels)
         self._wrong.add(wrong, labels)
 

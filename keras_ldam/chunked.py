@@ -1,0 +1,222 @@
+"""Training with so many classes that the scores of a batch do not fit into memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ldam import counts as class_counts
+from keras_ldam import keras_internals
+from keras_ldam.layers import CosineDense, inputs_of
+from keras_ldam.losses import Chunks, in_chunks
+from keras_ldam.metrics import ClassErrors
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class ChunkedTraining(keras.Model):
+    """Trains a model with very many classes without an array of `(batch, num_classes)` scores.
+
+    The loss and its gradient are computed from the features before the last layer and the class
+    vectors in it, `chunk_size` classes at a time, and the backward pass computes each chunk again:
+    memory is that of a chunk, not of K. Values are those of the model itself, up to rounding. The
+    class vectors, their gradient and the optimizer's state stay whole.
+
+    The wrapped model shares its variables, so train the wrapper and then use, save or export the
+    model itself. The losses are `LDAM`, `LogitAdjusted` and `CrossEntropy`, with class weights,
+    `DRW`, margins and all their arguments; labels are integers. Of metrics there is `ClassErrors`,
+    for which each step computes the scores once more, to find the best class.
+
+    `predict` of the wrapped model returns all scores, `(examples, num_classes)`. `best` returns the
+    best ones alone.
+
+    Args:
+        model: A functional or sequential model, built, with one output, that comes out of a
+            `CosineDense`, or of a `Dense` without an activation.
+        chunk_size: Classes per chunk, at least 1. A chunk holds a few arrays of
+            `(batch, chunk_size)`, and copies of as many class vectors.
+        **kwargs: Further arguments of `keras.Model`.
+
+    Raises:
+        ValueError: if an argument is not as described; from `compile`, for another loss or metric.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras_ldam.CosineDense(1000)])
+    >>> trained = ChunkedTraining(model, chunk_size=256)
+    >>> trained.compile("adam", loss=keras_ldam.LDAM(np.arange(1, 1001)))
+    >>> history = trained.fit(np.ones((4, 8)), np.array([0, 1, 2, 999]), verbose=0)
+    >>> scores, classes = trained.best(np.ones((4, 8)), 5)
+    >>> classes.shape
+    (4, 5)
+    """
+
+    def __init__(self, model: keras.Model, *, chunk_size: int = 8192, **kwargs: Any) -> None:
+        class_counts.check_whole("chunk_size", chunk_size, 1)
+        head, features = _head_of(model)
+        super().__init__(**kwargs)
+        self.model, self.chunk_size = model, int(chunk_size)
+        # As functions: as attributes, their layers would be saved a second time.
+        self._features = keras.Model(inputs_of(model), features).__call__
+        self._head = lambda: head
+        self._guesses = False
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns what scores are products of with class vectors, `(…, features + 1)`.
+
+        Compiled with metrics, it appends the best class of each example: a step on JAX computes
+        metrics where it has no class vectors. Up to 2**24 a float32 holds it exactly.
+        """
+        features = self._products(inputs, training)
+        if not self._guesses:
+            return features
+        mask = keras_internals.mask_of(features)
+        flat = ops.stop_gradient(ops.reshape(features, (-1, features.shape[-1])))
+        scores, best = self._chunks().best(flat)
+        best = ops.cast(ops.where(scores == scores, best, -1), "float32")
+        best = ops.reshape(best, (*ops.shape(features)[:-1], 1))
+        features = ops.concatenate([features, best], axis=-1)
+        if mask is not None:
+            keras_internals.set_mask(features, mask)
+        return features
+
+    def _products(self, inputs: Any, training: bool | None) -> Any:
+        head, given = self._head(), self._features(inputs, training=training)
+        features = ops.cast(given, "float32")
+        ones = ops.ones_like(features[..., :1])
+        if not isinstance(head, CosineDense):
+            features = ops.concatenate([features, ones], axis=-1)
+        elif head.use_bias:
+            features = head.unit_features(features)
+        else:
+            features = ops.concatenate([head.unit_features(features), 0.0 * ones], axis=-1)
+        mask = keras_internals.mask_of(given)
+        if mask is not None:
+            keras_internals.set_mask(features, mask)
+        return features
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Compiles as Keras does, with a loss and metrics that need no array of all scores."""
+        if not hasattr(loss, "of_label_and_rest"):
+            raise ValueError(
+                "`loss` must be LDAM, LogitAdjusted or CrossEntropy of keras_ldam; others need "
+                f"the scores of all classes at once. Received: {loss!r}"
+            )
+        given = keras.tree.flatten([metrics, weighted_metrics])
+        for metric in (metric for metric in given if metric is not None):
+            if not isinstance(metric, ClassErrors):
+                raise ValueError(
+                    "Metrics must be ClassErrors of keras_ldam; others need the scores of all "
+                    f"classes at once. Received: {metric!r}"
+                )
+        self._guesses = any(metric is not None for metric in given)
+        super().compile(
+            optimizer, loss, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as it was when saved.
+
+        Keras does so only for classes that do not override `compile`.
+        """
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def _chunks(self) -> Chunks:
+        head = self._head()
+        bias = ops.zeros((head.units,), "float32") if not head.use_bias else head.bias
+        epsilon = head.epsilon if isinstance(head, CosineDense) else None
+        return Chunks(head.kernel, bias, epsilon, self.chunk_size)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the loss of features."""
+        if self._guesses:
+            y_pred = _part(y_pred, slice(None, -1))
+        with in_chunks(self._chunks()):
+            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Updates the metrics by the best class of each example."""
+        if self._guesses:
+            y_pred = _part(y_pred, slice(-1, None), "int32")
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns all scores, as the wrapped model does."""
+        return self.model.predict(*args, **kwargs)
+
+    def best(self, x: Any, k: int = 1, *, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the k best scores of each example and their classes, best first.
+
+        Args:
+            x: Examples, an array.
+            k: How many, 1 to `num_classes`.
+            batch_size: Examples per batch.
+
+        Returns:
+            Scores, float32, and classes, int32, both of shape `(examples, k)`.
+
+        Raises:
+            ValueError: if `k` is out of range.
+        """
+        class_counts.check_whole("k", k, 1)
+        chunks = self._chunks()
+        if k > chunks.num_classes:
+            raise ValueError(f"`k` must be at most {chunks.num_classes}. Received: k={k}")
+        found = []
+        for start in range(0, len(x), batch_size):
+            pair = chunks.best(self._products(x[start : start + batch_size], False), k)
+            found.append([ops.convert_to_numpy(part) for part in pair])
+        scores, classes = zip(*found, strict=True)
+        return np.concatenate(scores), np.concatenate(classes)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal wrapper."""
+        model = keras.saving.serialize_keras_object(self.model)
+        return {**super().get_config(), "model": model, "chunk_size": self.chunk_size}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ChunkedTraining:
+        """Makes a wrapper from what `get_config` returned."""
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        return cls(**{**config, "model": model})
+
+
+def _part(y_pred: Any, columns: slice, dtype: str = "float32") -> Any:
+    """Some of the last axis, with the mask of the whole."""
+    part, mask = ops.cast(y_pred[..., columns], dtype), keras_internals.mask_of(y_pred)
+    if mask is not None:
+        keras_internals.set_mask(part, mask)
+    return part
+
+
+def _head_of(model: keras.Model) -> tuple[Any, Any]:
+    """Returns the layer that scores come out of, and what goes into it."""
+    outputs: Any = getattr(model, "outputs", None) or ()
+    head: Any = keras_internals.operation_of(outputs[0]) if len(outputs) == 1 else None
+    linear = type(head) is keras.layers.Dense and head.activation is keras.activations.linear
+    if not (linear or isinstance(head, CosineDense)):
+        raise ValueError(
+            "`model` must be a functional or sequential model that is built and ends in a "
+            f"CosineDense, or in a Dense without an activation. Received: {model!r}"
+        )
+    return head, head.input
