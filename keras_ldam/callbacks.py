@@ -369,7 +369,7 @@ class DRW(keras.callbacks.Callback):
             names = [str(getattr(x, "name", x)) for x in keras.tree.flatten(given) if x is not None]
             raise ValueError(
                 "DRW sets the class weights of a loss, and there is none that has any. Compile "
-                "with keras_ldam.LDAM, LDAMHinge, Focal or CrossEntropy, with `counts`, or, for a "
+                "with a loss of keras_ldam that has `counts`, such as keras_ldam.LDAM, or, for a "
                 f"`train_step` of your own, pass `loss=`. Received: {', '.join(names) or None}"
             )
         return losses

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ldam.counts import check_whole
+
 _PART = 2**24
 """So many labels are looked at together, so that memory stays flat for a mapped file."""
 _MOST_CLASSES = 2**24
@@ -62,10 +64,8 @@ def count(
     >>> count([[1, 0], [1, 1], [0, -1]], multi_label=True, ignore_class=-1).tolist()
     [[1, 2], [1, 1]]
     """
-    if num_classes is not None and (num_classes != int(num_classes) or num_classes < 1):
-        raise ValueError(
-            f"`num_classes` must be a whole number of at least 1. Received: {num_classes!r}"
-        )
+    if num_classes is not None:
+        check_whole("num_classes", num_classes, 1)
     tally = _Tally(None if num_classes is None else int(num_classes), multi_label, ignore_class)
     steps, batches = _batches(labels)
     start, bar, done = time.monotonic(), None, 0

@@ -228,14 +228,8 @@ def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.
 
 
 def _check_profile(num_classes: int, max_count: int, imbalance_ratio: float) -> None:
-    if num_classes != int(num_classes) or num_classes < 2:
-        raise ValueError(
-            f"`num_classes` must be a whole number of at least 2. Received: {num_classes!r}"
-        )
-    if max_count != int(max_count) or max_count < 1:
-        raise ValueError(
-            f"`max_count` must be a whole number of at least 1. Received: {max_count!r}"
-        )
+    check_whole("num_classes", num_classes, 2)
+    check_whole("max_count", max_count, 1)
     if not np.isfinite(imbalance_ratio) or imbalance_ratio < 1:
         raise ValueError(
             "`imbalance_ratio` is the largest count divided by the smallest, so it must be at "

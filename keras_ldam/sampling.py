@@ -281,7 +281,7 @@ class _Arrays:
                 )
 
     def order(self, weights: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-        natural = np.allclose(weights, weights[0])
+        natural = np.allclose(weights, weights[0], atol=0)  # They may be tiny.
         return epoch_order(
             self.labels, seed=seed, epoch=epoch, weights=None if natural else weights
         )

@@ -125,10 +125,7 @@ class ClassMargins(keras.metrics.Metric):
     ):
         kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
-        if num_classes != int(num_classes) or num_classes < 2:
-            raise ValueError(
-                f"`num_classes` must be a whole number of at least 2. Received: {num_classes!r}"
-            )
+        class_counts.check_whole("num_classes", num_classes, 2)
         class_counts.check_range("quantile", quantile, 0, 1)
         if not low < high:
             raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}")

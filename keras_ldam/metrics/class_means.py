@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ldam.counts import check_whole
 from keras_ldam.labels import check_target, present
 from keras_ldam.metrics.decisions import decisions
 from keras_ldam.metrics.sums import ClassSums
@@ -42,10 +43,7 @@ class ClassMean(keras.metrics.Metric):
     ):
         kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
-        if num_classes != int(num_classes) or num_classes < 2:
-            raise ValueError(
-                f"`num_classes` must be a whole number of at least 2. Received: {num_classes!r}"
-            )
+        check_whole("num_classes", num_classes, 2)
         check_target(ignore_class, axis)
         self.num_classes, self.ignore_class, self.axis = int(num_classes), ignore_class, axis
         self._total, self._guessed, self._right = (

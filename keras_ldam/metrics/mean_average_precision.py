@@ -80,8 +80,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
                 "`counts` must be negatives and positives, `(num_labels, 2)`, or `(2,)` for one "
                 f"score. Received: shape {self.counts.shape}"
             )
-        if bins != int(bins) or bins < 2:
-            raise ValueError(f"`bins` must be a whole number of at least 2. Received: {bins!r}")
+        class_counts.check_whole("bins", bins, 2)
         check_target(ignore_class, axis)
         self.per_label, self.bins = bool(per_label), int(bins)
         self.ignore_class, self.axis = ignore_class, axis
@@ -113,9 +112,10 @@ class MeanAveragePrecision(keras.metrics.Metric):
         weights = weigh(ops.ones_like(answers, dtype="float32"), y_pred, sample_weight)
         pairs = ops.cast(ops.convert_to_tensor(y_pred), "float32")
         scores = pairs[..., 1] - pairs[..., 0]
-        known = scores == scores
+        known = ops.logical_or(scores == scores, weights == 0)
+        scores = ops.where(scores == scores, scores, 0.0)
         weights = ops.where(answers >= 0, ops.where(known, weights, float("nan")), 0.0)
-        squashed = ops.where(known, scores / (1.0 + ops.abs(scores)), 0.0)
+        squashed = scores / (1.0 + ops.abs(scores))
         squashed = ops.where(squashed == squashed, squashed, ops.sign(scores))  # Infinity.
         place = ops.floor((squashed + 1.0) * (self.bins / 2))
         place = ops.cast(ops.clip(place, 0, self.bins - 1), "int32")

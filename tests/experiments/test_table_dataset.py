@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 from keras_ldam.experiments import cli, datasets, exporting, models, row_encoder
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.datasets import records, table
+from keras_ldam.experiments.datasets import records, table, text
 from keras_ldam.experiments.datasets.data import OnDisk, Split
 from keras_ldam.experiments.models.table_mlp import TableFeatures, table_mlp
 from keras_ldam.experiments.recipes import load_recipe
@@ -185,6 +186,42 @@ def test_a_fault_of_a_table_gets_a_sentence_with_its_place(contents, message, tm
     with pytest.raises(ValueError) as raised:
         table.load(config_of(tmp_path / "a.csv"))
     assert message in str(raised.value) and str(tmp_path / "a.csv") in str(raised.value)
+
+
+def test_a_whole_number_of_any_length_gets_a_sentence_or_is_a_label(tmp_path):
+    path, long = tmp_path / "a.jsonl", "9" * 400
+    path.write_text(f'{{"n": 1, "label": {long}}}\n{{"n": 2, "label": 1}}\n' * 4)
+    assert table.load(config_of(path)).class_names == ("1", long)
+    path.write_text(f'{{"n": 1, "label": "a"}}\n{{"n": {long}, "label": "b"}}\n' * 4)
+    with pytest.raises(ValueError, match=r"line 2: column 'n' holds 9+, which is infinite"):
+        table.load(config_of(path))
+
+
+def test_codes_with_underscores_are_categories(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("code,n,label\n" + "10_200,1,x\n1_0200,2,y\n" * 4)
+    assert [column["kind"] for column in table.load(config_of(path)).columns] == [
+        "category",
+        "number",
+    ]
+
+
+def test_a_hundred_thousand_columns_are_named_at_once(tmp_path):
+    path = tmp_path / "wide.csv"
+    names = [f"c{i}" for i in range(100_000)]
+    path.write_text(",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
+    start = time.process_time()
+    (chunk,) = records.Records(path).chunks()
+    assert len(chunk.columns) == len(names) and time.process_time() - start < 20
+
+
+def test_rows_without_any_label_are_no_rows(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("n,text,label\n1,one,\n2,two,\n")
+    for load in (table.load, text.load):
+        config = config_of(path, skip_corrupt=True)
+        with pytest.raises(ValueError, match="0 different values; at least two classes"):
+            load(config)
 
 
 def test_a_number_that_turns_into_a_word_late_is_refused_with_its_line(tmp_path):

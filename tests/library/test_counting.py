@@ -133,6 +133,8 @@ def test_what_is_counted_makes_margins_and_weights():
         (3, {}, "must be an array or a dataset. Received: int"),
         ([], {}, "no labels to count"),
         ([0, 1], {"num_classes": 0}, "`num_classes` must be a whole number of at least 1"),
+        ([0, 1], {"num_classes": "2"}, "`num_classes` must be a whole number .* Received: '2'"),
+        ([0, 1], {"num_classes": np.nan}, "`num_classes` must be a whole number of at least 1"),
         ([[0, 1, 1], [1, 0, 0]], {}, "may be one-hot, answers for several labels, or a mask"),
         ([[0, 1, 1], [1, 0, 0]], {"num_classes": 3}, "pass `multi_label=True` for several"),
         ([[0.7, 0.3]], {}, r"Received: 0.7; count labels before they are smoothed"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_ldam
+from keras_ldam import sampling
 from keras_ldam.sampling import class_chances
 
 COUNTS = np.array([890, 100, 10])
@@ -291,3 +292,9 @@ def test_bad_input_gets_one_sentence(arguments, sentence):
 def test_bad_streams_get_one_sentence(change, arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         balanced(change(stream()), **arguments)
+
+
+def test_tiny_weights_are_not_taken_for_equal_ones():
+    source = sampling._Arrays((np.arange(100.0), np.repeat([0, 1], [50, 50])), None)
+    order = source.order(np.array([1e-9, 9e-9]), seed=0, epoch=0)
+    assert 80 <= np.sum(order >= 50) <= 99

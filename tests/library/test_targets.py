@@ -489,6 +489,9 @@ def test_a_label_without_a_positive_has_no_average_precision():
     found = {name: float(value) for name, value in metric.result().items()}
     assert found["mean_average_precision"] == found["many_average_precision"] == 1
     assert np.isnan([found["average_precision_0"], found["few_average_precision"]]).all()
+    before = float(metric.result()["mean_average_precision"])
+    metric.update_state([[1, 0]], [[0.2, np.nan]], sample_weight=[0])
+    assert float(metric.result()["mean_average_precision"]) == before
     metric.update_state([[1, 0]], [[0.2, np.nan]])
     assert np.isnan(float(metric.result()["mean_average_precision"]))
 

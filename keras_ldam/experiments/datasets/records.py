@@ -68,14 +68,16 @@ class Records:
         if not path.stat().st_size:
             raise ValueError(f"{path} is empty.")
         self.columns = self._columns()
-        for name in self.columns:
-            if self.columns.count(name) > 1:
-                raise ValueError(f"{path} has two columns with the name {name!r}: rename one.")
+        seen: set[str] = set()
+        for number, name in enumerate(self.columns, start=1):
             if not name.strip():
                 raise ValueError(
-                    f"{path}: column {self.columns.index(name) + 1} has no name in the first line; "
+                    f"{path}: column {number} has no name in the first line; "
                     "name it, or remove it if it numbers the rows."
                 )
+            if name in seen:
+                raise ValueError(f"{path} has two columns with the name {name!r}: rename one.")
+            seen.add(name)
         if next(self.chunks(1), None) is None:
             raise ValueError(f"{path} has a first line with the names of columns, and no row.")
 
@@ -103,7 +105,8 @@ class Records:
         return self._grouped(self._json_rows(), size, names)
 
     def _grouped(self, rows, size, names):
-        wanted = [self.columns.index(name) for name in names]
+        places_of = {name: place for place, name in enumerate(self.columns)}
+        wanted = [places_of[name] for name in names]
         places, kept = [], []
         for place, row in rows:
             places.append(place)

@@ -52,7 +52,8 @@ def load(config: Config, *, columns: Sequence[Mapping[str, Any]] | None = None) 
     labels, parts = [], []
     with tempfile.TemporaryFile() as file:
         for chunk in rows.chunks(names):
-            file.write(table.encoded(chunk).tobytes())
+            if len(chunk):  # None has a label otherwise.
+                file.write(table.encoded(chunk).tobytes())
             labels.append(chunk.labels)
             parts.append(chunk.parts)
         file.flush()
@@ -180,18 +181,19 @@ class _Table:
     def _read_numbers(self, name, values, rows):
         try:
             numbers = np.array(list(map(float, values)))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             numbers = np.empty(len(values))
             for index, value in enumerate(values):
                 kind = _kind_of(value)
                 if kind not in (None, "number"):
                     self._refuse_mixed(name, "number", rows, index)
-                numbers[index] = np.nan if kind is None else float(value)
+                numbers[index] = np.nan if kind is None else _number(value)
         bad = np.abs(numbers) > np.finfo(np.float32).max
         if bad.any():
             index = int(np.argmax(bad))
+            value = str(values[index])[:60]
             raise ValueError(
-                f"{rows.where(index)}: column {name!r} holds {values[index]}, which is infinite or "
+                f"{rows.where(index)}: column {name!r} holds {value}, which is infinite or "
                 "beyond 3.4e38: correct it, or leave the cell empty if the value is missing."
             )
         return numbers
@@ -293,7 +295,15 @@ def _kind_of(value):
         float(text)
     except ValueError:
         return "category"
-    return "number"
+    # Python reads 10_200 as 10200.
+    return "number" if "_" not in text else "category"
+
+
+def _number(value):
+    try:
+        return float(value)
+    except OverflowError:  # A whole number of JSON may have any length.
+        return np.inf
 
 
 def _tell_duplicates(values, train, test, test_name):

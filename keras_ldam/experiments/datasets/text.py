@@ -123,8 +123,8 @@ def _from_rows(config):
                 kept.append(index)
             else:
                 rows.refuse(chunk.where(index), f"the text, in column {name!r}, {reason}")
-        if not labels:
-            _check_not_numbers([as_number(text) for text in texts], name, chunk.where(0))
+        if kept and len(kept) == len(texts):  # The first ones.
+            _check_not_numbers([as_number(text) for text in texts], name, chunk.where(kept[0]))
         labels.append(chunk.labels[kept])
         parts.append(chunk.parts[kept])
     names, *divided = rows.divided(np.concatenate(labels), np.concatenate(parts))
