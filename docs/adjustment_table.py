@@ -39,8 +39,8 @@ def table() -> str:
 
 def _difference(values: list[float], form: str) -> str:
     value, low, high = (f"{each:+{form}}" for each in values)
-    nothing = " nothing" if values[1] <= 0 <= values[2] else ""
-    return f"{value} [{low}, {high}]{nothing}"
+    mark = " (n.s.)" if values[1] <= 0 <= values[2] else ""
+    return f"{value} [{low}, {high}]{mark}"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,17 @@ def on_page_markdown(markdown, page, config, files):
     return _OUTSIDE.sub(inside, markdown)
 
 
+def on_page_content(html, page, config, files):
+    """Keeps a number and its spread on one line, and drops the dash of a value without a name."""
+    html = re.sub(r"(?<=\d) (± [\d.]+)(?: (\(n=\d+\)))?", _unbroken, html)
+    html = re.sub(r"(?<=<td>)[+-][\d.]+ \[[^\]<]*\]", _unbroken, html)
+    return re.sub(r'(<li class="doc-section-item field-body">)\s*–', r"\1", html)
+
+
+def _unbroken(match):
+    return match[0].replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def on_post_page(output, page, config):
     """Takes the worker that searches pages opened as files from this site, not from another."""
     return _own_worker(output, "../" * page.file.dest_uri.count("/"))
