@@ -182,6 +182,10 @@ def one_class(root):
         shutil.rmtree(root / name)
 
 
+def with_a_pipe(root):
+    os.mkfifo(root / "class_2" / "pipe.jpg")
+
+
 def truncated(root):
     path = root / "class_2" / "0003.jpg"
     path.write_bytes(path.read_bytes()[:-200])
@@ -197,6 +201,7 @@ def another_format(root):
         (empty_class, "class_9 holds no image"),
         (not_an_image, r"list\.csv is not an image by its name"),
         (nested, "more is a folder inside a class"),
+        (with_a_pipe, r"pipe\.jpg is neither a file nor a folder; remove it"),
         (single, "class alone has a single image"),
         (one_class, "has 1 sub-folders; it must have at least two"),
         (truncated, r"class_2/0003\.jpg cannot be read: .*--skip_corrupt"),

@@ -95,6 +95,9 @@ def files(
                     f"{entry.path} is a folder inside a class; the {what}s of a class must lie "
                     "directly in its folder."
                 )
+            if not entry.is_file() and Path(entry.path).exists():
+                # Reading a pipe waits for ever.
+                raise ValueError(f"{entry.path} is neither a file nor a folder; remove it.")
             if not entry.name.lower().endswith(extensions):
                 strange.append(entry.path)
                 continue
