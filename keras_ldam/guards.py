@@ -5,7 +5,7 @@ The limits come from the runs of `benchmarks/networks.py`, whose JSON file holds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ import numpy as np
 from keras_ldam import keras_internals
 from keras_ldam.layers import CosineDense, cosine_heads, dense_heads, gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss, MarginLoss
+from keras_ldam.metrics import ClassErrors
 
 ONE_CLASS = 0.999
 """From this share on predictions are one class."""
@@ -105,6 +106,48 @@ def of_layers(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
                 "it; put BatchNormalization before Dropout."
             )
     return found
+
+
+def of_accumulation(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
+    """Returns a sentence where the mean of small batches gives rare classes less than their weight.
+
+    Args:
+        model: A compiled model.
+        losses: Its losses that have class weights.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    batches = getattr(optimizer, "gradient_accumulation_steps", None)
+    if not batches or all(loss.reduction != "mean_with_sample_weight" for loss in losses):
+        return []
+    return [
+        f"The optimizer averages the gradients of {batches} batches, each of which divides by the "
+        "sum of its own weights, so rare classes count less than their weight: give the loss "
+        'reduction="mean_over_data".'
+    ]
+
+
+def not_finite(model: Any, logs: Mapping[str, Any]) -> str | None:
+    """Returns which number of an epoch is not finite, the loss or the weights of a layer."""
+    if not np.isfinite(float(logs.get("loss", 0.0))):
+        return f"the loss is {float(logs['loss'])}"
+    # A ReLU that TensorFlow fuses with the layer before it makes zeros of NaN.
+    for variable in model.trainable_variables:
+        if not np.isfinite(keras.ops.convert_to_numpy(keras.ops.sum(variable))):
+            layer = variable.path.split("/")[-2:][0]
+            return f"weights of {layer!r} are not finite, though the loss is"
+    return None
+
+
+def predicts_one_class(model: Any) -> bool:
+    """Whether all predictions that a model's `ClassErrors` saw last were one class."""
+    found = [
+        metric.predicts_one_class()
+        for outer in getattr(model, "metrics", ())
+        for metric in getattr(outer, "metrics", [outer])
+        if isinstance(metric, ClassErrors)
+    ]
+    return bool(found) and all(found)
 
 
 def of_pass(

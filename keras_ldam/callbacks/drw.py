@@ -1,4 +1,4 @@
-"""Callbacks: deferred re-weighting."""
+"""Deferred re-weighting."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam import guards
+from keras_ldam.callbacks.drops import Drops
 from keras_ldam.layers import gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss, compile_again, weighted_losses
-from keras_ldam.metrics import ClassErrors
 
 LR_DROP = "lr_drop"
-FALL = 0.5
-"""The rate has dropped when it is at most this share of the highest since the last drop."""
 
 
 class DRW(keras.callbacks.Callback):
@@ -128,7 +126,7 @@ class DRW(keras.callbacks.Callback):
         )
         self.loss = loss
         self.allow_unreached, self.verbose = allow_unreached, verbose
-        self._rate: _Rate | None = None
+        self._rate: Drops | None = None
         self._on = self._undecided = False
         self._epoch: int | None = None
         self._before: tuple[Any, int | None] = (None, None)
@@ -159,7 +157,7 @@ class DRW(keras.callbacks.Callback):
         if self.start == LR_DROP and (self._rate is None or self._before[0] is not model):
             if optimizer is None:
                 raise ValueError(f"start={LR_DROP!r} needs a model that has an optimizer.")
-            self._rate = _Rate(optimizer, self.drop)
+            self._rate = Drops(optimizer, self.drop)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks losses, counts, head and start."""
@@ -178,22 +176,11 @@ class DRW(keras.callbacks.Callback):
                 "The model ends in probabilities, but the losses of keras_ldam take scores, of "
                 "which they compute the softmax themselves; train it without that activation."
             )
-        for found in guards.of_layers(self.model, self._losses()):
+        for found in (
+            *guards.of_layers(self.model, self._losses()),
+            *guards.of_accumulation(self.model, self._losses()),
+        ):
             warnings.warn(found, stacklevel=2)
-        self._warn_of_accumulation()
-
-    def _warn_of_accumulation(self) -> None:
-        """Where the mean of small batches gives the rare classes less than their weight."""
-        optimizer = getattr(self.model, "optimizer", None)
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        batches = getattr(optimizer, "gradient_accumulation_steps", None)
-        if batches and any(x.reduction == "mean_with_sample_weight" for x in self._losses()):
-            warnings.warn(
-                f"The optimizer averages the gradients of {batches} batches, each of which divides "
-                "by the sum of its own weights, so rare classes count less than their weight: give "
-                'the loss reduction="mean_over_data".',
-                stacklevel=2,
-            )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Sets the class weights of the epoch."""
@@ -218,7 +205,7 @@ class DRW(keras.callbacks.Callback):
             return
         logs["reweighted"] = float(self._on)
         # Before the start it is no fault: many networks begin so.
-        self._stuck = self._stuck + 1 if self._on and self._predicts_one_class() else 0
+        self._stuck = self._stuck + 1 if self._on and guards.predicts_one_class(self.model) else 0
         if self._stuck == 2:  # Once may be chance, where there are few examples.
             warnings.warn(
                 f"After epoch {epoch + 1}, with class weights enabled, all predictions are one "
@@ -226,7 +213,7 @@ class DRW(keras.callbacks.Callback):
                 "defaults.",
                 stacklevel=2,
             )
-        broken = None if self._broken else self._not_finite(logs)
+        broken = None if self._broken else guards.not_finite(self.model, logs)
         if broken:
             self._broken = True
             warnings.warn(
@@ -234,26 +221,6 @@ class DRW(keras.callbacks.Callback):
                 "learning rate, and let keras.callbacks.TerminateOnNaN() stop training.",
                 stacklevel=2,
             )
-
-    def _not_finite(self, logs: Mapping[str, Any]) -> str | None:
-        if not np.isfinite(float(logs.get("loss", 0.0))):
-            return f"the loss is {float(logs['loss'])}"
-        # A ReLU that TensorFlow fuses with the layer before it makes zeros of NaN.
-        for variable in self.model.trainable_variables:
-            if not np.isfinite(keras.ops.convert_to_numpy(keras.ops.sum(variable))):
-                layer = variable.path.split("/")[-2:][0]
-                return f"weights of {layer!r} are not finite, though the loss is"
-        return None
-
-    def _predicts_one_class(self) -> bool:
-        """Whether they all were in what was seen last, of validation if there is one."""
-        found = [
-            metric.predicts_one_class()
-            for outer in getattr(self.model, "metrics", ())
-            for metric in getattr(outer, "metrics", [outer])
-            if isinstance(metric, ClassErrors)
-        ]
-        return bool(found) and all(found)
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Enables the class weights for validation."""
@@ -373,72 +340,3 @@ class DRW(keras.callbacks.Callback):
                 f"`train_step` of your own, pass `loss=`. Received: {', '.join(names) or None}"
             )
         return losses
-
-
-class _Rate:
-    """Watches the learning rate of an optimizer, epoch by epoch, for drops.
-
-    Args:
-        optimizer: The optimizer, at the rate that the model is compiled with.
-        drop: Which drop is waited for.
-    """
-
-    def __init__(self, optimizer: Any, drop: int):
-        self.optimizer, self.drop = getattr(optimizer, "inner_optimizer", optimizer), drop
-        config = self.optimizer.get_config()["learning_rate"]
-        self.schedule = None
-        if isinstance(config, dict):
-            self.schedule = keras.optimizers.schedules.deserialize(config)
-        self.compiled = self._current()
-        self.highest = 0.0
-        self.drops = self.before = 0
-        self.last: int | None = None
-
-    def has_dropped(self, epoch: int, steps: int | None) -> bool:
-        """Whether an epoch is trained after the drop; called in its first step."""
-        if self.schedule is not None and steps:
-            if self.last is None or epoch <= self.last:
-                # Another `fit` with the same optimizer goes on where the schedule was.
-                self.before = (
-                    int(keras.ops.convert_to_numpy(self.optimizer.iterations)) - epoch * steps
-                )
-            self.last = epoch
-            return self._drops_of(self._scheduled(epoch + 1, steps)) >= self.drop
-        resumed = epoch > 0 and self.last != epoch - 1
-        if epoch == 0 or resumed:
-            self.drops, self.highest = 0, self.compiled if resumed else 0.0
-        self._look(self._current())
-        if resumed and not self.drops:
-            warnings.warn(
-                f"Training resumes at epoch {epoch} at the learning rate {self._current():g}, with "
-                "which the model is compiled, so whether it has dropped before is unknown: compile "
-                "with the initial rate, or give DRW a `start_epoch`.",
-                stacklevel=2,
-            )
-        self.last = epoch
-        return self.drops >= self.drop
-
-    def never_drops(self, epochs: int | None, steps: int | None) -> bool:
-        """Whether a schedule is known to have no such drop."""
-        if self.schedule is None or not epochs or not steps:
-            return False
-        return self._drops_of(self._scheduled(epochs, steps)) < self.drop
-
-    def _scheduled(self, epochs: int, steps: int) -> list[float]:
-        assert self.schedule is not None
-        return [float(self.schedule(self.before + epoch * steps)) for epoch in range(epochs)]
-
-    def _drops_of(self, rates: list[float]) -> int:
-        self.drops, self.highest = 0, 0.0
-        for rate in rates:
-            self._look(rate)
-        return self.drops
-
-    def _look(self, rate: float) -> None:
-        # Rounding: half of 0.1 in float32 may be a little more than half.
-        if self.highest > 0 and rate <= FALL * self.highest * (1 + 1e-6):
-            self.drops, self.highest = self.drops + 1, rate
-        self.highest = max(self.highest, rate)
-
-    def _current(self) -> float:
-        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))

@@ -1,0 +1,80 @@
+"""Drops of the learning rate, whatever lowers it: a schedule, or a callback."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+
+FALL = 0.5
+"""The rate has dropped when it is at most this share of the highest since the last drop."""
+
+
+class Drops:
+    """Watches the learning rate of an optimizer, epoch by epoch, for drops.
+
+    Args:
+        optimizer: The optimizer, at the rate that the model is compiled with.
+        drop: Which drop is waited for.
+    """
+
+    def __init__(self, optimizer: Any, drop: int):
+        self.optimizer, self.drop = getattr(optimizer, "inner_optimizer", optimizer), drop
+        config = self.optimizer.get_config()["learning_rate"]
+        self.schedule = None
+        if isinstance(config, dict):
+            self.schedule = keras.optimizers.schedules.deserialize(config)
+        self.compiled = self._current()
+        self.highest = 0.0
+        self.drops = self.before = 0
+        self.last: int | None = None
+
+    def has_dropped(self, epoch: int, steps: int | None) -> bool:
+        """Whether an epoch is trained after the drop; called in its first step."""
+        if self.schedule is not None and steps:
+            if self.last is None or epoch <= self.last:
+                # Another `fit` with the same optimizer goes on where the schedule was.
+                self.before = (
+                    int(keras.ops.convert_to_numpy(self.optimizer.iterations)) - epoch * steps
+                )
+            self.last = epoch
+            return self._drops_of(self._scheduled(epoch + 1, steps)) >= self.drop
+        resumed = epoch > 0 and self.last != epoch - 1
+        if epoch == 0 or resumed:
+            self.drops, self.highest = 0, self.compiled if resumed else 0.0
+        self._look(self._current())
+        if resumed and not self.drops:
+            warnings.warn(
+                f"Training resumes at epoch {epoch} at the learning rate {self._current():g}, with "
+                "which the model is compiled, so whether it has dropped before is unknown: compile "
+                "with the initial rate, or give DRW a `start_epoch`.",
+                stacklevel=2,
+            )
+        self.last = epoch
+        return self.drops >= self.drop
+
+    def never_drops(self, epochs: int | None, steps: int | None) -> bool:
+        """Whether a schedule is known to have no such drop."""
+        if self.schedule is None or not epochs or not steps:
+            return False
+        return self._drops_of(self._scheduled(epochs, steps)) < self.drop
+
+    def _scheduled(self, epochs: int, steps: int) -> list[float]:
+        assert self.schedule is not None
+        return [float(self.schedule(self.before + epoch * steps)) for epoch in range(epochs)]
+
+    def _drops_of(self, rates: list[float]) -> int:
+        self.drops, self.highest = 0, 0.0
+        for rate in rates:
+            self._look(rate)
+        return self.drops
+
+    def _look(self, rate: float) -> None:
+        # Rounding: half of 0.1 in float32 may be a little more than half.
+        if self.highest > 0 and rate <= FALL * self.highest * (1 + 1e-6):
+            self.drops, self.highest = self.drops + 1, rate
+        self.highest = max(self.highest, rate)
+
+    def _current(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
