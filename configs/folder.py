@@ -2,7 +2,7 @@
 
     bin/train --dataset folder --data_dir DIR
     bin/train --dataset folder --data_dir DIR --method erm
-    bin/train --dataset folder --data_dir DIR --pretrained FILE.h5 --learning_rate 0.005 --epochs 30
+    bin/train --dataset folder --data_dir DIR --pretrained FILE --learning_rate 0.002 --epochs 20
 
 DIR has one sub-folder of images for each class, or train/ and val/ (or validation/ or test/) with
 such sub-folders. Without val/ a fifth of each class is held out, the same for every seed, and
@@ -11,7 +11,8 @@ of the images; `--imbalance longtail` makes balanced folders imbalanced, for exp
 
 This recipe is our choice and unpublished: the learning rate of the paper's iNaturalist runs, for
 batches of 64, and deferred re-weighting after two thirds of the epochs, when the rate drops. With
-few images, start from pretrained weights and shorten the run.
+few images, start from a pretrained network, FILE, and shorten the run; docs/datasets.md says what
+FILE may be.
 """
 
 from keras_ldam.experiments.config import Config

@@ -2,6 +2,7 @@
 
     bin/train --dataset text --data_dir tickets.csv --label_column queue
     bin/train --dataset text --data_dir tickets.csv --label_column queue --method erm
+    bin/train --dataset text --data_dir tickets.csv --pretrained PATH --learning_rate 5e-5
 
 The file is CSV, TSV, JSONL or Parquet with a column of texts and one of labels, and may say in a
 column `split` which rows are for training and which for test; or a folder has train.csv and
@@ -10,7 +11,8 @@ class is held out, the same for every seed, and evaluated. The imbalance is that
 `--imbalance longtail` makes balanced ones imbalanced, for experiments.
 
 This recipe is our choice and unpublished: that of our runs on IMDB, with more epochs for fewer
-texts. Of many texts fewer epochs are enough: `--epochs 5 --drop_at 0.6`.
+texts. Of many texts fewer epochs are enough: `--epochs 5 --drop_at 0.6`. PATH is a
+pretrained network, which takes the place of the LSTMs; docs/datasets.md says of which forms.
 """
 
 from keras_ldam.experiments.config import Config

@@ -68,6 +68,16 @@ def operation_of(tensor: Any) -> Any:
     return tensor._keras_history.operation
 
 
+def arguments_of(tensor: Any) -> list[Any]:
+    """Returns the symbolic tensors that the call was given which a symbolic tensor comes from.
+
+    `KerasTensor._keras_history.node_index` and `Operation._inbound_nodes`, for the reason of
+    `operation_of`: the public `Operation.input` is that of the first call, and of a model its own.
+    """
+    history = tensor._keras_history
+    return list(history.operation._inbound_nodes[history.node_index].input_tensors)
+
+
 # ----------------------------------------------------------------------------- optimizers
 
 

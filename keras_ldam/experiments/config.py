@@ -224,8 +224,8 @@ class Config:
     network: str = _option(
         "",
         "network: small_cnn, resnet32 or resnet50 for images, mlp for vectors, table_mlp for rows "
-        "of tables, bilstm for sequences; empty: the dataset's own, or else small_cnn, mlp, "
-        "table_mlp or bilstm",
+        "of tables, bilstm for sequences; empty: that of pretrained, the dataset's own, or else "
+        "small_cnn, mlp, table_mlp or bilstm",
     )
     max_tokens: int = _option(
         256, "imdb, text: words read of a text, from its end", low=1, high=10**5
@@ -256,7 +256,22 @@ class Config:
     )
     pretrained: str = _option(
         "",
-        "resnet50: initial weights, an .h5 file of Keras' ResNet-50 without its top; empty: random",
+        "model to start from: a .keras or .h5 file, or a preset folder of keras-hub, whose head is "
+        "replaced, for images, vectors and texts; with resnet50 an .h5 file with the weights of "
+        "Keras' ResNet-50 without its top; empty: random weights",
+    )
+    head_epochs: int = _option(
+        10,
+        "pretrained: epochs of the head alone before the first epoch, on features that are "
+        "computed once; a cosine head starts from the class means",
+        low=0,
+        high=10_000,
+    )
+    frozen: str = _option(
+        "batch_norm",
+        "pretrained: what stays as it is: body, all but the head; batch_norm, the layers of batch "
+        "normalization, which use their statistics in training too; or none",
+        choices=("body", "batch_norm", "none"),
     )
     skip_corrupt: bool = _option(
         False,
@@ -395,6 +410,11 @@ class Config:
             raise ValueError(
                 f"`adversarial` must be 0 with a strategy. Received: "
                 f"adversarial={self.adversarial:g}, strategy={self.strategy!r}"
+            )
+        if self.pretrained and self.strategy == "multiworker":
+            raise ValueError(
+                "`pretrained` must be empty with strategy multiworker. Received: "
+                f"pretrained={self.pretrained!r}"
             )
         if METHODS[self.method].second_stage:
             if self.rule != "rs":

@@ -85,6 +85,10 @@ def train(
             folder.create(config, data.describe())
         with place.scope():
             initial_epoch = record.resume()
+        if config.pretrained and initial_epoch == 0:
+            start = time.monotonic()
+            _train_head(config, data, record.plain)
+            record.seconds = time.monotonic() - start
         callbacks.append(record)
         if tensorboard and place.writes:  # After the record, which adds the errors to the logs.
             callbacks.append(Curves(folder.tensorboard, record.logged))
@@ -98,6 +102,33 @@ def train(
             progress=progress,
         )
         return record.finish()
+
+
+def _train_head(config, data, model):
+    """Trains the new head of a pretrained body, on the examples as they come, whatever the rule.
+
+    A run that is killed before its first checkpoint does this again.
+    """
+    head = model.layers[-1]
+    from_means = LOSSES[config.loss].wants_cosines
+    natural = dataclasses.replace(config, rule="none", steps_per_epoch=0)
+    batches = feeding.training_batches(natural, data)
+    with feeding.naming_unreadable(batches):
+        if config.head_epochs:
+            adjustment.retrain_head(
+                model,
+                feeding.feed(batches),
+                head=head,
+                power=0.0,
+                epochs=config.head_epochs,
+                batch_size=config.batch_size,
+                loss=LOSSES[config.loss].make(data.counts, dataclasses.asdict(config)),
+                seed=config.seed,
+                from_means=from_means,
+                in_place=True,
+            )
+        elif from_means:
+            adjustment.start_from_means(model, feeding.feed(batches), head=head)
 
 
 def _second_stage(config, folder, first):

@@ -61,6 +61,10 @@ def test_the_operation_of_a_shared_layers_second_output_is_found():
     output = shared(keras.layers.ReLU()(shared(inputs)))
     with private("KerasTensor._keras_history"):
         assert keras_internals.operation_of(output) is shared
+    with private("Operation._inbound_nodes"):
+        (given,) = keras_internals.arguments_of(output)
+    assert given is not inputs
+    assert isinstance(keras_internals.operation_of(given), keras.layers.ReLU)
 
 
 def test_an_optimizer_tells_the_place_of_a_variable_and_whether_it_decays():

@@ -1,4 +1,7 @@
-"""From texts in memory to splits of word ids, and the word vectors that a network starts from."""
+"""From texts in memory to splits of word ids, and the word vectors that a network starts from.
+
+A pretrained network has words of its own, and is given the texts.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,10 @@ Texts = tuple[Sequence[bytes | str], np.ndarray]
 
 def splits(
     config: Config, train: Texts, test: Texts, *, vocabulary: Sequence[str] | None = None
-) -> tuple[Split, Split, tuple[str, ...]]:
+) -> tuple[Split, Split, tuple[str, ...] | None]:
     """Returns training and test texts as word ids, and the known words.
+
+    For a pretrained network texts stay texts, and no words are known.
 
     Args:
         config: Gives the size of the vocabulary, and how much of a text is read.
@@ -33,8 +38,16 @@ def splits(
         vocabulary: The known words. Defaults to those of the training texts.
 
     Raises:
-        ValueError: if no training text has a word.
+        ValueError: if no training text has a word, or a backend other than TensorFlow is to read
+            texts.
     """
+    if config.pretrained:
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "a pretrained network for texts needs Keras' TensorFlow backend. Received: "
+                f"{keras.backend.backend()}"
+            )
+        return (*(Split(_encoded(texts), labels) for texts, labels in (train, test)), None)
     # Imported here, since it loads TensorFlow.
     from keras_ldam.experiments import text
 
@@ -50,6 +63,13 @@ def splits(
         for texts, labels in (train, test)
     )
     return (*encoded, tuple(vocabulary))
+
+
+def _encoded(texts):
+    """Texts as bytes, in an array that pads none of them."""
+    encoded = np.empty(len(texts), dtype=object)
+    encoded[:] = [text.encode() if isinstance(text, str) else text for text in texts]
+    return encoded
 
 
 def embedding(config: Config, data: Data) -> np.ndarray:

@@ -14,6 +14,7 @@ from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
 from keras_ldam.experiments.models.bilstm import bilstm
 from keras_ldam.experiments.models.mlp import mlp
+from keras_ldam.experiments.models.pretrained import freeze, holds_weights_only, pretrained
 from keras_ldam.experiments.models.resnet32 import kaiming_normal, resnet32
 from keras_ldam.experiments.models.resnet50 import resnet50
 from keras_ldam.experiments.models.small_cnn import small_cnn
@@ -50,7 +51,13 @@ def build(config: Config, data: Data) -> keras.Model:
     if declared.network is not None and not config.network:
         return declared.network(config, data, head(config, num_classes))
     form = _form(data)
-    name = config.network or declared.NETWORK or _DEFAULTS[form]
+    name = config.network or declared.NETWORK or _DEFAULTS.get(form, "")
+    if config.pretrained and not config.network and not _is_resnet50(config, name):
+        last = head(config, num_classes)
+        shape = _shape(config, data, form)
+        model = pretrained(config, form=form, shape=shape, head=last)
+        freeze(model, last, config.frozen)
+        return model
     network = named(name)
     if network.form != form:
         fitting = [known for known, other in NETWORKS.items() if other.form == form]
@@ -60,10 +67,14 @@ def build(config: Config, data: Data) -> keras.Model:
         )
     if config.pretrained and name != "resnet50":
         raise ValueError(
-            f"`pretrained` goes with network resnet50. Received: pretrained={config.pretrained!r}, "
-            f"network={name!r}"
+            "`pretrained` goes with network resnet50, or with an empty `network`. Received: "
+            f"pretrained={config.pretrained!r}, network={name!r}"
         )
-    return network.build(config, data, head(config, num_classes, kernel=network.kernel))
+    last = head(config, num_classes, kernel=network.kernel)
+    model = network.build(config, data, last)
+    if config.pretrained:
+        freeze(model, last, config.frozen)
+    return model
 
 
 def head(
@@ -109,6 +120,8 @@ def _form(data):
         return "sequences"
     if data.columns is not None:
         return "rows"
+    if examples.dtype == object:
+        return "texts"
     if data.train.load is not None or (examples.ndim == 4 and examples.dtype == np.uint8):
         return "images"
     if examples.ndim == 2 and examples.dtype.kind in "fiu":
@@ -118,6 +131,18 @@ def _form(data):
         "`(n, features)` or a Ragged, unless the dataset's file has a function "
         f"`network(config, data, head)`. Received: {examples.dtype}, shape {examples.shape}"
     )
+
+
+def _is_resnet50(config, name):
+    return name == "resnet50" and holds_weights_only(config.pretrained)
+
+
+def _shape(config, data, form):
+    """The shape of one example."""
+    if form == "images":
+        return _image_shape(config, data)
+    fixed = {"texts": (), "sequences": (None,), "rows": ()}
+    return fixed[form] if form in fixed else data.train.examples.shape[1:]
 
 
 def _image_shape(config, data):
