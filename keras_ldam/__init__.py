@@ -51,6 +51,7 @@ from keras_ldam.metrics import (
 )
 from keras_ldam.optimizers import MomentumSGD
 from keras_ldam.sampling import EpochClock, balanced
+from keras_ldam.sharding import ShardedClasses
 from keras_ldam.version import __version__ as __version__
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "MomentumSGD",
     "OfProbabilities",
     "RandomCropFlip",
+    "ShardedClasses",
     "VectorScaling",
     "adjust",
     "advise",

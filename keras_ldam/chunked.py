@@ -13,6 +13,7 @@ from keras_ldam import keras_internals
 from keras_ldam.layers import CosineDense, inputs_of
 from keras_ldam.losses import Chunks, in_chunks
 from keras_ldam.metrics import ClassErrors
+from keras_ldam.sharding import ShardedClasses
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -56,6 +57,11 @@ class ChunkedTraining(keras.Model):
     def __init__(self, model: keras.Model, *, chunk_size: int = 8192, **kwargs: Any) -> None:
         class_counts.check_whole("chunk_size", chunk_size, 1)
         head, features = _head_of(model)
+        if isinstance(keras.distribution.distribution(), ShardedClasses):
+            raise ValueError(
+                "`ChunkedTraining` is for one device's classes, and ShardedClasses divides them: "
+                "train `model` itself."
+            )
         super().__init__(**kwargs)
         self.model, self.chunk_size = model, int(chunk_size)
         # As functions: as attributes, their layers would be saved a second time.

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIBRARY = [
     {"extras", "files", "keras_internals", "version"},
     {"counts", "hardware", "labels"},
-    {"counting"},
+    {"counting", "sharding"},
     {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},
     {"adjustment", "chunked", "guards"},
     {"callbacks", "evaluation"},

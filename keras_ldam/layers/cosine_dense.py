@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_ldam.counts import check_range
+from keras_ldam.sharding import check_sharded
 
 _LONG = 1e30
 """Squared length from which on vectors are shortened before they are normalized."""
@@ -112,6 +113,7 @@ class CosineDense(keras.layers.Layer):
                 "`CosineDense` needs to know the number of features. Received: inputs of shape "
                 f"{tuple(input_shape)}"
             )
+        check_sharded(self.units)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self.kernel = self.add_weight(
             shape=(input_shape[-1], self.units),

@@ -1,0 +1,61 @@
+"""Classes divided among devices: four virtual ones, in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_ldam
+
+PROGRAM = Path(__file__).parent.parent / "sharded.py"
+
+
+@pytest.fixture(scope="module")
+def told():
+    pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "PYTHONPATH": str(PROGRAM.parent.parent),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiling takes longer than running.
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_training_is_that_of_one_device(told):
+    assert told["weights"] < 1e-5 and told["history"] < 1e-5
+
+
+def test_each_device_has_its_own_classes_of_everything_and_no_device_all_scores(told):
+    assert told["divided"] == [16]
+    assert told["number"] >= 8  # Class vectors, biases, momentum of both, four sums of errors.
+    assert told["whole scores"] == 0 and told["gathers"] == 0
+    assert told["parts of scores"] > 0
+
+
+def test_mistakes_are_told_in_one_sentence(told):
+    classes, devices, replicas, head, chunks = told["errors"]
+    assert "`num_classes` must be a multiple of 4" in classes and "up to 36" in classes
+    assert devices.startswith("`devices` must be some of cpu:0, cpu:1, cpu:2, cpu:3.")
+    assert replicas == "`replicas` must divide the number of devices, 4. Received: 3"
+    assert head.startswith("The classes of this head would not be divided: it has 31")
+    assert chunks.startswith("`ChunkedTraining` is for one device's classes")
+
+
+def test_another_backend_is_refused():
+    if keras.backend.backend() == "jax":
+        pytest.skip("this is the backend")
+    with pytest.raises(ValueError, match="`ShardedClasses` needs Keras' JAX backend"):
+        keras_ldam.ShardedClasses(4)
