@@ -26,6 +26,7 @@ from sklearn.datasets import make_classification
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import keras_ldam
+from keras_ldam import hardware
 
 SMOKE = bool(os.environ.get("SMOKE"))  # Set by the tests: one short run.
 SEEDS = 1 if SMOKE else 3
@@ -143,7 +144,7 @@ for way in ("without", "class_weight", "with LDAM-DRW"):
         )
     ]
     print(f"| {way} | {' | '.join(cells)} |")
-print(f"\nPercent, n = {SEEDS} seeds.")
+print(f"\nPercent, n = {SEEDS} seeds; {hardware.made_with()}.")
 
 """
 ## What came of it

@@ -27,6 +27,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 import keras_ldam
+from keras_ldam import hardware
 
 SMOKE = bool(os.environ.get("SMOKE"))  # Set by the tests: one short run.
 SEEDS = 1 if SMOKE else 3
@@ -147,7 +148,7 @@ for way in WAYS[::3] if SMOKE else WAYS:
         )
     ]
     print(f"| {way} | {' | '.join(cells)} |")
-print(f"\nPercent, n = {SEEDS} seeds.")
+print(f"\nPercent, n = {SEEDS} seeds; {hardware.made_with()}.")
 
 """
 ## What came of it

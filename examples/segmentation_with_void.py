@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 import keras_ldam
+from keras_ldam import hardware
 
 SMOKE = bool(os.environ.get("SMOKE"))  # Set by the tests: one short run.
 SEEDS = 1 if SMOKE else 3
@@ -132,7 +133,7 @@ for way in ("without", "with LDAM-DRW"):
         )
     ]
     print(f"| {way} | {' | '.join(cells)} |")
-print(f"\nPercent of the pixels, n = {SEEDS} seeds.")
+print(f"\nPercent of the pixels, n = {SEEDS} seeds; {hardware.made_with()}.")
 
 """
 ## What came of it

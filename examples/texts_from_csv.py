@@ -31,6 +31,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import numpy as np
 
+from keras_ldam import hardware
 from keras_ldam.experiments import training
 from keras_ldam.experiments.recipes import load_recipe
 
@@ -122,7 +123,7 @@ with tempfile.TemporaryDirectory() as folder:
             )
         ]
         print(f"| {way} | {' | '.join(cells)} |")
-print(f"\nPercent of the test halves, n = {SEEDS} seeds.")
+print(f"\nPercent of the test halves, n = {SEEDS} seeds; {hardware.made_with()}.")
 
 """
 ## What came of it

@@ -26,6 +26,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_ldam
+from keras_ldam import hardware
 
 SMOKE = bool(os.environ.get("SMOKE"))  # Set by the tests: one short run.
 SEEDS = 1 if SMOKE else 3
@@ -97,7 +98,7 @@ for way in ("without", "with LDAM-DRW"):
         )
     ]
     print(f"| {way} | {' | '.join(cells)} |")
-print(f"\nPercent of balanced test data, n = {SEEDS} seeds.\n")
+print(f"\nPercent of balanced test data, n = {SEEDS} seeds; {hardware.made_with()}.\n")
 
 """
 ## Export

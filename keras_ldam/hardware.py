@@ -82,6 +82,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def made_with() -> str:
+    """Returns one line to stand below printed results: backend, versions and hardware."""
+    found = versions()
+    backend = found.pop("backend")
+    listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    return f"backend {backend}; {listed}; {describe()}"
+
+
 def divide_cores(chains: int = 2) -> None:
     """Lets TensorFlow run chains of operations side by side, each on its part of the cores.
 
