@@ -79,9 +79,7 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
             super().__init__()
             self.lookups = [
                 # It gives the ids above: 0 to the mask, 1 to the unknown.
-                keras.layers.StringLookup(
-                    vocabulary=list(column["categories"]), mask_token="", oov_token="\0"
-                )
+                keras.layers.StringLookup(vocabulary=list(column["categories"]), mask_token="")
                 if column["categories"]
                 else None
                 for column in columns

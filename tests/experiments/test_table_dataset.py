@@ -274,9 +274,6 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
     assert [ids.get(row_encoder.category(job), 1) for job in jobs] == found[:, 5].tolist()
     assert found[:4, 6].tolist() == [0, 1, 0, 1]
     assert row_encoder.width(COLUMNS) == (5, [5, 2])
-    # The name that Keras gives to unknown words is a category like any other.
-    odd = row_encoder.graph([{"name": "c", "kind": "category", "categories": ["[UNK]", "a"]}])
-    assert odd({"c": tf.constant(["[UNK]", "a", "b", ""])}).numpy().tolist() == [[2], [3], [1], [0]]
     with pytest.raises(tf.errors.InvalidArgumentError, match="a date must be like 2026-11-29"):
         encode({**given, "when": tf.constant(["29.11.2026"] * 50), "none": tf.constant([""] * 50)})
 
