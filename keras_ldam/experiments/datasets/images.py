@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -296,6 +297,7 @@ def stream(batches: Batches) -> tf.data.Dataset:
         `(batch,)`.
     """
     split = batches.split
+    load = _traced(split.load)
     # The latest requests, for `naming_unreadable`.
     batches.recent = recent = collections.deque(maxlen=_KEPT_BATCHES)
 
@@ -322,7 +324,7 @@ def stream(batches: Batches) -> tf.data.Dataset:
     )
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.unbatch().map(
-        lambda example, label, drawn: (split.load(example, drawn), label),
+        lambda example, label, drawn: (load(example, drawn), label),
         num_parallel_calls=_in_work(),
         deterministic=True,
     )
@@ -339,7 +341,7 @@ def stream_once(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.
         ValueError: if an image cannot be read, naming it.
     """
     dataset = tf.data.Dataset.from_tensor_slices(split.examples).map(
-        split.load, num_parallel_calls=_in_work(), deterministic=True
+        _traced(split.load), num_parallel_calls=_in_work(), deterministic=True
     )
     stream = iter(_untuned(dataset.batch(batch_size).prefetch(_PREFETCHED)))
     for start in range(0, len(split), batch_size):
@@ -349,6 +351,12 @@ def stream_once(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.
         except tf.errors.OpError as error:
             raise unreadable(split, [indices]) or error from None
         yield images, split.labels[indices]
+
+
+@functools.lru_cache(maxsize=8)
+def _traced(load):
+    """`load` as a graph that is kept: tracing takes a second, in each evaluation anew."""
+    return tf.function(load, autograph=False)
 
 
 def _in_work():
