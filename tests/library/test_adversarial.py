@@ -25,8 +25,10 @@ def linear(*, trainable_vectors=True):
 
 
 def compiled(model, *, epsilon, **how):
+    """Eager unless asked otherwise: compiling takes longer than a step."""
     trained = AdversarialTraining(model, epsilon=epsilon)
-    trained.compile(keras.optimizers.SGD(0.5), loss=keras_ldam.CrossEntropy([2, 2]), **how)
+    loss = keras_ldam.CrossEntropy([2, 2])
+    trained.compile(keras.optimizers.SGD(0.5), loss=loss, **{"run_eagerly": True, **how})
     return trained
 
 
@@ -48,7 +50,9 @@ def gradients(vectors, kernel):
     return np.repeat((slope @ kernel.T)[:, None] / length, length, 1), mean.T @ slope
 
 
-@pytest.mark.parametrize("how", [{}, {"run_eagerly": True}, {"jit_compile": True}])
+@pytest.mark.parametrize(
+    "how", [{"run_eagerly": False}, {}, {"run_eagerly": False, "jit_compile": True}]
+)
 def test_a_step_is_that_of_the_batch_and_of_the_perturbed_batch(how):
     model = linear()
     table, kernel = (w.astype("float64") for w in model.get_weights())
@@ -81,7 +85,7 @@ def test_the_loss_and_the_moving_statistics_are_those_of_the_batch_as_it_is():
     for wrap in (lambda model: model, lambda model: AdversarialTraining(model, epsilon=1.0)):
         model = deep()
         trained = wrap(model)
-        trained.compile(keras.optimizers.SGD(0.5), loss=keras_ldam.LDAM([2, 2]))
+        trained.compile(keras.optimizers.SGD(0.5), loss=keras_ldam.LDAM([2, 2]), run_eagerly=True)
         loss = trained.fit(WORDS, LABELS, batch_size=4, verbose=0).history["loss"]
         statistics = model.get_layer(index=3).non_trainable_weights
         seen.append((loss, [keras.ops.convert_to_numpy(v) for v in statistics]))
@@ -129,7 +133,7 @@ def test_embeddings_inside_models_and_several_of_them_are_perturbed():
 def test_deferred_weights_reach_the_loss_of_a_wrapped_model():
     trained = AdversarialTraining(deep(), epsilon=0.5)
     loss = keras_ldam.LDAM([30, 10])
-    trained.compile("sgd", loss=loss)
+    trained.compile("sgd", loss=loss, run_eagerly=True)
     trained.fit(WORDS, LABELS, epochs=2, verbose=0, callbacks=[keras_ldam.DRW(1)])
     np.testing.assert_allclose(loss.class_weights, keras_ldam.class_weights([30, 10]), rtol=1e-6)
 

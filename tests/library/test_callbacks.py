@@ -20,19 +20,23 @@ def examples(rng):
     return x, y
 
 
-def compiled(loss=None, **settings):
+def compiled(loss=None, *, graph=False, **settings):
+    """Eager unless the test is about compiled steps: compiling takes longer than a few steps."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [keras.Input((6,)), keras.layers.Dense(8, "relu", name="hidden"), keras_ldam.CosineDense(3)]
     )
     model.compile(
-        keras.optimizers.SGD(0.05), loss=loss or keras_ldam.LDAM(COUNTS, scale=10), **settings
+        keras.optimizers.SGD(0.05),
+        loss=loss or keras_ldam.LDAM(COUNTS, scale=10),
+        run_eagerly=not graph,
+        **settings,
     )
     return model
 
 
 def fit(model, examples, callbacks=(), **settings):
-    settings = {"epochs": 4, "batch_size": 14, "shuffle": False, "verbose": 0, **settings}
+    settings = {"epochs": 4, "batch_size": 42, "shuffle": False, "verbose": 0, **settings}
     return model.fit(*examples, callbacks=list(callbacks), **settings).history
 
 
@@ -41,10 +45,10 @@ def weights_of(model):
 
 
 def test_drw_equals_two_fits_with_the_weights_set_by_hand_between(examples):
-    deferred = compiled()
+    deferred = compiled(graph=True)
     fit(deferred, examples, [keras_ldam.DRW(2, verbose=0)])
 
-    by_hand = compiled()
+    by_hand = compiled(graph=True)
     fit(by_hand, examples, epochs=2)
     # A new loss in a new compilation: nothing that the first one kept can be seen.
     weighted = keras_ldam.LDAM(COUNTS, scale=10, class_weights=keras_ldam.class_weights(COUNTS))
@@ -53,7 +57,7 @@ def test_drw_equals_two_fits_with_the_weights_set_by_hand_between(examples):
     for ours, theirs in zip(weights_of(deferred), weights_of(by_hand), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
-    never = compiled()
+    never = compiled(graph=True)
     fit(never, examples)
     gaps = [
         np.abs(a - b).max() for a, b in zip(weights_of(deferred), weights_of(never), strict=True)
@@ -62,7 +66,7 @@ def test_drw_equals_two_fits_with_the_weights_set_by_hand_between(examples):
 
 
 def test_the_switch_is_seen_inside_a_compiled_fit(examples):
-    model = compiled(keras_ldam.CrossEntropy(COUNTS))
+    model = compiled(keras_ldam.CrossEntropy(COUNTS), graph=True)
     model.optimizer.learning_rate = 0.0  # The weights stand still, so only the switch moves it.
     losses = fit(model, examples, [keras_ldam.DRW(2, weights="inverse", verbose=0)])["loss"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -130,7 +134,7 @@ def test_every_loss_with_class_weights_is_switched_by_its_own_counts(examples):
     x, y = examples
     kind, size = keras_ldam.LDAM(COUNTS), keras_ldam.CrossEntropy([32, 10])
     model = two_headed()
-    model.compile("sgd", loss={"kind": kind, "size": size, "price": "mse"})
+    model.compile("sgd", loss={"kind": kind, "size": size, "price": "mse"}, run_eagerly=True)
     targets = {"kind": y, "size": (y == 1).astype("int32"), "price": x[:, 0]}
     fit(model, (x, targets), [keras_ldam.DRW(2, weights="inverse", verbose=0)], epochs=3)
     for loss in (kind, size):
@@ -208,10 +212,10 @@ def test_counts_and_beta_of_its_own_make_its_weights(examples):
 
 
 def test_validation_has_the_weights_from_the_first_epoch_on_so_that_its_loss_never_jumps(examples):
-    model = compiled(keras_ldam.CrossEntropy(COUNTS))
+    model = compiled(keras_ldam.CrossEntropy(COUNTS), graph=True)
     model.optimizer.learning_rate = 0.0  # The weights stand still, so only the switch moves it.
     callback = keras_ldam.DRW(2, weights="inverse", verbose=0)
-    history = fit(model, examples, [callback], validation_data=examples)
+    history = fit(model, examples, [callback], batch_size=14, validation_data=examples)
     assert history["val_loss"] == pytest.approx([history["val_loss"][0]] * 4, rel=1e-6)
     # Examples are the same, so from the switch on both losses agree, up to the batches' weights.
     weighted = keras_ldam.CrossEntropy(
@@ -277,7 +281,7 @@ def test_probabilities_beside_the_scores_are_no_fault(examples):
     inputs = keras.Input((6,))
     scores = keras.layers.Dense(3)(inputs)
     model = keras.Model(inputs, {"scores": scores, "told": keras.layers.Softmax()(scores)})
-    model.compile("sgd", {"scores": keras_ldam.CrossEntropy(COUNTS)})
+    model.compile("sgd", {"scores": keras_ldam.CrossEntropy(COUNTS)}, run_eagerly=True)
     x, y = examples
     model.fit(x, {"scores": y}, epochs=3, verbose=0, callbacks=[keras_ldam.DRW(2, verbose=0)])
 
@@ -314,8 +318,8 @@ def test_a_plateau_lowers_the_rate_for_it_too(examples):
 def test_a_schedule_of_steps_starts_it_at_the_next_epoch(examples):
     model = compiled()
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.05, 0.005])
-    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS))
-    history = fit(model, examples, [keras_ldam.DRW(start="lr_drop", verbose=0)])
+    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS), run_eagerly=True)
+    history = fit(model, examples, [keras_ldam.DRW(start="lr_drop", verbose=0)], batch_size=14)
     assert history["reweighted"] == [0, 0, 1, 1]  # Three steps an epoch: the fifth is in epoch 1.
 
 
@@ -365,10 +369,16 @@ def test_a_resumed_training_that_cannot_know_of_a_drop_says_so(examples):
 @pytest.mark.parametrize(
     ("share", "epochs", "on"), [(0.5, 4, 2), (0.8, 5, 4), (0.99, 4, 3), (0.29, 100, 29)]
 )
-def test_it_can_start_after_a_share_of_the_epochs(share, epochs, on, examples):
+def test_it_can_start_after_a_share_of_the_epochs(share, epochs, on):
     drw = keras_ldam.DRW(start=share, verbose=0)
-    history = fit(compiled(), examples, [drw], epochs=epochs, batch_size=42)
-    assert history["reweighted"] == [float(epoch >= on) for epoch in range(epochs)]
+    drw.set_model(compiled())
+    drw.set_params({"epochs": epochs, "steps": 1})
+    drw.on_train_begin()
+    for epoch in range(epochs):
+        logs = {}
+        drw.on_epoch_begin(epoch)
+        drw.on_epoch_end(epoch, logs)
+        assert logs["reweighted"] == (epoch >= on)
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0, 2, "later", float("nan"), None])
@@ -415,7 +425,7 @@ def test_weights_of_an_epoch_need_counts_only():
 
 
 def test_class_weights_set_between_two_fits_are_seen_by_both_steps(examples):
-    model = compiled(keras_ldam.CrossEntropy(COUNTS))
+    model = compiled(keras_ldam.CrossEntropy(COUNTS), graph=True)
     model.optimizer.learning_rate = 0.0
     before = fit(model, examples, epochs=1, validation_data=examples)
     keras_ldam.set_class_weights(model, {2: 3.0, 0: 1.0, 1: 0.0})
@@ -441,15 +451,15 @@ def test_a_margin_that_is_demanded_of_logits_gets_a_warning_with_the_line_to_cha
     if nested:
         head = [keras.Sequential([keras.Input((6,)), *head])]
     model = keras.Sequential([keras.Input((6,)), *head])
-    model.compile("sgd", keras_ldam.LDAM(COUNTS))
+    model.compile("sgd", keras_ldam.LDAM(COUNTS), run_eagerly=True)
     with pytest.warns(UserWarning, match=r"replace it by keras_ldam.CosineDense\(3\)"):
-        fit(model, examples, [keras_ldam.DRW(2, verbose=0)])
+        fit(model, examples, [keras_ldam.DRW(2, verbose=0)], epochs=3)
 
 
 def test_batch_normalization_of_dropout_gets_a_warning(examples):
     parts = keras.layers.Dropout(0.1), keras.layers.BatchNormalization()
     model = keras.Sequential([keras.Input((6,)), *parts, keras_ldam.CosineDense(3)])
-    model.compile("sgd", keras_ldam.LDAM(COUNTS))
+    model.compile("sgd", keras_ldam.LDAM(COUNTS), run_eagerly=True)
     with pytest.warns(UserWarning, match="put BatchNormalization before Dropout"):
         fit(model, examples, [keras_ldam.DRW(0, verbose=0)], epochs=1)
 
@@ -465,10 +475,10 @@ def test_batch_normalization_of_dropout_gets_a_warning(examples):
 )
 def test_other_heads_and_losses_get_no_warning(head, loss, examples):
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), head()])
-    model.compile("sgd", loss(COUNTS))
+    model.compile("sgd", loss(COUNTS), run_eagerly=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*measures margins between cosines")
-        fit(model, examples, [keras_ldam.DRW(2, verbose=0)])
+        fit(model, examples, [keras_ldam.DRW(2, verbose=0)], epochs=3)
 
 
 @pytest.mark.parametrize("accumulated", [None, 4])
@@ -501,6 +511,7 @@ def test_predictions_of_one_class_get_a_warning_once_the_weights_are_enabled(stu
         keras.optimizers.SGD(0.0 if stuck else 0.5),
         keras_ldam.CrossEntropy(COUNTS),
         metrics=[keras_ldam.ClassErrors(COUNTS)],
+        run_eagerly=True,
     )
     model.layers[-1].set_weights([np.zeros((6, 3)), np.array([1.0, 0.0, 0.0])])
     drw = keras_ldam.DRW(2, weights="inverse", verbose=0)
@@ -569,8 +580,8 @@ def test_a_warm_up_from_zero_is_no_drop(examples):
 def test_another_fit_goes_on_where_the_schedule_was(examples):
     model = compiled()
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.05, 0.005])
-    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS))
-    fit(model, examples)
+    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS), run_eagerly=True)
+    fit(model, examples, batch_size=14)
     drw = keras_ldam.DRW(start="lr_drop", allow_unreached=True, verbose=0)
     assert fit(model, examples, [drw])["reweighted"] == [0, 0, 0, 0]
 
