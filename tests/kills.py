@@ -240,12 +240,12 @@ def prepare() -> None:
     assert matplotlib and sklearn and keras_ldam
 
 
-def main() -> int:
+def main(flags: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="before every so manyth operation")
     parser.add_argument("--at_random", type=int, default=None, help="kills at random moments")
     parser.add_argument("--stages", nargs="*", default=list(STAGES), help=", ".join(STAGES))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(flags)
     at_random = -(-100 // arguments.every) if arguments.at_random is None else arguments.at_random
     wrong = 0
     prepare()

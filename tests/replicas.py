@@ -1,23 +1,18 @@
-"""A small training that must come out the same on one device, on two replicas, on two machines.
-
-TF_CONFIG=… python tests/replicas.py out.npz    # as one of the machines of a cluster
-"""
+"""A small training that must come out the same on one device, on two replicas, on two machines."""
 
 import contextlib
+import ctypes
 import functools
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 
 import keras_ldam
 
-ROOT = Path(__file__).parent.parent
 COUNTS = [40, 20, 10, 5, 2]
 BATCH = 8
 EXAMPLES = 9 * BATCH + 3
@@ -81,39 +76,71 @@ def free_ports(count):
     return ports
 
 
-def start_cluster(commands, outputs):
-    """Starts each command as one machine of a cluster on loopback."""
-    addresses = [f"localhost:{port}" for port in free_ports(len(commands))]
-    processes = []
-    for index, command in enumerate(commands):
-        task = {"type": "worker", "index": index}
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
-        }
-        with open(outputs / f"{index}.txt", "w") as output:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    return processes
+# Processes are forked from one that has imported TensorFlow and not used it: importing it takes
+# longer than all that they do.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["keras_ldam.experiments.cli", "keras_ldam.experiments.training"])
+
+
+def start(work, arguments, output, **environment):
+    """Starts `work(*arguments)` in a process, which ends with what that returns.
+
+    Args:
+        work: A function of a module.
+        arguments: Its arguments.
+        output: The file for what it writes to standard output and error.
+        **environment: Variables of its environment; None for one that it must not have.
+
+    Returns:
+        The process.
+    """
+    environment = {"CUDA_VISIBLE_DEVICES": "-1", **environment}
+    process = FORKS.Process(target=_worked, args=(work, arguments, output, environment))
+    process.start()
+    return process
+
+
+def _worked(work, arguments, output, environment):
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    with open(output, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    # As a program ends: with all that TensorFlow does then, which may hang.
+    ctypes.pythonapi.Py_Exit(work(*arguments) or 0)
+
+
+def start_cluster(work, arguments, outputs):
+    """Starts a work for each of the arguments, each as one machine of a cluster on loopback."""
+    addresses = [f"localhost:{port}" for port in free_ports(len(arguments))]
+    return [
+        start(
+            work,
+            given,
+            outputs / f"{index}.txt",
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            ),
+        )
+        for index, given in enumerate(arguments)
+    ]
+
+
+def ended(process, timeout=120):
+    """The exit code of a process; None if it has not ended in this time, in seconds."""
+    process.join(timeout)
+    return process.exitcode
 
 
 def end(processes):
     for process in processes:
         process.kill()
-        process.wait()
+        process.join()
 
 
-def main(name, output):
+def train_and_save(name, output):
     """Trains under the strategy of this name, and writes what came out."""
     import tensorflow as tf
 
@@ -132,7 +159,3 @@ def main(name, output):
             threads.get_intra_op_parallelism_threads(),
         ],
     )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,17 +1,14 @@
 """A sample of what `tests/malformed.py` and `tests/kills.py` do as a whole."""
 
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import kills
 import malformed
 import pytest
+import replicas
 
 from keras_ldam.experiments import training
 from keras_ldam.experiments.run_folder import RunFolder
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("kind", [malformed.counts_files, malformed.flags, malformed.results_files])
@@ -21,11 +18,12 @@ def test_malformed_input_gets_one_sentence_or_the_right_answer(kind, reported, t
     assert not wrong and int(number.split()[0]) > 20
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_bits():
-    command = [sys.executable, ROOT / "tests" / "kills.py", "--every=66", "--at_random=0"]
-    done = subprocess.run([*command, "--stages=train"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert done.stdout.strip().endswith(" kills")
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path):
+    told = tmp_path / "told.txt"
+    flags = ["--every=66", "--at_random=0", "--stages=train"]
+    process = replicas.start(kills.main, (flags,), told)
+    assert replicas.ended(process, timeout=300) == 0, told.read_text()[-2000:]
+    assert told.read_text().strip().endswith(" kills")
 
 
 def test_a_kill_before_the_config_is_written_leaves_a_folder_that_trains(tmp_path, monkeypatch):

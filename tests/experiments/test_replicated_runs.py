@@ -60,7 +60,7 @@ def test_a_batch_that_cannot_be_shared_out_evenly_is_refused():
 
 
 def test_a_run_goes_on_over_two_devices_and_its_model_is_as_good_as_it_was(tmp_path):
-    config = small_config(method="ldam_drw", epochs=2, strategy="mirrored", jit="on")
+    config = small_config(method="ldam_drw", epochs=2, strategy="mirrored")
     found = training.train(config, tmp_path / "run", progress=False)
     again = training.evaluate(tmp_path / "run")
     assert again["per_class_error"] == found["last"]["per_class_error"]
@@ -134,26 +134,27 @@ def test_wrong_settings_get_a_sentence(arguments, message, tmp_path, capsys, mon
 def test_a_killed_machine_ends_the_run_and_the_same_command_resumes_it(tmp_path):
     run, outputs = tmp_path / "run", tmp_path / "outputs"
     outputs.mkdir()
-    command = ["bin/train", "--dataset=digits", "--method=erm", "--epochs=8", "--noprogress"]
-    command += ["--strategy=multiworker", "--worker_timeout=60", f"--run_dir={run}"]
-    processes = replicas.start_cluster([command, command], outputs)
+    flags = ["--dataset=digits", "--method=erm", "--epochs=8", "--noprogress"]
+    flags += ["--strategy=multiworker", "--worker_timeout=60", f"--run_dir={run}"]
+    machines = [("train", flags)] * 2
+    processes = replicas.start_cluster(cli.main, machines, outputs)
     try:
         deadline = time.monotonic() + 120
         while not list(run.glob("checkpoints/epoch-*.h5")):
             assert time.monotonic() < deadline
-            assert processes[0].poll() is None, (outputs / "0.txt").read_text()[-2000:]
+            assert processes[0].exitcode is None, (outputs / "0.txt").read_text()[-2000:]
             time.sleep(0.02)
         os.kill(processes[1].pid, signal.SIGKILL)
-        assert processes[0].wait(timeout=60) == 1
+        assert replicas.ended(processes[0], timeout=60) == 1
     finally:
         replicas.end(processes)
     told = (outputs / "0.txt").read_text().splitlines()[-1]
     assert told.startswith("train: Another worker failed or has stopped")
     assert not (run / "results.json").exists()
 
-    processes = replicas.start_cluster([command, command], outputs)
+    processes = replicas.start_cluster(cli.main, machines, outputs)
     try:
-        codes = [process.wait(timeout=120) for process in processes]
+        codes = [replicas.ended(process) for process in processes]
     finally:
         replicas.end(processes)
     assert codes == [0, 0], (outputs / "0.txt").read_text()[-2000:]

@@ -4,15 +4,13 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import replicas
 from conftest import small_config
 
 import keras_ldam
@@ -24,8 +22,6 @@ from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.losses import LOSSES
 
 SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gamma": 1.0, "tau": 1.0}
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class KilledError(Exception):
@@ -247,17 +243,16 @@ def test_tensorboard_is_off_by_default_and_named_where_it_is_missing(
 
 def test_training_survives_kill_9(tmp_path, capsys):
     arguments = ["--method=ldam_drw", "--epochs=6", f"--run_dir={tmp_path / 'run'}"]
-    command = [sys.executable, "bin/train", *arguments]
     checkpoints = tmp_path / "run" / "checkpoints"
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    process = replicas.start(cli.main, ("train", arguments), tmp_path / "told.txt")
+    try:
         deadline = time.monotonic() + 120
         while not list(checkpoints.glob("epoch-*.weights.h5")):
             assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert process.exitcode is None
             time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        replicas.end([process])
     assert not (tmp_path / "run" / "results.json").exists()
     done = int(next(iter(checkpoints.glob("epoch-*.weights.h5"))).name[6:11])
 

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -420,10 +418,10 @@ def test_an_address_that_is_taken_gets_a_sentence():
 
 def test_two_machines_train_as_one_device(tmp_path, on_one_device):
     outputs = [str(tmp_path / f"{i}.npz") for i in range(2)]
-    commands = [["tests/replicas.py", "multiworker", output] for output in outputs]
-    processes = replicas.start_cluster(commands, tmp_path)
+    arguments = [("multiworker", output) for output in outputs]
+    processes = replicas.start_cluster(replicas.train_and_save, arguments, tmp_path)
     try:
-        codes = [process.wait(timeout=120) for process in processes]
+        codes = [replicas.ended(process) for process in processes]
     finally:
         replicas.end(processes)
     assert codes == [0, 0], (tmp_path / "0.txt").read_text()[-2000:]
@@ -435,15 +433,13 @@ def test_two_machines_train_as_one_device(tmp_path, on_one_device):
 
 @pytest.mark.skipif(hardware.cores() < 2, reason="needs two cores")
 def test_replicas_on_parts_of_the_cores_train_as_one_device(tmp_path, on_one_device):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("TF_NUM_")}
-    done = subprocess.run(
-        [sys.executable, "tests/replicas.py", "cores", str(tmp_path / "cores.npz")],
-        cwd=replicas.ROOT,
-        env={**kept, "PYTHONPATH": str(replicas.ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    unset = dict.fromkeys(name for name in os.environ if name.startswith("TF_NUM_"))
+    arguments = ("cores", str(tmp_path / "cores.npz"))
+    process = replicas.start(replicas.train_and_save, arguments, tmp_path / "told.txt", **unset)
+    try:
+        assert replicas.ended(process) == 0, (tmp_path / "told.txt").read_text()[-2000:]
+    finally:
+        replicas.end([process])
     with np.load(tmp_path / "cores.npz") as found:
         assert len(set(found["devices"])) == 2
         assert list(found["threads"]) == [2, hardware.cores() // 2]

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import keras
 import pytest
+import replicas
 
 from keras_ldam import hardware
 
@@ -31,21 +31,17 @@ print(json.dumps({**found, "late": chosen(4)}))
 """
 
 
-def run(program):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("TF_NUM_")}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env={**kept, "CUDA_VISIBLE_DEVICES": "-1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+def run(program, folder):
+    unset = dict.fromkeys(name for name in os.environ if name.startswith("TF_NUM_"))
+    told = folder / "told.txt"
+    process = replicas.start(exec, (program, {}), told, **unset)
+    assert replicas.ended(process) == 0, told.read_text()[-2000:]
+    return json.loads(told.read_text().splitlines()[-1])
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow's threads")
-def test_each_direction_gets_half_of_the_cores():
-    found = run(PROGRAM)
+def test_each_direction_gets_half_of_the_cores(tmp_path):
+    found = run(PROGRAM, tmp_path)
     assert found["two"] == [1, 2]
     assert found["eight"] == [4, 2]
     assert found["four replicas"] == [2, 4]
@@ -54,9 +50,9 @@ def test_each_direction_gets_half_of_the_cores():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
-def test_cores_are_those_that_this_process_may_use():
+def test_cores_are_those_that_this_process_may_use(tmp_path):
     one = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-    assert run(one + "from keras_ldam import hardware; print(hardware.cores())") == 1
+    assert run(one + "from keras_ldam import hardware; print(hardware.cores())", tmp_path) == 1
     assert hardware.cores() == len(os.sched_getaffinity(0))
 
 
