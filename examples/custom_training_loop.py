@@ -35,7 +35,8 @@ NUM_CLASSES = 10
 Clusters of points: 1,000 examples of the most frequent class, 10 of the rarest.
 """
 
-counts = keras_ldam.long_tailed_counts(NUM_CLASSES, max_count=1000, imbalance_ratio=100)
+largest = 200 if SMOKE else 1000
+counts = keras_ldam.long_tailed_counts(NUM_CLASSES, max_count=largest, imbalance_ratio=100)
 
 
 def clusters(seed):
@@ -46,7 +47,7 @@ def clusters(seed):
         y = np.repeat(np.arange(NUM_CLASSES), per_class)
         return rng.normal(centers[y, rng.integers(3, size=len(y))]).astype("float32"), y
 
-    return make(counts), make(200)
+    return make(counts), make(20 if SMOKE else 200)
 
 
 """
