@@ -80,7 +80,7 @@ class Advice:
     """
 
     counts: np.ndarray
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
     imbalance_ratio: float
     strength: str
     worthwhile: bool
@@ -152,10 +152,24 @@ class Advice:
 
 def _some(counts: np.ndarray, most: int = 24) -> list[int | None]:
     """Classes to show: all, or the most frequent and the rarest with None between."""
-    order = np.argsort(-counts, kind="stable").tolist()
+    order = np.argsort(-counts, kind="stable")
     if len(order) <= most:
-        return order
-    return [*order[: most // 2], None, *order[-most // 2 :]]
+        return list(order.tolist())
+    return [*order[: most // 2].tolist(), None, *order[-most // 2 :].tolist()]
+
+
+class _Numbers(Sequence[str]):
+    """The numbers of classes as their names, each made when it is read: there may be 10⁷."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._classes = range(num_classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __getitem__(self, j: Any) -> Any:
+        found = self._classes[j]
+        return tuple(map(str, found)) if isinstance(found, range) else str(found)
 
 
 def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: int = 200) -> Advice:
@@ -202,7 +216,7 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: in
     ]
     return Advice(
         counts=counts,
-        class_names=tuple(map(str, range(len(counts)) if names is None else names)),
+        class_names=_Numbers(len(counts)) if names is None else tuple(map(str, names)),
         imbalance_ratio=ratio,
         strength=strength,
         worthwhile=strength != "none",

@@ -1,6 +1,7 @@
 """What the adviser proposes for the paper's own data, and says of data that need nothing."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -183,3 +184,16 @@ def test_a_file_without_counts_gets_a_sentence_with_its_name(tmp_path, content, 
 def test_true_and_false_are_the_classes_one_and_zero():
     assert keras_ldam.advise({True: 90, False: 5}).counts.tolist() == [5, 90]
     assert keras_ldam.advise({1.0: 90, 0.0: 5}).counts.tolist() == [5, 90]
+
+
+def test_millions_of_classes_need_memory_for_numbers_alone():
+    # A name for each class would be ten times as much as its count.
+    counts = np.maximum(1, 10**6 // np.arange(1, 10**6 + 1))
+    tracemalloc.start()
+    found = keras_ldam.advise(counts)
+    text = str(found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * len(counts)  # Bytes; 10**7 classes take ten times as much, under 1 GB.
+    assert "1,000,000 classes" in text and "  999999 " in text
+    assert found.class_names[-1] == "999999" and found.class_names[:2] == ("0", "1")
