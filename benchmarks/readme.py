@@ -100,7 +100,12 @@ def write() -> None:
         "disk is in [jpeg_pipeline.json](jpeg_pipeline.json), by `jpeg_pipeline.py`; how fast",
         "`bin/predict` answers is in [prediction.json](prediction.json), by `prediction.py`.",
     ]
-    sections = {"training.json": training, "recurrence.json": recurrence, "table.json": table}
+    sections = {
+        "training.json": training,
+        "recurrence.json": recurrence,
+        "table.json": table,
+        "pretrained.json": pretrained,
+    }
     for file, section in sections.items():
         if (HERE / file).exists():
             lines += ["", *section(json.loads((HERE / file).read_text()))]
@@ -203,6 +208,29 @@ def table(results: dict) -> list[str]:
         f"times to adapt, and made {100 * space['nan_share_of_that_column']:.0f} % of the column "
         "with one missing number NaN.",
     ]
+
+
+def pretrained(results: dict) -> list[str]:
+    """The section about heads on a pretrained text encoder."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    seeds = results["seeds"]
+    lines = [
+        "## Heads on a pretrained text encoder",
+        "",
+        f"    {results['command']}",
+        "",
+        f"{results['hardware']}; {versions}. IMDB with one negative training review for "
+        f"{results['imbalance_ratio']:g} positive ones; frozen means of {results['words']:,} "
+        f"word vectors. Errors in percent, mean ± standard deviation over {seeds} seeds.",
+        "",
+        "| head | error on negative | error on positive | mean error |",
+        "|---|---|---|---|",
+    ]
+    for way, runs in results["found"].items():
+        measures = [[run[name] for run in runs] for name in ("negative", "positive", "mean_error")]
+        cells = [f"{mean(m):.2f} ± {stdev(m) if seeds > 1 else 0:.2f}" for m in measures]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return lines
 
 
 def kind_of(instructions: list[str]) -> str:
