@@ -140,6 +140,8 @@ def test_examples_run(name, backend, tmp_path, monkeypatch, capsys):
         printed = capsys.readouterr().out
     else:
         monkeypatch.setenv("KERAS_BACKEND", backend)
+        # Compiling takes longer than running.
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         done = subprocess.run([sys.executable, script], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         printed = done.stdout
