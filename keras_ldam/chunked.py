@@ -114,7 +114,12 @@ class ChunkedTraining(keras.Model):
         **kwargs: Any,
     ) -> None:
         """Compiles as Keras does, with a loss and metrics that need no array of all scores."""
-        if not hasattr(loss, "of_label_and_rest"):
+        # A subclass with mathematics of its own inherits what is not its own.
+        given_by = [
+            next((each for each in type(loss).__mro__ if name in vars(each)), None)
+            for name in ("of_label_and_rest", "call")
+        ]
+        if given_by[0] is None or given_by[0] is not given_by[1]:
             raise ValueError(
                 "`loss` must be LDAM, LogitAdjusted or CrossEntropy of keras_ldam; others need "
                 f"the scores of all classes at once. Received: {loss!r}"

@@ -161,6 +161,8 @@ def test_what_needs_all_scores_is_refused_with_one_sentence():
     wrapper = chunked(network())
     with pytest.raises(ValueError, match="`loss` must be LDAM, LogitAdjusted or CrossEntropy"):
         wrapper.compile("sgd", loss=keras_ldam.Focal(COUNTS))
+    with pytest.raises(ValueError, match=r"Received: <.*VectorScaling"):
+        wrapper.compile("sgd", loss=keras_ldam.VectorScaling(COUNTS))
     with pytest.raises(ValueError, match="Metrics must be ClassErrors"):
         wrapper.compile("sgd", loss=keras_ldam.LDAM(COUNTS), metrics=["accuracy"])
     wrapper.compile("sgd", loss=keras_ldam.LDAM(COUNTS[1:]), run_eagerly=True)
