@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import os
 import zipfile
 from collections.abc import Iterator
@@ -294,7 +293,7 @@ def check_unpacked(file: Path) -> None:
                 size = sum(part.file_size for part in archive.infolist())
                 if size <= limit:
                     names = [name for name in archive.namelist() if name.endswith(".h5")]
-                    weights = [io.BytesIO(archive.read(name)) for name in names]
+                    weights = [archive.read(name) for name in names]
         else:
             size = 0
         if size <= limit:
@@ -306,10 +305,18 @@ def check_unpacked(file: Path) -> None:
             )
 
 
-def _size_of_tensors(weights: Path | io.BytesIO) -> int:
+def _size_of_tensors(weights: Path | bytes) -> int:
     import h5py
 
     sizes = []
-    with h5py.File(weights, "r") as parts:
+    if isinstance(weights, bytes):
+        # As an image that HDF5 reads by itself: through a Python file object it was seen to crash.
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_fapl_core(backing_store=False)
+        access.set_file_image(weights)
+        opened = h5py.h5f.open(b"weights", h5py.h5f.ACC_RDONLY, access)
+    else:
+        opened = weights
+    with h5py.File(opened, "r") as parts:
         parts.visititems(lambda _, part: sizes.append(getattr(part, "nbytes", 0)))
     return sum(sizes)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -471,10 +472,10 @@ def test_a_read_only_place_costs_the_results_file_only_and_a_full_disk_names_the
     printed, error = capsys.readouterr()
     file = tmp_path / "r" / "digits.json"
     if code == errno.ENOSPC:
-        assert found == 2 and error == f"report: {file}: no.\n"
+        assert found == 2 and error == f"report: {file}: {os.strerror(code)}.\n"
         return
     assert found == 0 and "| ERM | last epoch | **" in printed
-    assert error.splitlines()[0] == f"{file} does not keep these runs: no."
+    assert error.splitlines()[0] == f"{file} does not keep these runs: {os.strerror(code)}."
     assert (tmp_path / "o" / "errors.png").exists()
 
 
@@ -485,7 +486,10 @@ def test_a_full_disk_under_the_page_is_named(compared_runs, tmp_path, monkeypatc
     monkeypatch.setattr(Path, "write_bytes", refuse)
     arguments = [f"--results_dir={tmp_path}", f"--output_dir={tmp_path / 'o'}", "--figures=errors"]
     assert cli.main("report", [*map(str, compared_runs), *arguments]) == 2
-    assert capsys.readouterr().err == f"report: {tmp_path / 'o' / 'errors.png'}: no.\n"
+    assert (
+        capsys.readouterr().err
+        == f"report: {tmp_path / 'o' / 'errors.png'}: {os.strerror(errno.ENOSPC)}.\n"
+    )
     assert not any((tmp_path / "o").iterdir())
 
 
