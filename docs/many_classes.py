@@ -1,0 +1,44 @@
+"""What the guide on very many classes takes from its benchmark.
+
+python docs/many_classes.py    # prints the table
+"""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CASES = {
+    "keras": "`Dense`, Keras' sparse cross-entropy",
+    "chunked_cross_entropy": "`Dense`, `CrossEntropy` in chunks",
+    "ldam": "`CosineDense`, `LDAM`",
+    "chunked_ldam": "`CosineDense`, `LDAM` in chunks",
+}
+
+
+def table() -> str:
+    """Returns the rows of `benchmarks/many_classes.json` in Markdown."""
+    found = json.loads((ROOT / "benchmarks" / "many_classes.json").read_text())
+    rows = {(row["backend"], row["classes"], row["case"]): row for row in found["rows"]}
+    lines = ["| backend | classes | head and loss | seconds | MB |", "|---|---|---|---|---|"]
+    for backend, classes in sorted({key[:2] for key in rows}):
+        for case, name in CASES.items():
+            row = rows.get((backend, classes, case))
+            if row is None:
+                continue
+            memory = "" if row["megabytes"] is None else f"{row['megabytes']:,}"
+            seconds = f"{row['seconds']:.3g}"
+            lines.append(f"| {backend} | {classes:,} | {name} | {seconds} | {memory} |")
+    low, high = found["load"]
+    lines += [
+        "",
+        f"One forward and backward pass of head and loss, batch {found['batch']}, "
+        f"{found['features']} features, chunks of {found['chunk']:,}.",
+        "MB: what JAX's compiler lays out for it beyond what goes in and comes out, class vectors "
+        "and their gradient.",
+        f"Machine: {found['machine']}, shared; its load was {low} to {high} meanwhile.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
