@@ -161,7 +161,7 @@ def test_training_that_is_stopped_before_the_switch_ends_with_a_warning(examples
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras_ldam.CrossEntropy()])
 def test_a_loss_without_class_weights_gets_a_sentence(loss, examples):
     with pytest.raises(
-        ValueError, match=r"there is none that has any. Compile with keras_ldam.LDAM"
+        ValueError, match=r"there is none that has any. Compile with a loss of keras_ldam"
     ):
         fit(compiled(loss), examples, [keras_ldam.DRW(2)])
 
