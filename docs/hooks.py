@@ -7,6 +7,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("results", "benchmarks", "configs", "examples")
+_FLAG = re.compile(r"--[a-z]\w*")
 _OUTSIDE = re.compile(r"\]\(\.\./([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -43,10 +44,22 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Keeps a number and its spread on one line, and drops the dash of a value without a name."""
+    """Keeps spreads and flags on one line, marks long and short cells, drops lonely dashes."""
     html = re.sub(r"(?<=\d) (± [\d.]+)(?: (\(n=\d+\)))?", _unbroken, html)
+    html = re.sub(r"<code>[^<]+</code>", lambda code: _FLAG.sub(_whole, code[0]), html)
     html = re.sub(r"(?<=<td>)[+-][\d.]+ \[[^\]<]*\]", _unbroken, html)
+    html = re.sub(r"<td>(.*?)</td>", _width, html)
     return re.sub(r'(<li class="doc-section-item field-body">)\s*–', r"\1", html)
+
+
+def _whole(match):
+    return f'<span class="flag">{match[0]}</span>'
+
+
+def _width(match):
+    length = len(re.sub(r"<[^>]+>", "", match[1]))
+    kind = "long" if length > 30 else "short" if length <= 20 else ""
+    return f'<td class="{kind}">{match[1]}</td>' if kind else match[0]
 
 
 def _unbroken(match):
