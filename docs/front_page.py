@@ -57,21 +57,21 @@ def draw(path: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams["font.size"] = 13
-    figure, axes = plt.subplots(figsize=(8, 4), dpi=120, layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 3.6), dpi=120, layout="constrained")
     methods = {"erm": ("plain training", "#9a9a9a"), "ldam_drw": ("LDAM-DRW", "#1f6fb4")}
     seeds = len(errors("cifar100", "erm"))
     for i, (method, (title, color)) in enumerate(methods.items()):
         heights = [np.mean(errors("cifar100", method, f"{group}_error")) for group in GROUPS]
         bars = axes.bar(np.arange(3) + 0.38 * (i - 0.5), heights, 0.36, label=title, color=color)
         axes.bar_label(bars, fmt="%.1f", padding=2)
-    names = [f"{group}\n({count} images)" for group, count in GROUPS.items()]
+    names = [f"{group}\n({count}\nimages)" for group, count in GROUPS.items()]
     axes.set_xticks(range(3), names)
     axes.set_ylabel("test error, %")
     axes.set_ylim(0, 105)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", frameon=False)
     axes.set_title(
-        f"CIFAR-100, 500 to 5 images per class, ResNet-32, n = {seeds} seed{'s' * (seeds > 1)}",
+        f"CIFAR-100, ratio 100, ResNet-32, n = {seeds} seed{'s' * (seeds > 1)}",
         fontsize=13,
     )
     figure.savefig(path)
