@@ -33,9 +33,9 @@ def table() -> str:
         "",
         f"One forward and backward pass of head and loss, batch {found['batch']}, "
         f"{found['features']} features, chunks of {found['chunk']:,}.",
-        "MB: what JAX's compiler lays out for it beyond what goes in and comes out, class vectors "
-        "and their gradient.",
-        f"Machine: {found['machine']}, shared; its load was {low} to {high} meanwhile.",
+        "MB: temporary memory that JAX's compiler plans, without inputs and outputs (class vectors "
+        "and their gradient).",
+        f"Machine: {found['machine']}, shared; load average {low} to {high} during the runs.",
     ]
     return "\n".join(lines)
 
