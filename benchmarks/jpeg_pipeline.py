@@ -17,6 +17,7 @@ training step of ResNet-50 at 8,142 classes, from which the time of a whole run 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -56,7 +57,6 @@ def compare(folder: Path, given: argparse.Namespace) -> dict:
     """All measurements, one after the other."""
     sys.path.insert(0, str(ROOT))
     from keras_ldam import hardware
-    from keras_ldam.experiments.run_folder import versions
 
     pictures = folder / "pictures"
     bytes_each = make_files(pictures, given.files)
@@ -76,7 +76,7 @@ def compare(folder: Path, given: argparse.Namespace) -> dict:
     }
     results = {
         "hardware": hardware.describe(),
-        "versions": versions(),
+        "versions": hardware.versions(),
         "torch": found.get("torch_pillow", [{}])[0].get("version"),
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "files": given.files,
@@ -162,12 +162,13 @@ def memory_mb() -> int:
 def _keras_ldam(folder):
     sys.path.insert(0, str(ROOT))
     from keras_ldam.experiments.config import Config
+    from keras_ldam.experiments.datasets import class_folders, images
     from keras_ldam.experiments.datasets import folder as folder_dataset
-    from keras_ldam.experiments.datasets import images
     from keras_ldam.experiments.datasets.sampling import Batches
 
     config = Config(dataset="folder", data_dir=str(folder), imbalance="none").resolve()
-    names, _ = folder_dataset._index(folder, folder_dataset._classes(folder), config)
+    classes = class_folders.classes(folder, "image")
+    names, _ = folder_dataset._index(folder, classes, config)
     batches = Batches(names, BATCH, seed=0)
     stream = images.stream(batches)
     rates, memory, used = [], [], cpu_seconds()
@@ -284,10 +285,10 @@ def _step(folder):
     import keras
     import numpy as np
 
+    from keras_ldam.experiments import models
     from keras_ldam.experiments.models.resnet50 import resnet50
     from keras_ldam.experiments.recipes import load_recipe
-    from keras_ldam.experiments.training import build_loss
-    from keras_ldam.layers import CosineDense
+    from keras_ldam.losses import LOSSES
     from keras_ldam.optimizers import MomentumSGD
 
     config = load_recipe("inaturalist2018", "ldam_drw").resolve()
@@ -299,10 +300,10 @@ def _step(folder):
     rates = {}
     for precision in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(precision)
-        model = resnet50(head=CosineDense(CLASSES, name="cosines"))
+        model = resnet50(head=models.head(config, CLASSES))
         model.compile(
             MomentumSGD(0.1, momentum=0.9, coupled_weight_decay=1e-4),
-            loss=build_loss(config, counts),
+            loss=LOSSES[config.loss].make(counts, dataclasses.asdict(config)),
         )
         seconds = []
         for _ in range(6):

@@ -45,11 +45,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     from keras_ldam import hardware
-    from keras_ldam.experiments.run_folder import versions
 
     results = {
         "hardware": hardware.describe(),
-        "versions": versions(),
+        "versions": hardware.versions(),
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "batch": BATCH,
     }

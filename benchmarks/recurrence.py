@@ -102,7 +102,6 @@ def main() -> None:
 def measure(given: argparse.Namespace) -> dict:
     """All measurements."""
     from keras_ldam import hardware
-    from keras_ldam.experiments.run_folder import versions
 
     pythons = dict.fromkeys(("ours", "keras"), sys.executable)
     if given.torch_python:
@@ -136,7 +135,7 @@ def measure(given: argparse.Namespace) -> dict:
         "load_average": load,
         "hardware": hardware.describe(),
         "instructions": instructions(),
-        "versions": {**versions(), **about.get("torch", {})},
+        "versions": {**hardware.versions(), **about.get("torch", {})},
     }
 
 
@@ -294,7 +293,7 @@ def ours(file):
     import numpy as np
 
     from keras_ldam import hardware
-    from keras_ldam.experiments import training
+    from keras_ldam.experiments import feeding, training
     from keras_ldam.experiments.datasets.data import Data, Ragged, Split
     from keras_ldam.experiments.datasets.sampling import EpochClock
 
@@ -313,7 +312,7 @@ def ours(file):
     one, several = batches_of(file)
     window, size = window_of(train, config), config.batch_size
     clock = [EpochClock(window)]
-    pipeline = training.feed(window)
+    pipeline = feeding.feed(window)
 
     def alone():
         begun = time.perf_counter()

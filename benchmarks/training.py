@@ -99,7 +99,6 @@ def main() -> None:
 def measure(given: argparse.Namespace) -> dict:
     """All measurements."""
     from keras_ldam import hardware
-    from keras_ldam.experiments.run_folder import versions
 
     pythons = dict.fromkeys(("ours", "cores", "keras", "losses"), sys.executable)
     if given.torch_python:
@@ -115,7 +114,7 @@ def measure(given: argparse.Namespace) -> dict:
         for k in LOSS_SIZES
         for loss in LOSSES
     }
-    training = {n: spread(found[n]) for n in CONTESTANTS if n in found}
+    rates = {n: spread(found[n]) for n in CONTESTANTS if n in found}
     losses = {
         str(k): {
             loss: {**spread(found[f"{loss}_{k}"]), "peak_mb": memory[f"{loss}_{k}"]}
@@ -125,16 +124,16 @@ def measure(given: argparse.Namespace) -> dict:
     }
     return {
         "command": command("benchmarks/training.py", given.rounds),
-        "images_per_second": training,
+        "images_per_second": rates,
         "loss_milliseconds": losses,
         "loss_batches": {str(k): batch for k, batch in LOSS_SIZES.items()},
-        "ratios": ratios({n: v["median"] for n, v in training.items()}, losses),
+        "ratios": ratios({n: v["median"] for n, v in rates.items()}, losses),
         "rounds": given.rounds,
         "steps_a_turn": STEPS - WARM,
         "batch": BATCH,
         "load_average": load,
         "hardware": hardware.describe(),
-        "versions": {**versions(), **about.get("torch", {})},
+        "versions": {**hardware.versions(), **about.get("torch", {})},
     }
 
 
@@ -212,7 +211,7 @@ def our_model(model_class=None, *, precision="float32", loss="LDAM", jit=False):
 def ours():
     import numpy as np
 
-    from keras_ldam.experiments import training
+    from keras_ldam.experiments import feeding
     from keras_ldam.experiments.datasets.data import Split
     from keras_ldam.experiments.datasets.sampling import Batches, EpochClock
 
@@ -227,7 +226,7 @@ def ours():
         "ours_float32_xla": fitted(our_model(jit=True), batch, BATCH),
         "ours_float32_cross_entropy": fitted(our_model(loss="CrossEntropy"), batch, BATCH),
         "ours_float32_from_pipeline": fitted(
-            model, training.feed(batches), BATCH, callbacks=[EpochClock(batches)]
+            model, feeding.feed(batches), BATCH, callbacks=[EpochClock(batches)]
         ),
         "convolutions_float32": convolutions(images[:BATCH]),
     }

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import doctest
+import functools
 import importlib
 import json
 import subprocess
@@ -98,6 +99,41 @@ def test_nothing_of_the_library_imports_the_experiments():
         if "experiments" not in path.relative_to(PACKAGE).parts:
             assert "experiments" not in {part for name in imports(path) for part in name.split(".")}
             assert "keras_ldam.experiments" not in path.read_text(), path
+
+
+def module_named(name):
+    """The file of a module of the package; None for anything else."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path if name.startswith("keras_ldam") and path.exists() else None
+
+
+@functools.cache
+def names_in(path):
+    """What a module defines, assigns or imports, and its own modules."""
+    found = {p.stem for p in path.parent.iterdir()} if path.name == "__init__.py" else set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.alias):
+            found.add(getattr(node, "asname", None) or node.name)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "docs", "examples"])
+def test_whatever_a_program_takes_from_the_package_exists(folder):
+    for path in (PACKAGE.parent / folder).glob("*.py"):
+        nodes, modules = list(ast.walk(ast.parse(path.read_text()))), {}
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and (module := module_named(node.module)):
+                for alias in node.names:
+                    assert alias.name in names_in(module), f"{path.name}, line {node.lineno}"
+                    inner = module_named(f"{node.module}.{alias.name}")
+                    modules |= {alias.asname or alias.name: inner} if inner else {}
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = modules.get(node.value.id)
+                assert not module or node.attr in names_in(module), f"{path.name}, {node.lineno}"
 
 
 def test_there_are_few_exceptions():
