@@ -18,7 +18,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
         g = g + coupled_weight_decay * w
         v = momentum * v + g
-        w = w - learning_rate * v
+        w = w - learning_rate * v, or w - learning_rate * (g + momentum * v) with `nesterov`
 
     Use it where a recipe from PyTorch is to be followed. Two things differ from
     `keras.optimizers.SGD`:
@@ -36,6 +36,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a
             callable without arguments. Defaults to 0.1.
         momentum: Float in [0, 1). Defaults to 0.9.
+        nesterov: Whether to step by Nesterov's momentum, in PyTorch's form. Defaults to `False`.
         coupled_weight_decay: Float, 0 or more. A decay of c has the same gradient as the
             penalty c/2 · ‖w‖², that is `keras.regularizers.L2(c / 2)`.
             Defaults to 0.
@@ -68,6 +69,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
         learning_rate: Any = 0.1,
         *,
         momentum: float = 0.9,
+        nesterov: bool = False,
         coupled_weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -83,7 +85,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
                 f"`coupled_weight_decay`. Received: weight_decay={kwargs['weight_decay']}"
             )
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.momentum = float(momentum)
+        self.momentum, self.nesterov = float(momentum), bool(nesterov)
         self.coupled_weight_decay = float(coupled_weight_decay)
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -101,10 +103,14 @@ class MomentumSGD(keras.optimizers.Optimizer):
         if self.coupled_weight_decay and keras_internals.decays(self, variable):
             gradient = ops.add(gradient, ops.multiply(variable, self.coupled_weight_decay))
         if keras.backend.backend() == "tensorflow":
-            _apply_momentum(variable, velocity, gradient, learning_rate, self.momentum)
+            _apply_momentum(
+                variable, velocity, gradient, learning_rate, self.momentum, self.nesterov
+            )
             return
         step = ops.add(ops.multiply(velocity, self.momentum), gradient)
         self.assign(velocity, step)
+        if self.nesterov:
+            step = ops.add(ops.multiply(step, self.momentum), gradient)
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
     def get_config(self) -> dict[str, Any]:
@@ -112,12 +118,18 @@ class MomentumSGD(keras.optimizers.Optimizer):
         return {
             **super().get_config(),
             "momentum": self.momentum,
+            "nesterov": self.nesterov,
             "coupled_weight_decay": self.coupled_weight_decay,
         }
 
 
 def _apply_momentum(
-    variable: Any, velocity: Any, gradient: Any, learning_rate: Any, momentum: float
+    variable: Any,
+    velocity: Any,
+    gradient: Any,
+    learning_rate: Any,
+    momentum: float,
+    nesterov: bool,
 ) -> None:
     """The update in one operation of TensorFlow.
 
@@ -136,4 +148,5 @@ def _apply_momentum(
         lr=learning_rate,
         grad=tf.convert_to_tensor(gradient),
         momentum=tf.constant(momentum, variable.dtype),
+        use_nesterov=nesterov,
     )

@@ -22,8 +22,8 @@ def class_chances(
 
     Args:
         counts: Training examples per class n_j, shape `(num_classes,)`.
-        power: 0 for the frequencies of the data, 1 for equal ones, 0.5 for those of the square
-            roots of the counts.
+        power: From 0 to 2: 0 for the frequencies of the data, 1 for equal ones, 0.5 for those of
+            the square roots of the counts, 2 for reversed ones.
 
     Returns:
         float64 array of shape `(num_classes,)` with sum 1.
@@ -38,10 +38,11 @@ def class_chances(
 
     References:
         Kang et al., 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition",
-        equation 1, with q = 1 - power.
+        equation 1, with q = 1 - power; Zhou et al., 2020, "BBN: Bilateral-Branch Network with
+        Cumulative Learning for Long-Tailed Visual Recognition", for power 2.
     """
     counts = class_counts.check_counts(counts)
-    class_counts.check_range("power", power, 0, 1)
+    class_counts.check_range("power", power, 0, 2)
     chances = counts ** (1.0 - power)
     return np.asarray(chances / chances.sum())
 
@@ -82,9 +83,10 @@ def balanced(
 ) -> Any:
     """Draws training examples so that class j comes with P(j) ∝ n_j^(1 - power).
 
-    `power=1` draws all classes equally often (re-sampling, RS), `power=0` as often as they are, and
-    `power=0.5` by the square roots of their counts. An epoch has as many examples as the data. What
-    is drawn depends on `seed` and the epoch alone, and a line tells how often each class is drawn.
+    `power=1` draws all classes equally often (re-sampling, RS), `power=0` as often as they are,
+    `power=0.5` by the square roots of their counts, and `power=2` in reversed frequencies, the
+    rarest class most often. An epoch has as many examples as the data. What is drawn depends on
+    `seed` and the epoch alone, and a line tells how often each class is drawn.
 
     - **Arrays** `(x, y)` or `(x, y, sample_weight)`: examples are drawn with replacement, each
       independently, and come as a `BalancedBatches`, a `keras.utils.PyDataset`. `power=0` is each
@@ -110,7 +112,7 @@ def balanced(
             `(n, 1)`, or one-hot, `(n, num_classes)`.
         counts: Training examples per class n_j, shape `(num_classes,)`. By default they are
             counted; of a `tf.data.Dataset` that takes one more pass.
-        power: From 0 to 1; or a function from the epoch, counted from zero, to that number.
+        power: From 0 to 2; or a function from the epoch, counted from zero, to that number.
         batch_size: Examples in a batch. Defaults to 32 for arrays, and to that of a `PyDataset`. A
             `tf.data.Dataset` has none.
         seed: Seed of the draws, a whole number of at least 0.
@@ -150,7 +152,7 @@ def balanced(
         class_counts.check_whole("batch_size", batch_size, 1)
     seed, buffer, initial_epoch = int(seed), int(buffer), int(initial_epoch)
     if not callable(power):
-        class_counts.check_range("power", power, 0, 1)
+        class_counts.check_range("power", power, 0, 2)
     if counts is not None:
         counts = class_counts.check_counts(counts)
     if hasattr(data, "element_spec"):

@@ -9,6 +9,7 @@ def stepwise(
     learning_rate: float,
     *,
     warmup_epochs: int = 0,
+    warmup_start: float | None = None,
     drops: Mapping[int, float] | None = None,
 ) -> Callable[[int], float]:
     """Makes a schedule that warms up in steps and then drops at given epochs.
@@ -16,7 +17,8 @@ def stepwise(
     With e the epoch, counted from zero:
 
     - during warm-up (e < `warmup_epochs`) the rate is
-      `learning_rate * (e + 1) / warmup_epochs`,
+      `learning_rate * (e + 1) / warmup_epochs`, or, with `warmup_start` s,
+      `learning_rate * (s + (1 - s) * e / warmup_epochs)`,
     - afterwards it is `learning_rate` times the product of the factors of all drops
       whose epoch is at most e. Factors are cumulative: `{160: 0.01, 180: 0.01}` ends at
       `1e-4 * learning_rate`.
@@ -27,6 +29,9 @@ def stepwise(
         learning_rate: Peak learning rate, above 0.
         warmup_epochs: Number of warm-up epochs, 0 or more. The rate is constant within an
             epoch. Defaults to 0, no warm-up.
+        warmup_start: Share of the rate in the first epoch, above 0 and at most 1, from which it
+            climbs to the whole rate in the first epoch after the warm-up. By default it climbs
+            from `1 / warmup_epochs` to the whole rate in the last epoch of the warm-up.
         drops: Mapping from the first epoch, counted from zero, at which a factor applies to
             that factor, above 0. Every epoch must come after the warm-up. Defaults to no
             drops.
@@ -54,6 +59,8 @@ def stepwise(
         raise ValueError(f"`learning_rate` must be above 0. Received: {learning_rate}")
     if warmup_epochs < 0:
         raise ValueError(f"`warmup_epochs` must be 0 or more. Received: {warmup_epochs}")
+    if warmup_start is not None and not 0 < warmup_start <= 1:
+        raise ValueError(f"`warmup_start` must be above 0 and at most 1. Received: {warmup_start}")
     learning_rate = float(learning_rate)  # Keras refuses whole numbers.
     for epoch, factor in drops.items():
         if epoch < warmup_epochs:
@@ -66,6 +73,8 @@ def stepwise(
 
     def learning_rate_at(epoch: int, *_: float) -> float:
         """Returns the rate of `epoch`; Keras also passes the current rate, which is ignored."""
+        if epoch < warmup_epochs and warmup_start is not None:
+            return learning_rate * (warmup_start + (1 - warmup_start) * epoch / warmup_epochs)
         if epoch < warmup_epochs:
             return learning_rate * (epoch + 1) / warmup_epochs
         rate = learning_rate

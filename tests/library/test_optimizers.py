@@ -7,13 +7,14 @@ import pytest
 from keras_ldam.optimizers import MomentumSGD
 
 
-def torch_sgd(weight, gradients, rates, *, momentum, weight_decay):
+def torch_sgd(weight, gradients, rates, *, momentum, weight_decay, nesterov=False):
     """The update of `torch.optim.SGD`; the first velocity is the first gradient."""
     weight, velocity, path = np.array(weight, "float64"), None, []
     for gradient, rate in zip(gradients, rates, strict=True):
         gradient = gradient + weight_decay * weight
         velocity = gradient if velocity is None else momentum * velocity + gradient
-        weight = weight - rate * velocity
+        step = gradient + momentum * velocity if nesterov else velocity
+        weight = weight - rate * step
         path.append(weight)
     return np.array(path)
 
@@ -28,12 +29,14 @@ def keras_path(optimizer, weight, gradients, rates):
     return np.array(path)
 
 
-def test_it_follows_torch_step_by_step_through_a_drop_of_the_rate():
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_it_follows_torch_step_by_step_through_a_drop_of_the_rate(nesterov):
     rng = np.random.default_rng(0)
     weight, gradients = rng.normal(size=7), rng.normal(size=(30, 7))
     rates = [0.1] * 15 + [0.001] * 15
-    optimizer = MomentumSGD(0.1, momentum=0.9, coupled_weight_decay=0.02)
-    expected = torch_sgd(weight, gradients, rates, momentum=0.9, weight_decay=0.02)
+    optimizer = MomentumSGD(0.1, momentum=0.9, nesterov=nesterov, coupled_weight_decay=0.02)
+    how = {"momentum": 0.9, "weight_decay": 0.02, "nesterov": nesterov}
+    expected = torch_sgd(weight, gradients, rates, **how)
     path = keras_path(optimizer, weight, gradients, rates)
     np.testing.assert_allclose(path, expected, rtol=1e-5, atol=1e-6)
 
@@ -93,7 +96,8 @@ def test_sparse_gradients_of_an_embedding_are_decayed_in_every_row():
 
 def test_it_survives_serialisation_with_its_velocity(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    model.compile(MomentumSGD(0.05, momentum=0.8, coupled_weight_decay=0.1, clipnorm=1.0), "mse")
+    how = {"momentum": 0.8, "nesterov": True, "coupled_weight_decay": 0.1, "clipnorm": 1.0}
+    model.compile(MomentumSGD(0.05, **how), "mse")
     x, y = np.random.default_rng(0).normal(size=(8, 3)), np.ones((8, 1))
     model.fit(x, y, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -122,7 +126,8 @@ def test_bad_arguments_are_refused_by_name(arguments, name):
 def test_rate_and_momentum_that_are_left_out_are_those_of_the_docstring():
     optimizer = MomentumSGD()
     assert float(optimizer.learning_rate) == pytest.approx(0.1)
-    assert (optimizer.momentum, optimizer.coupled_weight_decay) == (0.9, 0.0)
+    found = optimizer.momentum, optimizer.nesterov, optimizer.coupled_weight_decay
+    assert found == (0.9, False, 0.0)
 
 
 def test_building_again_keeps_the_velocity():

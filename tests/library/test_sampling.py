@@ -61,12 +61,15 @@ def assert_binomial(drawn, chances):
     assert (deviations < 4).all(), drawn
 
 
-@pytest.mark.parametrize("power, expected", [(0, [0.9, 0.1]), (0.5, [0.75, 0.25]), (1, [0.5, 0.5])])
+@pytest.mark.parametrize(
+    "power, expected",
+    [(0, [0.9, 0.1]), (0.5, [0.75, 0.25]), (1, [0.5, 0.5]), (2, [0.1, 0.9])],
+)
 def test_a_class_is_drawn_by_a_power_of_its_count(power, expected):
     np.testing.assert_allclose(class_chances([900, 100], power), expected)
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_realized_frequencies_are_within_binomial_bounds(power):
     batches = balanced((IDS, LABELS), power=power)
     drawn = sum(batches.class_counts(epoch) for epoch in range(20))
@@ -253,7 +256,7 @@ def test_the_realized_frequencies_are_told(capsys):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"power": 1.5}, r"`power` must be a number in \[0, 1\]. Received: 1.5"),
+        ({"power": 2.5}, r"`power` must be a number in \[0, 2\]. Received: 2.5"),
         ({"power": -0.1}, "`power` must be a number"),
         ({"seed": -1}, "`seed` must be a whole number of at least 0"),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),

@@ -15,6 +15,13 @@ def test_the_cifar_recipe_gives_the_published_rate_in_every_epoch():
     np.testing.assert_allclose([rate(epoch) for epoch in range(200)], expected, rtol=1e-12)
 
 
+def test_a_warm_up_may_start_from_a_share_of_the_rate():
+    # BBN's: from a third, linearly, the whole rate in the first epoch after five.
+    rate = stepwise(0.3, warmup_epochs=5, warmup_start=1 / 3)
+    expected = [0.1, 0.14, 0.18, 0.22, 0.26, 0.3, 0.3]
+    np.testing.assert_allclose([rate(epoch) for epoch in range(7)], expected, rtol=1e-12)
+
+
 def test_without_options_the_rate_is_constant():
     assert {stepwise(0.3)(epoch) for epoch in range(10)} == {0.3}
 
@@ -52,6 +59,8 @@ def test_the_learning_rate_scheduler_of_keras_takes_it():
     [
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": 0.1, "warmup_epochs": -1}, "warmup_epochs"),
+        ({"learning_rate": 0.1, "warmup_epochs": 2, "warmup_start": 0.0}, "warmup_start"),
+        ({"learning_rate": 0.1, "warmup_epochs": 2, "warmup_start": float("nan")}, "warmup_start"),
         ({"learning_rate": 0.1, "warmup_epochs": 5, "drops": {4: 0.1}}, "drops"),
         ({"learning_rate": 0.1, "drops": {4: 0.0}}, "drops"),
     ],
