@@ -15,6 +15,11 @@ DIR holds train2018.json, val2018.json and train_val2018/, as the release unpack
     ldam        35.42         16.48
     ldam_drw    32.00         14.82
 
+    bin/train --dataset inaturalist2018 --data_dir DIR --method bbn --recipe bbn
+
+The recipe bbn is that of BBN's authors (Zhou et al., 2020, and their code), whose method takes two
+images a step in the place of one; they have 33.71 with it, and 30.38 with --epochs 180.
+
 The paper gives 90 epochs, learning rate 0.1, multiplied by 0.1 at 30 and 60, re-weighting from 60,
 largest margin 0.3, images scaled to 256, cropped to 224 at random and flipped. It does not give
 batch size (256 here, as a later paper reports), weight decay (1e-4, as He et al.) or scale (30, as
@@ -44,3 +49,21 @@ def recipe(method: str) -> Config:
         start_drop=2,
         **cui,
     )
+
+
+def bbn(method: str) -> Config:
+    return Config(
+        imbalance="none",
+        epochs=90,
+        batch_size=128,
+        learning_rate=0.05,
+        nesterov=True,
+        drop_at=(2 / 3, 8 / 9),
+        drop_factor=0.1,
+        weight_decay=1e-4,
+        max_margin=0.3,
+        alpha_length=10 / 9,
+    )
+
+
+RECIPES = {"bbn": bbn}

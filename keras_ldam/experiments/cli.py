@@ -266,7 +266,9 @@ def _define_advise(values):
 
 def config_from(values: flags.FlagValues) -> Config:
     """Returns the resolved config: flags override the recipe, which overrides defaults."""
-    recipe = recipes.load_recipe(values.dataset or Config.dataset, values.method or Config.method)
+    recipe = recipes.load_recipe(
+        values.dataset or Config.dataset, values.method or Config.method, values.recipe or ""
+    )
     if values.smoke:
         recipe = dataclasses.replace(recipe, **_SMOKE, warmup_epochs=0)
     names = [field.name for field in dataclasses.fields(Config)]

@@ -14,7 +14,7 @@ from keras_ldam.losses import LOSSES
 DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder", "text", "table")
 """The datasets of this package; each has a file in `datasets/` and a recipe in `configs/`."""
 
-RULES = ("none", "rs", "rw", "cb_rs", "cb_rw", "drs", "drw")
+RULES = ("none", "rs", "rw", "cb_rs", "cb_rw", "drs", "drw", "bilateral")
 
 
 class Method(typing.NamedTuple):
@@ -53,6 +53,7 @@ METHODS = {
     "ldam_la": Method("ldam_adjusted", "none", in_paper=False),
     "crt": Method("cross_entropy", "rs", in_paper=False, second_stage="retrain_head"),
     "lws": Method("cross_entropy", "rs", in_paper=False, second_stage="rescale_head"),
+    "bbn": Method("cross_entropy", "bilateral", in_paper=False),
 }
 """The methods of the paper, their close relatives, and what they are compared with, by the name
 that `--method` takes."""
@@ -85,11 +86,18 @@ class Config:
         "row of the tables; decides loss and rule",
         choices=tuple(METHODS),
     )
+    recipe: str = _option(
+        "",
+        "another recipe of the dataset's file than its first, such as bbn, whose settings stand in "
+        "for those that no flag gives; empty: the first",
+    )
     loss: str = _option("", "loss; empty: the method's", choices=("", *LOSSES))
     rule: str = _option(
         "",
         "how classes are balanced: rs/cb_rs re-sample, rw/cb_rw re-weight (cb: by the effective "
-        "number), drs/drw do so from start_epoch on; empty: the method's",
+        "number), drs/drw do so from start_epoch on; bilateral takes two images in the place of "
+        "one, of which the second is drawn in reversed frequencies and gains weight, through two "
+        "branches of the network; empty: the method's",
         choices=("", *RULES),
     )
     seed: int = _option(
@@ -154,6 +162,13 @@ class Config:
     optimizer: str = _option("sgd", "sgd (with momentum) or adam", choices=("sgd", "adam"))
     learning_rate: float = _option(0.1, "learning rate before any drop", low=0.0, high=100.0)
     warmup_epochs: int = _option(0, "epochs of linear warm-up", low=0, high=10_000)
+    warmup_start: float = _option(
+        0.0,
+        "share of the learning rate in the first epoch of a warm-up that ends after "
+        "warmup_epochs; 0: 1 / warmup_epochs, for one that ends with the last of them",
+        low=0.0,
+        high=1.0,
+    )
     drop_at: tuple[float, ...] = _option(
         (0.8, 0.9), "when the learning rate drops, as shares of the epochs", low=0.0, high=1.0
     )
@@ -161,6 +176,7 @@ class Config:
         0.01, "factor by which each drop multiplies the learning rate", low=0.0, high=1.0
     )
     momentum: float = _option(0.9, "momentum of sgd", low=0.0, high=0.9999)
+    nesterov: bool = _option(False, "sgd: whether to use Nesterov's momentum")
     weight_decay: float = _option(
         2e-4, "for sgd: multiple of the weights that is added to their gradient", low=0.0, high=1.0
     )
@@ -207,6 +223,13 @@ class Config:
         high=100,
     )
 
+    alpha_length: float = _option(
+        1.0,
+        "bilateral: T in the weight 1 - (epoch / T)² of the image drawn uniformly, as a multiple "
+        "of the epochs",
+        low=1.0,
+        high=1000.0,
+    )
     second_epochs: int = _option(
         10,
         "crt and lws: epochs of the second stage, in which the head is trained",
@@ -347,10 +370,12 @@ class Config:
     def run_name(self) -> str:
         """What tells this run from others of the paper's tables: `cifar10-step-10-ldam_drw-0`.
 
-        Without the imbalance and its ratio where the data are as they are: `folder-ldam_drw-0`.
+        Without the imbalance and its ratio where the data are as they are, and with the recipe
+        where it is not the first: `folder-ldam_drw-0`, `folder-bbn-own-0`.
         """
         profile = "" if self.imbalance == "none" else f"{self.imbalance}-{self.imbalance_ratio:g}-"
-        return f"{self.dataset_name}-{profile}{self.method}-{self.seed}"
+        recipe = f"{self.recipe}-" if self.recipe else ""
+        return f"{self.dataset_name}-{profile}{self.method}-{recipe}{self.seed}"
 
     @property
     def score_scale(self) -> float:
@@ -369,9 +394,11 @@ class Config:
 
     @property
     def balancing(self) -> tuple[str, str]:
-        """How classes are balanced: `("none" | "sample" | "weight", weighting)`."""
+        """How classes are balanced: `("none" | "sample" | "weight" | "pair", weighting)`."""
         if self.rule == "none":
             return "none", self.weighting
+        if self.rule == "bilateral":
+            return "pair", "inverse"
         how = "sample" if self.rule.endswith("rs") else "weight"
         if self.deferred:
             return how, self.weighting

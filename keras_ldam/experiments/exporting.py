@@ -28,6 +28,7 @@ from keras_ldam.experiments.progress import EVALUATION_BATCH
 from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
 from keras_ldam.export import EXPORT_FILE, export_saved_model
 from keras_ldam.losses import LOSSES
+from keras_ldam.sampling import class_chances
 
 
 def export(
@@ -116,9 +117,10 @@ def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
 
     w are the class weights, or the sampling rates of an example of each class: without a rule they
     are equal, and ρ is that of the counts; after full balance they are 1/n_j, and ρ_j = 1/K. A loss
-    with logit adjustment τ keeps n_j^τ of them to itself. This is exact for a cross-entropy, whose
-    scores estimate log ρ_j + log p(x|j). Margins move scores too, and the scores of a hinge or
-    focal loss do not estimate probabilities.
+    with logit adjustment τ keeps n_j^τ of them to itself. Two branches answer as at α = 1/2, where
+    labels come at the mean of the counts' frequencies and the reversed ones. This is exact for a
+    cross-entropy, whose scores estimate log ρ_j + log p(x|j). Margins move scores too, and the
+    scores of a hinge or focal loss do not estimate probabilities.
 
     Args:
         config: A resolved config.
@@ -129,7 +131,9 @@ def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
     """
     how, weighting = config.balancing
     seen = counts.astype(np.float64)
-    if how != "none":
+    if how == "pair":
+        seen = (class_chances(counts, 0.0) + class_chances(counts, 2.0)) / 2
+    elif how != "none":
         seen *= class_counts.class_weights(counts, kind=weighting, beta=config.beta)
     return LOSSES[config.loss].make(counts, dataclasses.asdict(config)).learned_prior(seen)
 

@@ -8,14 +8,16 @@ from typing import Any
 import keras
 
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.datasets.data import Data
-from keras_ldam.experiments.datasets.sampling import Batches
+from keras_ldam.experiments.datasets.data import Data, Ragged
+from keras_ldam.experiments.datasets.sampling import Batches, Pairs
 
 
 def training_batches(
     config: Config, data: Data, *, replicas: int = 1, own: range | None = None
 ) -> Batches:
     """The training examples in the order, and at the class frequencies, of the config's rule.
+
+    Of pairs it prints how often each sampler draws each class.
 
     Args:
         config: A resolved config.
@@ -24,7 +26,10 @@ def training_batches(
         own: The shares of this process; all by default.
     """
     how, weighting = config.balancing
-    return Batches(
+    pairs = None
+    if how == "pair":
+        pairs = Pairs(data.counts, round(config.alpha_length * config.epochs))
+    batches = Batches(
         data.train,
         config.batch_size,
         seed=config.seed,
@@ -32,10 +37,14 @@ def training_batches(
         resample=weighting if how == "sample" else None,
         beta=config.beta,
         start_epoch=config.start_epoch if config.deferred else 0,
+        pairs=pairs,
         steps=config.steps_per_epoch,
         replicas=replicas,
         own=own,
     )
+    if pairs is not None:
+        print(batches.describe_pairs(), flush=True)
+    return batches
 
 
 def feed(batches: Batches) -> Any:
@@ -51,18 +60,18 @@ def feed(batches: Batches) -> Any:
         return batches
     import tensorflow as tf
 
-    example, label = batches[0]
-
     def generate():
         for index in range(len(batches)):
             yield batches[index]
 
-    # Only the last axes of images are fixed; sequences are as long as the longest of the batch.
-    fixed = example.shape[1:] if example.ndim > 2 else (None,) * (example.ndim - 1)
-    signature = (
-        tf.TensorSpec((None, *fixed), example.dtype),
-        tf.TensorSpec((None,), label.dtype),
-    )
+    # Sequences are as long as the longest of the batch.
+    ragged = isinstance(batches.split.examples, Ragged)
+
+    def form(part):
+        fixed = (None,) * (part.ndim - 1) if ragged else part.shape[1:]
+        return tf.TensorSpec((None, *fixed), part.dtype)
+
+    signature = keras.tree.map_structure(form, batches[0])
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
     # Autotuning, on by default, ends an epoch only when its own thread next wakes, after

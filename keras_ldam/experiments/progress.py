@@ -8,7 +8,7 @@ import warnings
 import keras
 
 from keras_ldam import evaluation, hardware
-from keras_ldam.adversarial import AdversarialTraining
+from keras_ldam.experiments import models
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
 from keras_ldam.experiments.place import Place
@@ -39,10 +39,8 @@ class Progress(keras.callbacks.Callback):
         self.folder, self.config, self.data, self.place = folder, config, data, place
         self.trained = trained
         # Evaluated and saved on one device, as a model of Keras' own class.
-        self.plain = trained
-        if isinstance(trained, AdversarialTraining):
-            self.plain = trained.model
-        elif place.strategy is not None:
+        self.plain = models.of_one_input(trained)
+        if self.plain is trained and place.strategy is not None:
             self.plain = keras.Model(trained.inputs, trained.outputs, name=trained.name)
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
         self.replicas = {place.replicas}

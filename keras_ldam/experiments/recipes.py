@@ -25,21 +25,23 @@ _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "configs", _HERE.parents[1] / "configs")
 
 
-def load_recipe(dataset: str, method: str) -> Config:
-    """Returns the recipe of a dataset: a config of its `recipe(method)`.
+def load_recipe(dataset: str, method: str, name: str = "") -> Config:
+    """Returns a recipe of a dataset: a config of its `recipe(method)`, or of another by name.
 
     Args:
         dataset: One of `DATASETS`, whose recipe is `configs/DATASET.py`, or the path of a user's
             own file.
         method: One of `METHODS`; a recipe may set a method's own constants.
+        name: A key of the file's `RECIPES`, whose values are functions like `recipe`. Empty, the
+            default, for `recipe` itself.
 
     Returns:
-        The config as the file writes it, of this dataset and method, and not resolved yet, so that
-        flags can still change it.
+        The config as the file writes it, of this dataset, method and name, and not resolved yet, so
+        that flags can still change it.
 
     Raises:
-        ValueError: if the dataset or the method is unknown, the file has no `recipe`, or what that
-            returns is not a `Config`.
+        ValueError: if the dataset, the method or the name is unknown, the file has no `recipe`, or
+            what that returns is not a `Config`.
     """
     if method not in METHODS:
         raise ValueError(
@@ -53,11 +55,16 @@ def load_recipe(dataset: str, method: str) -> Config:
     module = load_module(path)
     if not callable(getattr(module, "recipe", None)):
         raise ValueError(f"{path} has no function `recipe(method)`, which returns a Config.")
+    others = getattr(module, "RECIPES", {})
+    if name and name not in others:
+        known = f"one of {', '.join(others)}, or empty" if others else "empty"
+        raise ValueError(f"`recipe` must be {known}, for {path.stem}. Received: recipe={name!r}")
+    recipe = others[name] if name else module.recipe
     with naming_errors(path):
-        config = module.recipe(method)
+        config = recipe(method)
     if not isinstance(config, Config):
         raise ValueError(f"{path}: `recipe` must return a Config. Received: {config!r}")
-    return dataclasses.replace(config, dataset=dataset, method=method)
+    return dataclasses.replace(config, dataset=dataset, method=method, recipe=name)
 
 
 def load_module(path: Path) -> ModuleType:

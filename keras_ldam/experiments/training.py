@@ -10,9 +10,11 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_ldam import adjustment, evaluation
 from keras_ldam.adversarial import AdversarialTraining
@@ -218,6 +220,8 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         model = distribution.ReplicatedModel(model.inputs, model.outputs, name=model.name)
     if config.adversarial:
         model = AdversarialTraining(model, epsilon=config.adversarial)
+    paired = config.balancing[0] == "pair"
+    accuracy = soft_accuracy if paired else "sparse_categorical_accuracy"
     clipnorm = config.clipnorm or None
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)
@@ -225,17 +229,32 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         optimizer = MomentumSGD(
             config.learning_rate,
             momentum=config.momentum,
+            nesterov=config.nesterov,
             coupled_weight_decay=config.weight_decay,
             global_clipnorm=clipnorm,
         )
     model.compile(
         optimizer,
         loss=LOSSES[config.loss].make(data.counts, dataclasses.asdict(config)),
-        metrics=["sparse_categorical_accuracy"],
+        metrics=[accuracy],
         jit_compile={"auto": "auto", "on": True, "off": False}[config.jit],
         steps_per_execution=config.steps_per_execution,
     )
     return model
+
+
+def soft_accuracy(y_true: Any, y_pred: Any) -> Any:
+    """The share that soft labels give to the predicted class, as a metric.
+
+    Args:
+        y_true: Soft labels, shape `(batch, num_classes)`.
+        y_pred: Scores, of the same shape.
+
+    Returns:
+        A tensor of shape `(batch,)`.
+    """
+    predicted = ops.expand_dims(ops.argmax(y_pred, axis=-1), -1)
+    return ops.take_along_axis(y_true, predicted, axis=-1)[..., 0]
 
 
 def schedule(config: Config) -> list[keras.callbacks.Callback]:
@@ -244,6 +263,7 @@ def schedule(config: Config) -> list[keras.callbacks.Callback]:
     rate = stepwise(
         config.learning_rate,
         warmup_epochs=config.warmup_epochs,
+        warmup_start=config.warmup_start or None,
         drops={epoch: config.drop_factor**number for epoch, number in drops.items()},
     )
     callbacks = [keras.callbacks.LearningRateScheduler(rate)]

@@ -141,9 +141,11 @@ def test_every_field_has_help_and_a_default_in_its_range():
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_recipe_resolves_for_every_method_and_says_how_to_run_it(dataset):
-    for method in METHODS:
-        config = load_recipe(dataset, method).resolve()
-        assert (config.dataset, config.method) == (dataset, method)
+    others = recipes.load_module(ROOT / "configs" / f"{dataset}.py").__dict__.get("RECIPES", {})
+    for name, methods in {"": METHODS, **dict.fromkeys(others, ("ldam_drw", "bbn"))}.items():
+        for method in methods:
+            config = load_recipe(dataset, method, name).resolve()
+            assert (config.dataset, config.method, config.recipe) == (dataset, method, name)
     source = (ROOT / "configs" / f"{dataset}.py").read_text()
     assert f"bin/train --dataset {dataset}" in ast.get_docstring(ast.parse(source))
 

@@ -159,7 +159,7 @@ def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "seconds", "left"),
-    [("ldam_drw", 0.0, 2), ("ldam_drs", 0.0, 2), ("ldam_drw", 1e9, 0)],
+    [("ldam_drw", 0.0, 2), ("ldam_drs", 0.0, 2), ("ldam_drw", 1e9, 0), ("bbn", 0.0, 2)],
 )
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     method, seconds, left, finished_run, tmp_path, monkeypatch

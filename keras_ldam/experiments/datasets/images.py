@@ -284,7 +284,7 @@ class Loader:
 
 
 def stream(batches: Batches) -> tf.data.Dataset:
-    """Reads the batches of an epoch from disk: uint8 images and int32 labels.
+    """Reads the batches of an epoch from disk: uint8 images and int32 labels, or pairs of images.
 
     Order, re-sampling and random crops depend on the run's seed and the epoch alone.
 
@@ -294,7 +294,7 @@ def stream(batches: Batches) -> tf.data.Dataset:
 
     Returns:
         A dataset with one element for each batch: images `(batch, side, side, 3)` and labels
-        `(batch,)`.
+        `(batch,)`; of `Pairs` as `Batches` gives them.
     """
     split = batches.split
     load = _traced(split.load)
@@ -306,11 +306,22 @@ def stream(batches: Batches) -> tf.data.Dataset:
         epoch = batches.epoch
         generator = np.random.default_rng([batches.seed, epoch, 2])
         # For the whole epoch, so that an example's numbers do not depend on the shares.
-        drawn = generator.random((len(split), 3), dtype=np.float32)
+        drawn = generator.random((len(split), each, 3), dtype=np.float32)
+        alpha = 1.0 if pairs is None else pairs.alpha(epoch)
         for indices, places in zip(batches.plan(epoch), places_of_shares, strict=True):
+            indices = indices.ravel()  # The two images of a pair follow each other.
             recent.append(indices)
-            yield split.examples[indices], split.labels[indices], drawn[places]
+            numbers = drawn[places].reshape(-1, 3)
+            weights = np.full(len(indices), alpha, dtype=np.float32)
+            yield split.examples[indices], split.labels[indices], numbers, weights
 
+    def paired(images, labels, alpha):
+        alpha = alpha[::2, None]
+        first, second = (tf.one_hot(labels[i::2], pairs.num_classes) for i in (0, 1))
+        return (images[::2], images[1::2], alpha), alpha * first + (1.0 - alpha) * second
+
+    pairs = batches.pairs
+    each = 1 if pairs is None else 2
     order = np.arange(len(split))
     size = batches.batch_size
     places = [order[i : i + size] for i in range(0, len(order), size)]
@@ -321,15 +332,17 @@ def stream(batches: Batches) -> tf.data.Dataset:
         names,
         tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((None, 3), tf.float32),
+        tf.TensorSpec((None,), tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.unbatch().map(
-        lambda example, label, drawn: (load(example, drawn), label),
+        lambda example, label, drawn, alpha: (load(example, drawn), label, alpha),
         num_parallel_calls=_in_work(),
         deterministic=True,
     )
     # Only the last batch of an epoch can leave shares empty; these are left out.
-    dataset = dataset.batch(batches.share_size)
+    dataset = dataset.batch(batches.share_size * each)
+    dataset = dataset.map(paired if pairs else lambda images, labels, _: (images, labels))
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(filled))
     return _untuned(dataset.prefetch(_PREFETCHED))
 

@@ -38,6 +38,41 @@ def batches_by_length(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+class Pairs:
+    """Two examples in the place of one, as BBN draws them (Zhou et al., 2020).
+
+    The first is that of the shuffled epoch. The second is drawn with replacement in reversed
+    frequencies: its class with P(j) ∝ 1/n_j, and then any example of the class. In epoch e, counted
+    from zero, the first weighs α = 1 - (e / T)² and the second 1 - α.
+
+    Args:
+        counts: Training examples per class n_j, shape `(num_classes,)`.
+        length: T, in epochs, at least as many as are trained.
+    """
+
+    def __init__(self, counts: np.ndarray, length: int):
+        self.num_classes, self.length = len(counts), length
+        self._weights = sampling.class_chances(counts, 2.0) / counts
+
+    def alpha(self, epoch: int) -> float:
+        """Returns the weight of the first example."""
+        return 1.0 - (epoch / self.length) ** 2
+
+    def partners(self, labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+        """Returns the indices of the second examples of an epoch, as many as labels."""
+        generator = np.random.default_rng([seed, epoch, 3])
+        chances = self._weights[labels]
+        return generator.choice(len(labels), size=len(labels), p=chances / chances.sum())
+
+    def soft_labels(self, first: np.ndarray, second: np.ndarray, alpha: float) -> np.ndarray:
+        """Returns α and 1 - α at the classes of two examples, float32 `(batch, num_classes)`.
+
+        Their cross-entropy is α ℓ(first) + (1 - α) ℓ(second).
+        """
+        one_hot = np.eye(self.num_classes, dtype=np.float32)
+        return np.float32(alpha) * one_hot[first] + np.float32(1.0 - alpha) * one_hot[second]
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of a training split, in an order that depends on the epoch alone.
 
@@ -58,6 +93,9 @@ class Batches(keras.utils.PyDataset):
             as the last one of an epoch, the last shares can be smaller, or empty. Defaults to 1.
         own: The shares that this process yields, in their order. Defaults to all.
         steps: Batches of an epoch, the first of its order; 0, the default, for all.
+        pairs: Puts two examples in the place of one. A batch is then `((x_A, x_B, α), y)`, where α
+            has shape `(batch, 1)` and y are soft labels; an epoch ends without a batch that is not
+            full. Defaults to single examples.
 
     Raises:
         ValueError: if `batch_size` is not a multiple of `replicas`.
@@ -76,6 +114,7 @@ class Batches(keras.utils.PyDataset):
         replicas: int = 1,
         own: range | None = None,
         steps: int = 0,
+        pairs: Pairs | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -88,7 +127,10 @@ class Batches(keras.utils.PyDataset):
             )
         self.share_size = batch_size // replicas
         self.own = range(replicas) if own is None else own
+        self.pairs = pairs
         self.steps = -(-len(split) // batch_size)
+        if pairs is not None:
+            self.steps = max(1, len(split) // batch_size)
         if steps:
             self.steps = min(self.steps, steps)
         self._weights = None
@@ -103,8 +145,14 @@ class Batches(keras.utils.PyDataset):
         return epoch_order(self.split.labels, seed=self.seed, epoch=epoch, weights=weights)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """Returns the indices of each batch of the epoch, or of this process's shares of them."""
+        """Returns the indices of each batch of the epoch, or of this process's shares of them.
+
+        Those of pairs have shape `(batch, 2)`.
+        """
         order = self.order(epoch)
+        if self.pairs is not None:
+            partners = self.pairs.partners(self.split.labels, seed=self.seed, epoch=epoch)
+            order = np.stack([order, partners], axis=1)
         if isinstance(self.split.examples, Ragged):
             batches = batches_by_length(
                 order, self.split.examples.lengths, self.batch_size, seed=self.seed, epoch=epoch
@@ -127,7 +175,33 @@ class Batches(keras.utils.PyDataset):
         if self._planned is None or self._planned[0] != self.epoch:
             self._planned = self.epoch, self.plan(self.epoch)
         indices = self._planned[1][index]
-        return self.split.examples[indices], self.split.labels[indices]
+        if self.pairs is None:
+            return self.split.examples[indices], self.split.labels[indices]
+        first, second = indices.T
+        alpha = self.pairs.alpha(self.epoch)
+        labels = self.split.labels
+        return (
+            self.split.examples[first],
+            self.split.examples[second],
+            np.full((len(first), 1), alpha, dtype=np.float32),
+        ), self.pairs.soft_labels(labels[first], labels[second], alpha)
+
+    def describe_pairs(self) -> str:
+        """Returns what the two samplers draw in the first epoch, for people."""
+        pairs = np.concatenate(self.plan(0))
+        drawn = (
+            np.array2string(
+                np.bincount(self.split.labels[indices], minlength=self.pairs.num_classes),
+                threshold=24,
+                max_line_width=10**6,
+            )
+            for indices in pairs.T
+        )
+        return (
+            "Two images a step in the place of one: in epoch 1 the uniform sampler draws {} per "
+            "class, the reversed one {}. They weigh alpha and 1 - alpha, alpha = 1 - (epoch / "
+            f"{self.pairs.length})².".format(*drawn)
+        )
 
 
 class EpochClock(sampling.EpochClock):
@@ -148,6 +222,11 @@ class EpochClock(sampling.EpochClock):
             entropy = np.random.SeedSequence([self.batches.seed, epoch, 2, place])
             # 31 bits, which the integers of every backend can hold.
             state.assign((entropy.generate_state(2) >> 1).astype(state.dtype))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds `alpha` to the logs, the weight of the first of two examples."""
+        if logs is not None and self.batches.pairs is not None:
+            logs["alpha"] = self.batches.pairs.alpha(epoch)
 
 
 def _random_states(model):

@@ -5,24 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.experiments import datasets, row_encoder
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
+from keras_ldam.experiments.models.bilateral import bilateral, is_bilateral, one_image
 from keras_ldam.experiments.models.bilstm import bilstm
 from keras_ldam.experiments.models.mlp import mlp
 from keras_ldam.experiments.models.pretrained import freeze, holds_weights_only, pretrained
-from keras_ldam.experiments.models.resnet32 import kaiming_normal, resnet32
-from keras_ldam.experiments.models.resnet50 import resnet50
-from keras_ldam.experiments.models.small_cnn import small_cnn
+from keras_ldam.experiments.models.resnet32 import kaiming_normal, resnet32, resnet32_branches
+from keras_ldam.experiments.models.resnet50 import resnet50, resnet50_branches
+from keras_ldam.experiments.models.small_cnn import small_cnn, small_cnn_branches
 from keras_ldam.experiments.models.table_mlp import table_mlp
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import LOSSES
 
-__all__ = ["NETWORKS", "Network", "build", "head", "named"]
+__all__ = ["NETWORKS", "Network", "build", "head", "named", "of_one_input"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,26 +36,34 @@ class Network:
         form: What it reads: `"images"`, `"vectors"`, `"rows"` of tables or `"sequences"`.
         build: Makes it, from a config, the data and the last layer.
         kernel: Makes the initializer of a last layer of logits, from a seed. Defaults to Keras'.
+        branches: Makes its parts for rule bilateral, from a config and the data; see
+            `bilateral.bilateral`. None where it cannot have two branches.
     """
 
     form: str
     build: Callable[[Config, Data, keras.layers.Layer], keras.Model]
     kernel: Callable[[int], keras.initializers.Initializer] | None = None
+    branches: Callable[[Config, Data], tuple[keras.Model, Callable[[Any], Any]]] | None = None
 
 
 def build(config: Config, data: Data) -> keras.Model:
     """Builds the network of a config for its data, with the head of its loss, not compiled.
+
+    By rule bilateral it has two branches, and the inputs of `bilateral.bilateral`.
 
     Raises:
         ValueError: if the network is unknown, or does not fit the data or the config.
     """
     declared = datasets.declared(config.dataset)
     num_classes = len(data.class_names)
+    paired = config.balancing[0] == "pair"
     if declared.network is not None and not config.network:
+        _check_branches(None, paired)
         return declared.network(config, data, head(config, num_classes))
     form = _form(data)
     name = config.network or declared.NETWORK or _DEFAULTS.get(form, "")
     if config.pretrained and not config.network and not _is_resnet50(config, name):
+        _check_branches(None, paired)
         last = head(config, num_classes)
         shape = _shape(config, data, form)
         model = pretrained(config, form=form, shape=shape, head=last)
@@ -71,10 +82,28 @@ def build(config: Config, data: Data) -> keras.Model:
             f"pretrained={config.pretrained!r}, network={name!r}"
         )
     last = head(config, num_classes, kernel=network.kernel)
-    model = network.build(config, data, last)
+    if paired:
+        _check_branches(network, paired)
+        model = bilateral(*network.branches(config, data), last)
+    else:
+        model = network.build(config, data, last)
     if config.pretrained:
         freeze(model, last, config.frozen)
     return model
+
+
+def of_one_input(model: keras.Model) -> keras.Model:
+    """Returns the network that a trained model is evaluated, saved and served as.
+
+    It shares the layers of the model: another one where a step takes more than an example, the same
+    where it takes no more.
+
+    Args:
+        model: A model of `build`, or what training has wrapped around one.
+    """
+    if isinstance(model, AdversarialTraining):
+        return model.model
+    return one_image(model) if is_bilateral(model) else model
 
 
 def head(
@@ -112,6 +141,14 @@ def named(name: str) -> Network:
             f"`network` must be one of {', '.join(NETWORKS)}. Received: network={name!r}"
         )
     return NETWORKS[name]
+
+
+def _check_branches(network, paired):
+    if paired and (network is None or network.branches is None):
+        fitting = [name for name, known in NETWORKS.items() if known.branches is not None]
+        raise ValueError(
+            f"`rule` bilateral needs a network that can have two branches: {', '.join(fitting)}."
+        )
 
 
 def _form(data):
@@ -153,6 +190,19 @@ def _image_shape(config, data):
 
 def _small_cnn(config, data, head):
     return small_cnn(head=head, input_shape=_image_shape(config, data))
+
+
+def _small_cnn_branches(config, data):
+    return small_cnn_branches(input_shape=_image_shape(config, data))
+
+
+def _resnet32_branches(config, data):
+    return resnet32_branches(input_shape=_image_shape(config, data), seed=config.seed)
+
+
+def _resnet50_branches(config, data):
+    shape = _image_shape(config, data)
+    return resnet50_branches(input_shape=shape, pretrained=config.pretrained)
 
 
 def _resnet32(config, data, head):
@@ -199,10 +249,10 @@ _ADAPTED_TO = 100_000
 """Training rows of a table whose statistics the network keeps, drawn at random."""
 
 NETWORKS = {
-    "small_cnn": Network("images", _small_cnn),
+    "small_cnn": Network("images", _small_cnn, branches=_small_cnn_branches),
     # Its logits start as in the official code.
-    "resnet32": Network("images", _resnet32, kaiming_normal),
-    "resnet50": Network("images", _resnet50),
+    "resnet32": Network("images", _resnet32, kaiming_normal, _resnet32_branches),
+    "resnet50": Network("images", _resnet50, branches=_resnet50_branches),
     "mlp": Network("vectors", _mlp),
     "table_mlp": Network("rows", _table_mlp),
     "bilstm": Network("sequences", _bilstm),

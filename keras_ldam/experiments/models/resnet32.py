@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ CIFAR_STD = (0.2023, 0.1994, 0.2010)
 
 _STAGES = (16, 32, 64)
 _BLOCKS_PER_STAGE = 5
+_BLOCKS = tuple((stage, block) for stage in (1, 2, 3) for block in range(1, _BLOCKS_PER_STAGE + 1))
 
 
 def resnet32(
@@ -83,17 +84,74 @@ def resnet32(
             "`head` must compute in float32, or small differences between classes are lost; "
             f'give it `dtype="float32"`. Received: {head} with {head.compute_dtype}'
         )
+    seeds = _distinct_seeds(seed)
+    images = keras.Input(input_shape, dtype="uint8", name="images")
+    x = _stem(images, mean, std, padding=padding if augment else None, seeds=seeds, dtype=dtype)
+    x = _features(_blocks(x, _BLOCKS, seeds=seeds, dtype=dtype))
+    return keras.Model(images, head(x), name="resnet32")
+
+
+def resnet32_branches(
+    *,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    mean: Sequence[float] = CIFAR_MEAN,
+    std: Sequence[float] = CIFAR_STD,
+    padding: int = 4,
+    seed: int | None = 0,
+    dtype: Any = None,
+) -> tuple[keras.Model, Callable[[keras.KerasTensor], keras.KerasTensor]]:
+    """Returns the parts of ResNet-32 for two branches: all but its last block, and that block.
+
+    What is shared includes augmentation and normalization of the pixels. A branch has 64 features.
+
+    Args:
+        input_shape: As in `resnet32`.
+        mean: As in `resnet32`.
+        std: As in `resnet32`.
+        padding: As in `resnet32`.
+        seed: As in `resnet32`.
+        dtype: As in `resnet32`.
+
+    Returns:
+        See `bilateral.bilateral`.
+
+    Raises:
+        ValueError: As `resnet32`.
+
+    References:
+
+    - [Zhou et al., 2020](https://arxiv.org/abs/1912.02413), section 4.2
+    """
+    seeds = _distinct_seeds(seed)
+    images = keras.Input(input_shape, dtype="uint8", name="images")
+    x = _stem(images, mean, std, padding=padding, seeds=seeds, dtype=dtype)
+    x = _blocks(x, _BLOCKS[:-1], seeds=seeds, dtype=dtype)
+    shared = keras.Model(images, x, name="shared")
+
+    def branch(x: keras.KerasTensor) -> keras.KerasTensor:
+        return _features(_blocks(x, _BLOCKS[-1:], seeds=seeds, dtype=dtype))
+
+    return shared, branch
+
+
+def _stem(
+    images: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    padding: int | None,
+    seeds: Iterator[int | None],
+    dtype: Any,
+) -> keras.KerasTensor:
+    """From raw images, augmented unless `padding` is None, to the first 16 channels."""
     for name, value in (("mean", mean), ("std", std)):
-        if len(value) != input_shape[-1]:
+        if len(value) != images.shape[-1]:
             raise ValueError(
-                f"`{name}` must have one value for each of the {input_shape[-1]} channels. "
+                f"`{name}` must have one value for each of the {images.shape[-1]} channels. "
                 f"Received: {name}={value}"
             )
-    seeds = _distinct_seeds(seed)
-
-    images = keras.Input(input_shape, dtype="uint8", name="images")
     x = images
-    if augment:
+    if padding is not None:
         x = RandomCropFlip(padding=padding, seed=next(seeds), name="augmentation")(x)
     x = layers.Normalization(
         mean=[255.0 * value for value in mean],
@@ -103,19 +161,27 @@ def resnet32(
         name="normalization",
     )(x)
     x = _convolution(x, _STAGES[0], seed=next(seeds), dtype=dtype, name="stem")
-    x = layers.Activation("relu", dtype=dtype, name="stem_relu")(x)
-    for stage, filters in enumerate(_STAGES, start=1):
-        for block in range(1, _BLOCKS_PER_STAGE + 1):
-            x = _basic_block(
-                x,
-                filters,
-                strides=2 if stage > 1 and block == 1 else 1,
-                seeds=seeds,
-                dtype=dtype,
-                name=f"stage{stage}_block{block}",
-            )
-    x = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
-    return keras.Model(images, head(x), name="resnet32")
+    return layers.Activation("relu", dtype=dtype, name="stem_relu")(x)
+
+
+def _blocks(
+    x: Any, blocks: Sequence[tuple[int, int]], *, seeds: Iterator[int | None], dtype: Any
+) -> keras.KerasTensor:
+    """Some of the blocks, each given by its stage and its number there."""
+    for stage, block in blocks:
+        x = _basic_block(
+            x,
+            _STAGES[stage - 1],
+            strides=2 if stage > 1 and block == 1 else 1,
+            seeds=seeds,
+            dtype=dtype,
+            name=f"stage{stage}_block{block}",
+        )
+    return x
+
+
+def _features(x: Any) -> keras.KerasTensor:
+    return layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
 
 
 def kaiming_normal(seed: int | None = None) -> keras.initializers.Initializer:
@@ -250,6 +316,6 @@ def _distinct_seeds(seed: int | None) -> Iterator[int | None]:
     if seed is None:
         while True:
             yield None
-    count = 2 + 2 * _BLOCKS_PER_STAGE * len(_STAGES)
+    count = 2 + 2 * (len(_BLOCKS) + 1)  # Enough for a second last block.
     for word in np.random.SeedSequence(seed).generate_state(count):
         yield int(word >> 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -45,20 +46,65 @@ def resnet50(
     Raises:
         ValueError: If the file does not exist or holds other weights.
     """
+    plain = _plain(input_shape, pretrained)
+    images = keras.Input(input_shape, dtype="uint8", name="image")
+    x = _copy(plain, pretrained)(_normalized(images))
+    x = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return keras.Model(images, head(x), name=name)
+
+
+def resnet50_branches(
+    *, input_shape: tuple[int, int, int] = (224, 224, 3), pretrained: str = ""
+) -> tuple[keras.Model, Callable[[keras.KerasTensor], keras.KerasTensor]]:
+    """Returns the parts of ResNet-50 for two branches: all but its last bottleneck, and that one.
+
+    Args:
+        input_shape: As in `resnet50`.
+        pretrained: As in `resnet50`; both branches start from the weights of the last bottleneck.
+
+    Returns:
+        See `bilateral.bilateral`; a branch has 2,048 features.
+
+    Raises:
+        ValueError: As `resnet50`.
+
+    References:
+        Zhou et al., 2020, "BBN: Bilateral-Branch Network with Cumulative Learning for Long-Tailed
+        Visual Recognition", section 4.2.
+    """
+    plain = _plain(input_shape, pretrained)
+    fork = plain.get_layer("conv5_block2_out").output
+    images = keras.Input(input_shape, dtype="uint8", name="image")
+    body = _copy(keras.Model(plain.input, fork), pretrained)
+    shared = keras.Model(images, body(_normalized(images)), name="shared")
+
+    def branch(x):
+        last = _copy(keras.Model(fork, plain.output), pretrained)
+        return keras.layers.GlobalAveragePooling2D(name="features")(last(x))
+
+    return shared, branch
+
+
+def _plain(input_shape, pretrained):
     plain = keras.applications.ResNet50(include_top=False, weights=None, input_shape=input_shape)
     if pretrained:
         _read_weights(plain, pretrained)
-    images = keras.Input(input_shape, dtype="uint8", name="image")
+    return plain
+
+
+def _normalized(images):
     # In float32 under every policy: in bfloat16 a pixel minus the mean loses its last bit.
-    normalization = keras.layers.Normalization(
+    return keras.layers.Normalization(
         mean=MEAN, variance=np.square(STD), dtype="float32", name="normalization"
-    )
-    body = keras.models.clone_model(plain, clone_function=_clone)
+    )(images)
+
+
+def _copy(part, pretrained):
+    """A part of the network with our batch normalization."""
+    copy = keras.models.clone_model(part, clone_function=_clone)
     if pretrained:
-        body.set_weights(plain.get_weights())
-    x = body(normalization(images))
-    x = keras.layers.GlobalAveragePooling2D(name="features")(x)
-    return keras.Model(images, head(x), name=name)
+        copy.set_weights(part.get_weights())
+    return copy
 
 
 def _clone(layer):

@@ -57,7 +57,7 @@ class Result:
 
     @property
     def method(self) -> str:
-        """The method's name, with the loss and rule that the config changed."""
+        """The method's name, with the loss and rule that the config changed, and its recipe."""
         name = self.results["method"]
         usual = METHODS[name]._asdict() if name in METHODS else {}
         changed = [
@@ -65,6 +65,8 @@ class Result:
             for field in ("loss", "rule")
             if field in usual and self.config.get(field) not in (None, "", usual[field])
         ]
+        if self.config.get("recipe"):
+            changed.append(f"recipe {self.config['recipe']}")
         return "+".join([name, *changed])
 
     @property

@@ -40,6 +40,7 @@ METHOD_TITLES = {
     "ldam_la": "LDAM-LA",
     "crt": "cRT",
     "lws": "LWS",
+    "bbn": "BBN",
 }
 BEST_MARK = "†"
 
@@ -202,6 +203,8 @@ def _notes(results, paper, quoted):
             yield f"Some or all of ours in {precision}: {_titles(those)}."
     if others := [run for run in results if not _in_paper(run)]:
         yield f"Not in the paper: {_titles(others)}."
+    if pairs := [run for run in results if run.config.get("rule") == "bilateral"]:
+        yield f"Two images a step in the place of one, so twice the time: {_titles(pairs)}."
     if replicated := [run for run in results if run.replicated]:
         yield (
             "Some or all of ours over several replicas, with batch normalization over each one's "
