@@ -49,6 +49,7 @@ from keras_ldam.metrics import (
     OfProbabilities,
     example_margins,
 )
+from keras_ldam.mixing import mixed
 from keras_ldam.optimizers import MomentumSGD
 from keras_ldam.sampling import EpochClock, balanced
 from keras_ldam.sharding import ShardedClasses
@@ -95,6 +96,7 @@ __all__ = [
     "logit_adjusted",
     "long_tailed_counts",
     "margins",
+    "mixed",
     "rescale_head",
     "retrain_head",
     "set_class_weights",

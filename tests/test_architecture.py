@@ -21,7 +21,7 @@ LIBRARY = [
     {"counts", "hardware", "labels"},
     {"counting", "sharding"},
     {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},
-    {"adjustment", "chunked", "guards"},
+    {"adjustment", "chunked", "guards", "mixing"},
     {"callbacks", "evaluation"},
     {"distribution", "export", "report", "serving"},
 ]
