@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+import keras
 import made_exports
 import numpy as np
 import pytest
 import requests
 import tensorflow as tf
 
+import keras_ldam
 from keras_ldam.extras import MissingExtraError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -187,6 +189,39 @@ def test_rows_of_a_table_are_answered_as_objects(rows):
     ):
         refused = ask(rows, {"instances": [good[0], bad]})
         assert refused.status_code == 400 and sentence in refused.json()["error"]
+
+
+@needs_kserve
+def test_foreign_models_adjusted_in_three_lines_are_answered(pixels, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    binary = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(x))
+    kinds = {"kind": keras.layers.Dense(3, "softmax")(x), "features": x}
+    adjusted = {
+        "binary": keras_ldam.adjust(binary, (pixels, np.arange(16) % 2)),
+        "kinds": keras_ldam.adjust(
+            keras.Model(inputs, kinds), (pixels, np.arange(16) % 3), output="kind"
+        ),
+    }
+    names = {"binary": ["no", "yes"], "kinds": ["cat", "dog", "owl"]}
+    with contextlib.ExitStack() as servers:
+        for name, found in adjusted.items():
+            keras_ldam.export_saved_model(found.model, tmp_path / name, class_names=names[name])
+        programs = {name: start(tmp_path / name, tmp_path / f"{name}.log") for name in adjusted}
+        for program in programs.values():
+            servers.callback(program.stdout.close)
+            servers.callback(program.wait, 30)
+            servers.callback(program.terminate)
+        for name, program in programs.items():
+            url = json.loads(program.stdout.readline())["url"]
+            rows = ask(url, {"instances": pixels.tolist()}).json()["predictions"]
+            probabilities = np.array([row["probabilities"] for row in rows])
+            own = probabilities[:, 1:] if name == "binary" else probabilities
+            expected = adjusted[name].model.predict(pixels, verbose=0)
+            np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
+            assert [row["label"] for row in rows] == [
+                names[name][j] for j in probabilities.argmax(axis=1)
+            ]
 
 
 @needs_kserve
