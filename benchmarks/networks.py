@@ -559,8 +559,6 @@ def train(network, row, seed):
 
 def warnings_of(model, x, y, counts):
     """What the guards of the library say of the trained model, on 1,000 training examples."""
-    if y.ndim > 1:  # `diagnose` knows one label an example.
-        return []
     batches = [(x[i : i + 250], y[i : i + 250]) for i in range(0, min(len(y), 1000), 250)]
     return evaluation.diagnose(model, batches, counts)[1]["warnings"]
 

@@ -60,7 +60,7 @@ def class_errors(
     counts = class_counts.check_counts(counts)
     labels, ranks, preferences = _one_pass(
         functools.partial(_scores_of, model),
-        lambda scores, labels, _: (labels, _ranks(scores, labels), _preferences(scores)),
+        lambda scores, labels: (labels, _ranks(scores, labels), _preferences(scores)),
         batches,
         len(counts),
         at_once=at_once,
@@ -78,8 +78,10 @@ def diagnose(
     """Returns the errors of a model by class, and its margins, confusions and reliability.
 
     Args:
-        model: Model with scores or probabilities of shape `(batch, num_classes)`.
-        batches: Pairs of examples and labels of shape `(batch,)`.
+        model: Model with scores or probabilities of shape `(batch, num_classes)`, or with a label
+            for each pixel or step, `(batch, …, num_classes)`: each of them is an example.
+        batches: Pairs of examples and labels of shape `(batch,)` or `(batch, …)`. What the loss
+            ignores, its `ignore_class`, is left out.
         counts: Training examples per class, shape `(num_classes,)`.
         scale: s; the probabilities are softmax(s z). 1 for a model that returns logits.
 
@@ -99,13 +101,20 @@ def diagnose(
     predict, unit, head = _measured(model)
     sums = guards.Sums(counts)
 
-    def keep(scores: np.ndarray, labels: np.ndarray, seen: Any) -> tuple[np.ndarray, ...]:
-        sizes, features = seen
+    def keep(
+        scores: np.ndarray, labels: np.ndarray, sizes: np.ndarray, features: Any = None
+    ) -> tuple[np.ndarray, ...]:
         sums.add(scores, labels, features)
         return _examine(scores, labels, sizes, scale=scale)
 
-    labels, guesses, ranks, margins, confidences = _one_pass(predict, keep, batches, len(counts))
     losses = weighted_losses(model)
+    labels, guesses, ranks, margins, confidences = _one_pass(
+        predict,
+        keep,
+        batches,
+        len(counts),
+        ignore_class=losses[0].ignore_class if losses else None,
+    )
     warnings = guards.of_layers(model, losses)
     warnings += guards.of_pass(
         labels, guesses, margins, sums, loss=losses[0] if len(losses) == 1 else None, head=head
@@ -134,7 +143,7 @@ def scores(model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> tuple[np.n
     """
     found, labels = _one_pass(
         functools.partial(_scores_of, model),
-        lambda scores, labels, _: (scores.astype(np.float64), labels),
+        lambda scores, labels: (scores.astype(np.float64), labels),
         batches,
     )
     return found, labels
@@ -144,37 +153,44 @@ def scores(model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> tuple[np.n
 
 
 def _one_pass(
-    predict: Callable[[Any], tuple[np.ndarray, Any]],
+    predict: Callable[[Any], tuple[np.ndarray, ...]],
     keep: Callable[..., tuple[np.ndarray, ...]],
     batches: Iterable[tuple[Any, Any]],
     num_classes: int | None = None,
     *,
     at_once: int = 1,
+    ignore_class: int | None = None,
 ) -> list[np.ndarray]:
     """Predicts each batch, and concatenates the arrays that are kept of each.
 
     Args:
-        predict: Maps examples to scores `(batch, num_classes)` and what else `keep` needs.
-        keep: Maps scores, labels and that to arrays of shape `(batch, …)`.
+        predict: Maps examples to scores `(…, num_classes)` and what else `keep` needs, arrays with
+            a row for each label.
+        keep: Maps scores `(n, num_classes)`, labels `(n,)` and those to arrays of shape `(n, …)`.
         batches: Pairs of examples and labels.
         num_classes: Number of scores per example; None: any number.
         at_once: Number of batches to predict at the same time.
+        ignore_class: Label whose examples are left out, if any.
     """
 
     def of_batch(batch: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
         examples, labels = batch
         labels = np.asarray(labels).reshape(-1)
-        found, seen = predict(examples)
+        given, *seen = predict(examples)
+        found = given.reshape(-1, given.shape[-1])  # A pixel or a step is an example.
         if found.ndim == 2 and found.shape[1] == 1 and num_classes in (None, 2):
             found = np.concatenate([-found / 2, found / 2], axis=1)  # As in `labels.present`.
         expected = num_classes or found.shape[-1]
         if found.shape != (len(labels), expected):
             raise ValueError(
                 f"The model must return {expected} scores per example, one per class, for "
-                f"{len(labels)} labels. Received: output of shape {found.shape}"
+                f"{len(labels)} labels. Received: output of shape {given.shape}"
             )
+        if ignore_class is not None:
+            known = labels != ignore_class
+            found, labels, *seen = (part[known] for part in (found, labels, *seen))
         check_labels(labels, expected)
-        return keep(found, labels.astype(np.int64), seen)
+        return keep(found, labels.astype(np.int64), *seen)
 
     batches = iter(batches)
     # The first batch builds the model's function, which several threads must not do at once.
@@ -190,8 +206,8 @@ def _one_pass(
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def _scores_of(model: keras.Model, examples: Any) -> tuple[np.ndarray, None]:
-    return _array(model.predict_on_batch(examples)), None
+def _scores_of(model: keras.Model, examples: Any) -> tuple[np.ndarray]:
+    return (_array(model.predict_on_batch(examples)),)
 
 
 def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -257,7 +273,7 @@ def _ranking(preferences: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def _measured(
     model: keras.Model,
-) -> tuple[Callable[[Any], tuple[np.ndarray, Any]], str, CosineDense | None]:
+) -> tuple[Callable[[Any], tuple[np.ndarray, ...]], str, CosineDense | None]:
     """A function from examples to scores, with the sizes to divide them by and the features, where
     they are known; the unit of the scores then; and the head, if the scores are its cosines.
     """
@@ -271,12 +287,11 @@ def _measured(
         with contextlib.suppress(AttributeError, ValueError):  # A subclass has no graph.
             both = keras.Model(inputs_of(model), [heads[0].input, model.outputs[0]])
 
-    def predict(examples: Any) -> tuple[np.ndarray, Any]:
-        if both is None:
-            scores = _array(model.predict_on_batch(examples))
-            return scores, (np.ones(len(scores), np.float32), None)
-        features, scores = map(_array, both.predict_on_batch(examples))
-        return scores, (np.ones(len(scores), np.float32), features)
+    def predict(examples: Any) -> tuple[np.ndarray, ...]:
+        found = (model if both is None else both).predict_on_batch(examples)
+        *features, scores = [_array(found)] if both is None else map(_array, found)
+        rows = scores.size // scores.shape[-1]
+        return scores, np.ones(rows, np.float32), *(part.reshape(rows, -1) for part in features)
 
     if not dense:
         is_probability = isinstance(last, keras.layers.Softmax)
@@ -288,11 +303,11 @@ def _measured(
     kernel = _array(heads[0].kernel)
     longest = float(np.linalg.norm(kernel, axis=0).max())
 
-    def predict_normalized(examples: Any) -> tuple[np.ndarray, Any]:
-        scores, (_, features) = predict(examples)
+    def predict_normalized(examples: Any) -> tuple[np.ndarray, ...]:
+        scores, _, features = predict(examples)
         if softmax:  # The margins are those of the logits.
             scores = features @ kernel + (_array(heads[0].bias) if heads[0].use_bias else 0)
-        return scores, (np.maximum(longest * np.linalg.norm(features, axis=-1), 1e-12), features)
+        return scores, np.maximum(longest * np.linalg.norm(features, axis=-1), 1e-12), features
 
     return predict_normalized, "normalized score", None
 

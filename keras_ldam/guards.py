@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_ldam import keras_internals
-from keras_ldam.layers import CosineDense, cosine_heads, dense_heads, gives_probabilities
+from keras_ldam.layers import CosineDense, cosine_heads, gives_probabilities, linear_heads
 from keras_ldam.losses import ClassWeightedLoss, MarginLoss
 from keras_ldam.metrics import ClassErrors
 
@@ -91,13 +91,14 @@ def of_layers(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
     """Returns what is wrong with a model's layers, under the losses it is trained with."""
     margin = next((loss for loss in losses if isinstance(loss, MarginLoss)), None)
     found = []
-    if margin is not None and (units := _logits(model, len(margin.counts))):
+    if margin is not None and (last := _logits(model, len(margin.counts))):
+        layer, units = last
         found.append(
             f"{type(margin).__name__} measures margins between cosines, but the model ends in "
-            f"Dense({units}), whose logits satisfy any margin by growing: replace it by "
+            f"{layer}({units}), whose logits satisfy any margin by growing: replace it by "
             f"keras_ldam.CosineDense({units})."
         )
-    for head in (*cosine_heads(model), *dense_heads(model)):
+    for head in (*cosine_heads(model), *linear_heads(model)):
         names = _normalized_noise(head)
         if names:
             found.append(
@@ -236,17 +237,20 @@ def _to_start(loss: Any, head: CosineDense | None) -> str:
     return ", or ".join([*lines, "train longer before class weights come on"])
 
 
-def _logits(model: Any, num_classes: int) -> int | None:
-    """Units of the `Dense` that a model's scores come out of, if they do."""
+def _logits(model: Any, num_classes: int) -> tuple[str, int] | None:
+    """Kind and units of the linear layer that a model's scores come out of, if one is."""
     outputs = getattr(model, "outputs", None)
     if outputs is None:
         # A subclass has no graph: a Dense of this size and no CosineDense is all there is to see.
         layers = [] if cosine_heads(model) else keras_internals.layers_of(model)
         dense = [layer for layer in layers if type(layer) is keras.layers.Dense]
-        return num_classes if any(layer.units == num_classes for layer in dense) else None
-    heads = dense_heads(model)
+        found = any(layer.units == num_classes for layer in dense)
+        return ("Dense", num_classes) if found else None
+    heads = linear_heads(model)
     if len(outputs) == len(heads) == 1 and not gives_probabilities(model):
-        return int(heads[0].units)
+        (head,) = heads
+        units = head.units if isinstance(head, keras.layers.Dense) else head.filters
+        return type(head).__name__, int(units)
     return None
 
 

@@ -284,8 +284,9 @@ def evaluate(run_dir: str | Path) -> dict:
         run_dir: The run folder.
 
     Returns:
-        The errors, in the form of `last` in `results.json`, with the name of the split, and
-        `margins`: the achieved margins of each class on both splits; see `evaluation.diagnose`.
+        The errors, in the form of `last` in `results.json`, with the name of the split;
+        `margins`: the achieved margins of each class on both splits; and `warnings`, what keeps
+        the model or its margins from working, if anything; see `evaluation.diagnose`.
 
     Raises:
         ValueError: if the run is not finished, its model cannot be read, or its dataset is
@@ -311,6 +312,7 @@ def evaluate(run_dir: str | Path) -> dict:
         "split": data.test_name,
         **errors,
         "margins": {name: values["margins"] for name, values in splits.items()},
+        "warnings": splits["train"]["warnings"],
     }
 
 

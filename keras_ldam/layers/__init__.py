@@ -5,10 +5,10 @@ from keras_ldam.layers.fused_batch_normalization import FusedBatchNormalization
 from keras_ldam.layers.heads import (
     applied_activation,
     cosine_heads,
-    dense_heads,
     gives_cosines,
     gives_probabilities,
     inputs_of,
+    linear_heads,
 )
 from keras_ldam.layers.probabilities import Probabilities
 from keras_ldam.layers.random_crop_flip import RandomCropFlip
@@ -21,8 +21,8 @@ __all__ = [
     "UnitColumns",
     "applied_activation",
     "cosine_heads",
-    "dense_heads",
     "gives_cosines",
     "gives_probabilities",
     "inputs_of",
+    "linear_heads",
 ]

@@ -22,14 +22,17 @@ def gives_cosines(model: keras.Model) -> bool:
     return bool(cosine_heads(model))
 
 
-def dense_heads(model: keras.Model) -> list[keras.layers.Dense]:
-    """Returns the `Dense` layers that the outputs of a functional model come out of."""
+_LINEAR = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
+
+def linear_heads(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the `Dense` and convolutions that the outputs of a functional model come out of."""
     found = []
     for output in getattr(model, "outputs", None) or ():
         operation = keras_internals.operation_of(output)
         if isinstance(operation, keras.Model):
-            found += dense_heads(operation)
-        elif type(operation) is keras.layers.Dense:
+            found += linear_heads(operation)
+        elif type(operation) in _LINEAR:
             found.append(operation)
     return found
 

@@ -35,12 +35,15 @@ def compare(
 
     Args:
         models: Models by their names on the page. Each gives scores or probabilities of shape
-            `(batch, num_classes)`.
+            `(batch, num_classes)`, or `(batch, height, width, num_classes)` with a label for each
+            pixel, which then is an example.
         train: Training examples and labels: a pair `(examples, labels)`, or a dataset that gives
             batches of such pairs, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. In a
             pair the examples are an array of shape `(n, …)`, a list of texts, or a list or
             dictionary of arrays for a model of several inputs. Labels have the shape `(n,)`,
-            `(n, 1)` or, one-hot, `(n, num_classes)`. Sample weights in a dataset are ignored.
+            `(n, 1)` or, one-hot, `(n, num_classes)`, or for pixels `(n, height, width)`; those that
+            a loss ignores, its `ignore_class`, count nowhere. Sample weights in a dataset are
+            ignored.
         test: Test examples and labels, likewise.
         output_dir: Folder for `index.html` and the figures as PNG; created if it does not exist.
             An earlier report in it is replaced, and so are figures of the same names.

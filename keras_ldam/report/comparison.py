@@ -12,6 +12,7 @@ from keras_ldam import evaluation
 from keras_ldam.adjustment import softmax_scale
 from keras_ldam.counts import in_class_order
 from keras_ldam.layers import gives_cosines
+from keras_ldam.losses import weighted_losses
 from keras_ldam.report.record import Run
 
 _BATCH = 256
@@ -39,7 +40,12 @@ def runs_of(
             f"Received: {unknown[0]!r}"
         )
     splits = {"train": _batches_of("train", train), "test": _batches_of("test", test)}
-    labels = {name: np.concatenate([y for _, y in batches()]) for name, batches in splits.items()}
+    losses = [loss for model in models.values() for loss in weighted_losses(model)]
+    void = [loss.ignore_class for loss in losses if loss.ignore_class is not None]
+    labels = {}
+    for name, batches in splits.items():
+        found = np.concatenate([y.reshape(-1) for _, y in batches()])
+        labels[name] = found[~np.isin(found, void)]
     most = int(max(found.max() for found in labels.values())) + 1
     names = _names(class_names, most)
     counts = np.bincount(labels["train"], minlength=len(names))
@@ -217,11 +223,12 @@ def _classes(name: str, labels: Any) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2:
         labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
-    if labels.ndim != 1 or not len(labels):
+    if not labels.ndim or not len(labels):
         hint = "" if labels.ndim else "; batch the dataset: dataset.batch(256)."
         raise ValueError(
-            f"`{name}` must have labels of shape (n,), (n, 1) or (n, num_classes), n at least 1, "
-            f"and a dataset batches of such. Received: labels of shape {labels.shape}{hint}"
+            f"`{name}` must have labels of shape (n,), (n, 1) or (n, num_classes), or for pixels "
+            f"(n, height, width), n at least 1, and a dataset batches of such. Received: labels "
+            f"of shape {labels.shape}{hint}"
         )
     number = np.issubdtype(labels.dtype, np.number) or labels.dtype == bool
     if not number or np.any(labels != np.floor(labels)) or labels.min() < 0:

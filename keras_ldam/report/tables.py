@@ -112,8 +112,16 @@ def plain(runs: Sequence[Run], title: str) -> Table:
         cells = tuple("" if error is None else f"{error:.2f}" for error in errors)
         rows.append(Row(run.title, "as given", cells, strong=True))
     notes = [f"Errors in percent on the {runs[0].split} split."]
-    notes += [f"Warning, {run.title}: {warning}" for run in runs for warning in run.warnings]
-    return Table(title, shown, tuple(rows), tuple(notes))
+    return Table(title, shown, tuple(rows), (*notes, *warned(runs)))
+
+
+def warned(runs: Sequence[Run]) -> list[str]:
+    """Returns a note for each warning of the runs."""
+    found = []
+    for run in runs:
+        seed = "" if run.seed is None else f", seed {run.seed}"
+        found += [f"Warning, {run.title}{seed}: {warning}" for warning in run.warnings]
+    return found
 
 
 def markdown(table: Table) -> str:

@@ -395,6 +395,7 @@ def test_settings_nested_to_any_depth_are_shown_or_refused(compared_runs, tmp_pa
         (("splits", "train", "margins", "min", 0), float("nan"), "must be a finite number. Rec"),
         (("splits", "test", "reliability", "count"), [], "`splits.test.reliability` must have one"),
         (("splits", "test", "reliability", "ece"), 7, "`splits.test.reliability.ece` must be a nu"),
+        (("splits", "train", "warnings"), [0], "`splits.train.warnings[0]` must be a string"),
     ],
 )
 def test_an_impossible_diagnosis_is_refused(compared_runs, tmp_path, path, value, message):
@@ -491,6 +492,16 @@ def test_a_full_disk_under_the_page_is_named(compared_runs, tmp_path, monkeypatc
         == f"report: {tmp_path / 'o' / 'errors.png'}: {os.strerror(errno.ENOSPC)}.\n"
     )
     assert not any((tmp_path / "o").iterdir())
+
+
+def test_what_keeps_a_run_from_working_is_said_below_the_table():
+    silent, told = (made_up_result([9, 8], "ldam_drw", seed) for seed in (0, 1))
+    for run, warnings in ((silent, []), (told, ["All 17 predictions are class 0: …"])):
+        run.diagnosis["splits"]["train"] = {"warnings": warnings}
+    notes = paper.headline([silent, told]).notes
+    assert [note for note in notes if "Warning" in note] == [
+        "Warning, LDAM-DRW, seed 1: All 17 predictions are class 0: …"
+    ]
 
 
 def test_a_read_only_run_without_a_diagnosis_is_reported_on(

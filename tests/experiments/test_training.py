@@ -144,6 +144,8 @@ def test_evaluating_the_saved_model_gives_the_results_of_the_last_epoch(finished
     wrong = np.array(again["per_class_error"]) > 0
     margins = again["margins"]
     assert list(margins) == ["train", "test"]
+    told = RunFolder(finished_run).read_diagnosis()["splits"]["train"]["warnings"]
+    assert again["warnings"] == told
     assert margins["test"]["unit"] == "cosine"
     for name in ("min", "q05", "q50"):
         assert len(margins["train"][name]) == 10

@@ -503,10 +503,16 @@ def test_accumulated_gradients_of_small_batches_get_a_warning_with_the_argument_
             assert not told
 
 
+@pytest.mark.parametrize("pixels", [False, True])
 @pytest.mark.parametrize("stuck", [True, False])
-def test_predictions_of_one_class_get_a_warning_once_the_weights_are_enabled(stuck, examples):
+def test_predictions_of_one_class_get_a_warning_once_the_weights_are_enabled(
+    stuck, pixels, examples
+):
     x, y = examples
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    if pixels:
+        n = len(y) // 4
+        x, y = x[: 4 * n].reshape(n, 2, 2, 6), y[: 4 * n].reshape(n, 2, 2)
+    model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(3)])
     model.compile(
         keras.optimizers.SGD(0.0 if stuck else 0.5),
         keras_ldam.CrossEntropy(COUNTS),

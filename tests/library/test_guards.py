@@ -138,6 +138,45 @@ def test_probabilities_of_cosines_are_measured_by_no_limit_for_cosines():
     assert told(model, [[1.0, 2.0], [1.0, -2.0]], [0, 1]) == []
 
 
+# ----------------------------------------------------------------------------- pixels
+
+
+def segmenter(head, **settings):
+    """A model with a label for each of 4×5 pixels of two features."""
+    model = keras.Sequential([keras.Input((4, 5, 2)), head])
+    model.compile(loss=keras_ldam.LDAM(COUNTS, **settings))
+    return model
+
+
+def test_a_pixel_is_an_example_and_void_is_none(good):
+    head = keras_ldam.CosineDense(2)
+    model = segmenter(head, ignore_class=255)
+    head.set_weights(good.layers[-1].get_weights())
+    x, y = APART.reshape(1, 4, 5, 2), LABELS.reshape(1, 4, 5).copy()
+    assert told(model, x, y) == []
+    y[0, 0, 0], y[0, 3, 0] = 1, 255
+    flat = [(APART[:15].astype("float32"), y.reshape(-1)[:15]), (APART[16:], LABELS[16:])]
+    errors, diagnosis = evaluation.diagnose(model, [(x.astype("float32"), y)], COUNTS)
+    assert (errors, diagnosis) == evaluation.diagnose(good, flat, COUNTS)
+    assert diagnosis["n"] == 19 and errors["error"] == round(100 / 19, 4)
+
+
+def test_pixels_that_are_all_predicted_one_class_are_named():
+    head = keras_ldam.CosineDense(2)
+    model = segmenter(head)
+    head.set_weights([np.array([[1, 0], [1, -1]], "float32"), np.zeros(2)])
+    (warning,) = told(model, APART.reshape(1, 4, 5, 2), LABELS.reshape(1, 4, 5))
+    assert warning.startswith("All 20 predictions are class 0")
+
+
+def test_a_convolution_that_ends_a_network_is_named():
+    model = segmenter(layers.Conv2D(2, 1))
+    (warning,) = guards.of_layers(model, [model.loss])
+    assert "the model ends in Conv2D(2), whose logits" in warning
+    assert "replace it by keras_ldam.CosineDense(2)" in warning
+    assert guards.of_layers(model, [keras_ldam.CrossEntropy(COUNTS)]) == []
+
+
 # ----------------------------------------------------------------------------- layers
 
 DROPOUT, NORMALIZATION = (lambda: layers.Dropout(0.5)), layers.BatchNormalization

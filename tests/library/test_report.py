@@ -354,6 +354,20 @@ def test_labels_and_examples_may_have_the_forms_that_keras_takes(own, tmp_path, 
     assert table == report.compare({"mine": models["mine"]}, (x, y), (x_test, y_test), tmp_path)
 
 
+def test_models_with_a_label_for_each_pixel_are_compared(own, tmp_path, undrawn):
+    models, (x, y), (x_test, y_test), _ = own
+    body = models["LDAM-DRW"].layers
+    model = keras.Sequential([keras.Input((2, 2, 5)), *body])
+    model.compile(loss=keras_ldam.LDAM([1, 1, 1], ignore_class=7))
+    n = len(y) // 4
+    void = np.append(y[: 4 * n], [7] * 4).reshape(n + 1, 2, 2)
+    pixels = np.append(x[: 4 * n], x[:4], axis=0).reshape(n + 1, 2, 2, 5)
+    test = x_test[:8].reshape(2, 2, 2, 5), y_test[:8].reshape(2, 2, 2)
+    table = report.compare({"mine": model}, (pixels, void), test, tmp_path / "a")
+    flat = (x[: 4 * n], y[: 4 * n]), (x_test[:8], y_test[:8])
+    assert table == report.compare({"mine": models["LDAM-DRW"]}, *flat, tmp_path)
+
+
 def test_texts_may_be_a_list(tmp_path, undrawn):
     words = keras.layers.TextVectorization(output_sequence_length=2, vocabulary=["good", "bad"])
     entry = keras.Input((), dtype="string")

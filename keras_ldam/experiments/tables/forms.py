@@ -149,6 +149,7 @@ def check_diagnosis(diagnosis: dict, num_classes: int, path: Path) -> None:
             "count": [_WHOLE, None],
             "ece": _SHARE,
         },
+        "warnings?": [_STRING, None],  # Absent in older runs.
     }
     _check_each(diagnosis["splits"], form, "splits", path)
     for name, values in diagnosis["splits"].items():

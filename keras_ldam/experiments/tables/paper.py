@@ -14,7 +14,7 @@ from keras_ldam.experiments.tables import published
 from keras_ldam.experiments.tables.collection import Result
 from keras_ldam.losses import LOSSES
 from keras_ldam.report import Run
-from keras_ldam.report.tables import Row, Table, columns, seed_errors, spread
+from keras_ldam.report.tables import Row, Table, columns, seed_errors, spread, warned
 
 METHOD_TITLES = {
     "erm": "ERM",
@@ -106,6 +106,9 @@ def _record(run, measures, paper):
         history=[_history_row(row, split) for row in run.history],
         margins=results.get("margins", {}),
         diagnosis=run.diagnosis and run.diagnosis["splits"].get(split),
+        warnings=run.diagnosis["splits"].get("train", {}).get("warnings", ())
+        if run.diagnosis
+        else (),
         demanded=demanded(run),
         start_epoch=start if start > 0 else None,
         published=paper,
@@ -176,9 +179,8 @@ def headline(results: Sequence[Result], *, only_ours: bool = False) -> Table:
             if any(texts := _texts(errors, shown)):
                 rows.append(Row(title, who, texts, strong=False))
                 quoted.append(who)
-    return Table(
-        known.TITLE, shown, tuple(rows), tuple(_notes(results, paper, dict.fromkeys(quoted)))
-    )
+    notes = [*_notes(results, paper, dict.fromkeys(quoted)), *warned(last)]
+    return Table(known.TITLE, shown, tuple(rows), tuple(notes))
 
 
 def _texts(errors, shown):
