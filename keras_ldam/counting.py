@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam.counts import check_whole
+from keras_ldam.counts import check_whole, shown
 
 _PART = 2**24
 """So many labels are looked at together, so that memory stays flat for a mapped file."""
@@ -228,14 +229,7 @@ def _batches(labels: Any) -> tuple[int | None, Iterator[np.ndarray]]:
         raise ValueError(
             f"`labels` must be an array or a dataset. Received: {type(labels).__name__}"
         ) from None
-    return _length(labels), map(_labels_of, batches)
-
-
-def _length(batches: Any) -> int | None:
-    try:
-        return len(batches)
-    except TypeError:  # A generator, or a dataset of unknown length.
-        return None
+    return operator.length_hint(labels) or None, map(_labels_of, batches)
 
 
 def _is_batch(element: Any) -> bool:
@@ -281,11 +275,6 @@ def _array(labels: Any) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise ValueError(
             "Labels must be whole numbers in an array. Received: "
-            f"{_shown(labels)}; number the classes, and count rows of equal length."
+            f"{shown(labels)}; number the classes, and count rows of equal length."
         )
     return values
-
-
-def _shown(labels: Any) -> str:
-    text = " ".join(repr(labels).split())
-    return text if len(text) <= 120 else f"{text[:117]}…"

@@ -42,7 +42,7 @@ def check_counts(
         values = np.asarray(counts, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"`counts` must be whole numbers, one for each class. Received: {_shown(counts)}"
+            f"`counts` must be whole numbers, one for each class. Received: {shown(counts)}"
         ) from None
     sides = multi_label and values.ndim == 2 and values.shape[1] == 2 and len(values)
     if not sides and (values.ndim != 1 or values.size < 2):
@@ -59,7 +59,7 @@ def check_counts(
     if fractions and np.any(np.isclose(values.sum(), [1, 100], rtol=0.02)):
         raise ValueError(
             "`counts` must be numbers of training examples, not shares of them. Received: "
-            f"{_shown(counts)}; multiply by the number of examples."
+            f"{shown(counts)}; multiply by the number of examples."
         )
     bad = np.argwhere(~((values >= 1) & (values <= _LARGEST) & (values == np.floor(values))))
     if bad.size:
@@ -114,7 +114,7 @@ def in_class_order(
         if not hasattr(values, "__iter__") or isinstance(values, (str, bytes, Set)):
             raise ValueError(
                 f"`{name}` must have one entry for each of the {num_classes} classes. Received: "
-                f"{_shown(values)}"
+                f"{shown(values)}"
             )
         ordered = list(values)
         if len(ordered) != num_classes:
@@ -134,7 +134,7 @@ def in_class_order(
         known += ", …)" if num_classes > 6 else ")"
     raise ValueError(
         f"`{name}` with keys must have as keys {known}, each once. Received: "
-        f"{_shown([key for key, _ in pairs])}"
+        f"{shown([key for key, _ in pairs])}"
     )
 
 
@@ -154,13 +154,14 @@ def per_class(
     if numbers.shape != (num_classes,):
         raise ValueError(
             f"`{name}` must be {num_classes} numbers, one for each class. Received: "
-            f"{_shown(ordered)}"
+            f"{shown(ordered)}"
         )
     return numbers
 
 
-def _shown(values: Any) -> str:
-    text = repr(values)
+def shown(values: Any) -> str:
+    """Returns what stands for a value in an error, one line of at most 120 signs."""
+    text = " ".join(repr(values).split())
     return text if len(text) <= 120 else f"{text[:117]}…"
 
 
@@ -332,7 +333,7 @@ def check_prior(
     if not np.all(np.isfinite(values) & (values > 0)):
         raise ValueError(
             f"`{name}` must be {num_classes} finite numbers above 0, one per class. Received: "
-            f"{_shown(values.tolist())}"
+            f"{shown(values.tolist())}"
         )
     return values / values.sum()
 
