@@ -202,8 +202,7 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: in
     """
     names, counts = _named(counts)
     counts = class_counts.check_counts(counts, names)
-    if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 1:
-        raise ValueError(f"`epochs` must be a whole number of at least 1. Received: {epochs!r}")
+    class_counts.check_whole("epochs", epochs, 1)
     ratio = float(counts.max() / counts.min())
     strength = next(name for below, name in _STRENGTHS if ratio < below)
     margin = _max_margin(counts)

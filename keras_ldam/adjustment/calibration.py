@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_ldam import extras
+from keras_ldam.counts import check_whole
 from keras_ldam.labels import check_labels
 
 TEMPERATURES = (0.05, 20.0)
@@ -60,8 +61,7 @@ def reliability(
             f"least one guess. Received: shapes {confidences.shape}, {right.shape} and "
             f"{weights.shape}"
         )
-    if bins < 1:
-        raise ValueError(f"`bins` must be at least 1. Received: bins={bins}")
+    check_whole("bins", bins, 1)
     place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
 
     def sums(values: np.ndarray) -> np.ndarray:

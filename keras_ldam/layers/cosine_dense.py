@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ldam.counts import check_range
+from keras_ldam.counts import check_range, check_whole
 from keras_ldam.sharding import check_sharded
 
 _LONG = 1e30
@@ -86,9 +85,7 @@ class CosineDense(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.supports_masking = True
-        whole = isinstance(units, numbers.Real) and float(units).is_integer()
-        if isinstance(units, bool) or not whole or units < 1:
-            raise ValueError(f"`units` must be a whole number of at least 1. Received: {units!r}")
+        check_whole("units", units, 1)
         self.units: int = int(units)
         check_range("epsilon", epsilon, 0, 1)
         self.epsilon: float = float(epsilon)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ldam.counts import check_whole
+
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class RandomCropFlip(keras.layers.Layer):
@@ -36,7 +38,7 @@ class RandomCropFlip(keras.layers.Layer):
         Images of the same shape and type.
 
     Raises:
-        ValueError: If `padding` is negative, or for images of another shape or of unknown size.
+        ValueError: if `padding` is not a whole number of at least 0, or for images of another shape or of unknown size.
 
     Example:
 
@@ -51,8 +53,7 @@ class RandomCropFlip(keras.layers.Layer):
     """
 
     def __init__(self, *, padding: int = 4, seed: int | None = None, **kwargs: Any) -> None:
-        if padding < 0:
-            raise ValueError(f"`padding` must be 0 or more. Received: {padding}")
+        check_whole("padding", padding, 0)
         super().__init__(**kwargs)
         self.padding = int(padding)
         self.seed = seed

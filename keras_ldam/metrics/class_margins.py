@@ -129,8 +129,7 @@ class ClassMargins(keras.metrics.Metric):
         class_counts.check_range("quantile", quantile, 0, 1)
         if not low < high:
             raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}")
-        if bins != int(bins) or bins < 1:
-            raise ValueError(f"`bins` must be a whole number of at least 1. Received: {bins!r}")
+        class_counts.check_whole("bins", bins, 1)
         self.num_classes, self.quantile, self.per_class = int(num_classes), quantile, per_class
         check_target(ignore_class, axis)
         self.ignore_class, self.axis = ignore_class, axis

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ldam.counts import check_range
+from keras_ldam.counts import check_range, check_whole
 from keras_ldam.labels import as_index, check_target, class_of, present, weigh
 
 
@@ -61,10 +61,8 @@ class OfProbabilities(keras.metrics.Metric):
         if not isinstance(metric, keras.metrics.Metric):
             raise ValueError(f"`metric` must be a Keras metric. Received: {metric!r}")
         check_range("scale", scale, 0, 1e6, open_low=True)
-        if class_id is not None and (class_id != int(class_id) or class_id < 0):
-            raise ValueError(
-                f"`class_id` must be a whole number of at least 0. Received: {class_id!r}"
-            )
+        if class_id is not None:
+            check_whole("class_id", class_id, 0)
         super().__init__(name=name or metric.name, **kwargs)
         self.metric, self.scale = metric, float(scale)
         self.class_id = None if class_id is None else int(class_id)

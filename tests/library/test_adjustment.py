@@ -67,7 +67,7 @@ def test_a_whole_weight_is_an_example_repeated(rng):
     [
         ([], [], 15, "at least one guess"),
         ([0.5, 0.5], [True], 15, "vectors of the same length"),
-        ([0.5], [True], 0, "`bins` must be at least 1. Received: bins=0"),
+        ([0.5], [True], 0, "`bins` must be a whole number of at least 1. Received: 0"),
     ],
 )
 def test_what_cannot_be_binned_gets_a_sentence(confidences, right, bins, message):

@@ -86,9 +86,10 @@ def test_batches_of_any_size_are_augmented():
     assert model(numbered_images(1), training=True).shape == (1, 6, 5, 3)
 
 
-def test_a_negative_padding_is_refused():
-    with pytest.raises(ValueError, match="`padding`"):
-        RandomCropFlip(padding=-1)
+@pytest.mark.parametrize("padding", [-1, 1.5])
+def test_a_padding_that_is_no_number_of_pixels_is_refused(padding):
+    with pytest.raises(ValueError, match="`padding` must be a whole number of at least 0"):
+        RandomCropFlip(padding=padding)
 
 
 def test_padding_is_four_by_default_and_comes_back_from_the_config_with_the_seed():
