@@ -343,10 +343,10 @@ def check_range(name: str, value: Any, low: float, high: float, *, open_low: boo
     inside = isinstance(value, numbers.Real) and low <= float(value) <= high
     inside = inside and float(value) != np.inf
     if not inside or (open_low and float(value) == low):
-        start, end = "(" if open_low else "[", ")" if high == float("inf") else "]"
-        raise ValueError(
-            f"`{name}` must be a number in {start}{low:g}, {high:g}{end}. Received: {value!r}"
-        )
+        wanted = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
+        if high == np.inf:
+            wanted = f"a finite number {'above' if open_low else 'of at least'} {low:g}"
+        raise ValueError(f"`{name}` must be {wanted}. Received: {value!r}")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_ldam import keras_internals
+from keras_ldam.counts import check_range
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -75,10 +76,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
     ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1). Received: {momentum}")
-        if not coupled_weight_decay >= 0:
-            raise ValueError(
-                f"`coupled_weight_decay` must be 0 or more. Received: {coupled_weight_decay}"
-            )
+        check_range("coupled_weight_decay", coupled_weight_decay, 0, float("inf"))
         if kwargs.get("weight_decay") is not None:
             raise ValueError(
                 "`weight_decay` is decoupled and not supported here; use "

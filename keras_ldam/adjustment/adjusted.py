@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,7 +94,9 @@ class Adjustment:
                 shown = np.array2string(values, precision=3, threshold=12, suppress_small=True)
                 lines.append(f"{name} {shown}")
         if self.examples is not None:
-            lines.insert(0, f"adjusted for {self.criterion}, on {_counted(self.examples)}")
+            shown = np.array2string(self.examples, threshold=12)
+            held_out = f"held-out examples of each class {shown}"
+            lines.insert(0, f"adjusted for {self.criterion}, on {held_out}")
             width = max(map(len, self.before))
             lines.append(f"{'':{width}}  {'before':24}  {'after':24}  difference")
             lines += [
@@ -229,7 +229,7 @@ def adjust(
     remarks: list[str] = []
     s = _scale(found, scale, remarks, fitted=held is not None and temperature is None)
     if temperature is not None:
-        _check_number("temperature", temperature, above=True)
+        class_counts.check_range("temperature", temperature, 0, np.inf, open_low=True)
     factor = None if temperature is None else 1 / temperature
     base, counts, target, source = _given(
         form, tau, offsets, counts, target_prior, source_prior, fitted=held is not None
@@ -377,7 +377,7 @@ def _given(
                 "by itself: pass `offsets`, or held-out data that they are fitted on."
             )
     if tau is not None:
-        _check_number("tau", tau)
+        class_counts.check_range("tau", tau, 0, np.inf)
         if target_prior is not None:
             raise ValueError(
                 "`tau` and `target_prior` are two ways to say for which class frequencies the "
@@ -412,23 +412,16 @@ def _given(
             raise ValueError("`tau` needs `counts`, the training examples per class.")
         base = base - tau * np.log(counts)
     if offsets is not None:
-        numbers_ = class_counts.per_class(
+        numbers = class_counts.per_class(
             "offsets",
             offsets,
             form.num_scores,
             form.class_names if form.num_scores > 1 else None,
         )
-        if not np.all(np.isfinite(numbers_)):
-            raise ValueError(f"`offsets` must be finite numbers. Received: {numbers_.tolist()}")
-        base = base + form.spread(numbers_)
+        if not np.all(np.isfinite(numbers)):
+            raise ValueError(f"`offsets` must be finite numbers. Received: {numbers.tolist()}")
+        base = base + form.spread(numbers)
     return base, counts, target, source
-
-
-def _check_number(name: str, value: Any, *, above: bool = False) -> None:
-    inside = isinstance(value, numbers.Real) and 0 <= float(value) < math.inf
-    if not inside or (above and float(value) == 0):
-        least = "above 0" if above else "of at least 0"
-        raise ValueError(f"`{name}` must be a finite number {least}. Received: {name}={value!r}")
 
 
 def _check_reached(goal: Criterion, fit: Fit, examples: Examples) -> None:
@@ -496,7 +489,3 @@ def _adjustment(
         difference=changes[2],
         remarks=tuple(remarks),
     )
-
-
-def _counted(examples: np.ndarray) -> str:
-    return f"held-out examples of each class {np.array2string(examples, threshold=12)}"

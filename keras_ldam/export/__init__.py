@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
-import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ from keras_ldam.export.card import model_card
 from keras_ldam.export.limits import MAX_IMAGE_PIXELS
 from keras_ldam.hardware import versions
 from keras_ldam.layers import Probabilities, gives_probabilities
-from keras_ldam.losses import ClassWeightedLoss
+from keras_ldam.losses import weighted_losses
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -156,15 +154,15 @@ def export_saved_model(
     num_scores = int(scores.output_shape[1])
     num_classes = max(2, num_scores)
     class_names = _checked_names(class_names, num_classes)
-    loss = _weighted_loss_of(model)
-    several = any(getattr(x, "multi_label", False) for x in _losses_of(model))
-    if counts is None and loss is not None and not several:
-        counts = loss.counts
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    several = any(getattr(loss, "multi_label", False) for loss in losses)
+    if counts is None and not several:
+        counts = next((loss.counts for loss in weighted_losses(model)), None)
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, class_names)
         counts = class_counts.check_counts(counts, class_names)
     if layer is None:
-        temperature = _positive("temperature", temperature)
+        class_counts.check_range("temperature", temperature, 0, np.inf, open_low=True)
         found = adjustment.adjust(
             model,
             scale=scale,
@@ -176,8 +174,7 @@ def export_saved_model(
             from_logits=True,
             class_names=class_names,
         )
-        layer = found.layer
-        scale = found.scale
+        layer, scale, temperature = found.layer, found.scale, float(temperature)
         target_prior, source_prior = (
             None if each is None else each.tolist() for each in (found.prior, found.source_prior)
         )
@@ -276,18 +273,6 @@ def _scores_of(model: keras.Model) -> tuple[keras.Model, Probabilities | None]:
     return scores, layer
 
 
-def _losses_of(model: keras.Model) -> list[Any]:
-    return list(keras.tree.flatten(getattr(model, "loss", None)))
-
-
-def _weighted_loss_of(model: keras.Model) -> ClassWeightedLoss | None:
-    """The loss with class weights that a model was compiled with."""
-    for loss in _losses_of(model):
-        if isinstance(loss, ClassWeightedLoss) and loss.counts is not None:
-            return loss
-    return None
-
-
 # ----------------------------------------------------------------------------- other arguments
 
 
@@ -298,9 +283,3 @@ def _checked_names(class_names: Any, num_classes: int) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"`class_names` must differ. Received: {twice!r} more than once")
     return names
-
-
-def _positive(name: str, value: Any) -> float:
-    if not (isinstance(value, numbers.Real) and 0 < float(value) < math.inf):
-        raise ValueError(f"`{name}` must be a finite number above 0. Received: {name}={value!r}")
-    return float(value)

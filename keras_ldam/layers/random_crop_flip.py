@@ -38,7 +38,8 @@ class RandomCropFlip(keras.layers.Layer):
         Images of the same shape and type.
 
     Raises:
-        ValueError: if `padding` is not a whole number of at least 0, or for images of another shape or of unknown size.
+        ValueError: if `padding` is not a whole number of at least 0, or for images of another
+            shape or of unknown size.
 
     Example:
 

@@ -395,7 +395,7 @@ class Own(keras.Model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tau": -1}, "`tau` must be a finite number of at least 0. Received: tau=-1"),
+        ({"tau": -1}, "`tau` must be a finite number of at least 0. Received: -1"),
         ({"tau": float("nan")}, "`tau` must be a finite number of at least 0"),
         ({"tau": 1}, "`tau` needs `counts`"),
         ({"temperature": 0}, "`temperature` must be a finite number above 0"),

@@ -500,7 +500,7 @@ def test_a_void_label_inside_compiled_code_gets_a_sentence(batch):
     ("function", "arguments", "message"),
     [
         (keras_ldam.focal, {"form": "Softmax"}, "Unknown form 'Softmax' of the focal loss"),
-        (keras_ldam.focal, {"gamma": -1.0}, "`gamma` must be a number in"),
+        (keras_ldam.focal, {"gamma": -1.0}, "`gamma` must be a finite number of at least 0"),
         (
             keras_ldam.ldam,
             {"margins": [0.5, 0.2, 0.1], "scale": 30},
