@@ -326,13 +326,9 @@ class DRW(keras.callbacks.Callback):
             )
 
     def _losses(self) -> list[ClassWeightedLoss]:
-        if self.loss is not None:
-            losses = [x for x in keras.tree.flatten(self.loss) if isinstance(x, ClassWeightedLoss)]
-            losses = [loss for loss in losses if loss.class_weights is not None]
-        else:
-            losses = weighted_losses(self.model)
+        given = getattr(self.model, "loss", None) if self.loss is None else self.loss
+        losses = weighted_losses(given)
         if not losses:
-            given = self.loss if self.loss is not None else getattr(self.model, "loss", None)
             names = [str(getattr(x, "name", x)) for x in keras.tree.flatten(given) if x is not None]
             raise ValueError(
                 "DRW sets the class weights of a loss, and there is none that has any. Compile "

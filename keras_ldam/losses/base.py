@@ -408,9 +408,7 @@ def set_class_weights(
     >>> keras.ops.convert_to_numpy(loss.class_weights).tolist()
     [0.2..., 1.7...]
     """
-    given = model_or_loss
-    losses = [given] if isinstance(given, keras.losses.Loss) else weighted_losses(given)
-    losses = [loss for loss in losses if getattr(loss, "class_weights", None) is not None]
+    losses = weighted_losses(model_or_loss)
     if not losses:
         raise ValueError(
             "There are no class weights to set: `model_or_loss` must be a loss of keras_ldam with "
@@ -418,13 +416,13 @@ def set_class_weights(
         )
     for loss in losses:
         loss.class_weights.assign(check_class_weights(weights, loss.counts.shape))
-    if isinstance(given, keras.Model):
-        compile_again(given)
+    if isinstance(model_or_loss, keras.Model):
+        compile_again(model_or_loss)
 
 
-def weighted_losses(model: Any) -> list[ClassWeightedLoss]:
-    """Returns the losses with class weights that a model is compiled with, each once."""
-    given = keras.tree.flatten(getattr(model, "loss", None))
+def weighted_losses(model_or_losses: Any) -> list[ClassWeightedLoss]:
+    """Returns the losses with class weights among some, or of a model, each once."""
+    given = keras.tree.flatten(getattr(model_or_losses, "loss", model_or_losses))
     found = [loss for loss in given if isinstance(loss, ClassWeightedLoss)]
     return [loss for loss in dict.fromkeys(found) if loss.class_weights is not None]
 
