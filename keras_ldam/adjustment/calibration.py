@@ -167,15 +167,16 @@ def negative_log_likelihood(
     Arguments and errors are those of `fit_temperature`.
     """
     logits, labels, weights = _check(logits, labels, weights)
-    return float(np.average(-_log_softmax(logits)[np.arange(len(labels)), labels], weights=weights))
+    return float(np.average(-log_softmax(logits)[np.arange(len(labels)), labels], weights=weights))
 
 
 def softmax(logits: Sequence[float] | np.ndarray) -> np.ndarray:
     """Returns exp(z_j) / Σ_k exp(z_k) over the last axis, in float64."""
-    return np.exp(_log_softmax(np.asarray(logits, dtype=np.float64)))
+    return np.exp(log_softmax(np.asarray(logits, dtype=np.float64)))
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the logarithm of `softmax`, precise where probabilities are 0 or 1."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 

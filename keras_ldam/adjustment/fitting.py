@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_ldam.adjustment.calibration import TEMPERATURES
+from keras_ldam.adjustment.calibration import TEMPERATURES, log_softmax
 from keras_ldam.adjustment.criteria import Criterion, best_offsets, confusions
 
 FEW = 20
@@ -284,19 +284,15 @@ def fit_likelihood(
         features.append(np.broadcast_to(direction, scores.shape))
     for _ in range(200):
         logits = a * scores + base + b
-        p = np.exp(_log_softmax(logits))
+        p = np.exp(log_softmax(logits))
         rest = p - one_hot
         moved = 0.0
         if features:
-            means = [(p * f).sum(axis=2, keepdims=True) for f in features]
             slope = np.array([weights @ (rest * f).sum(axis=(1, 2)) for f in features])
+            apart = [f - (p * f).sum(axis=2, keepdims=True) for f in features]
             curve = np.array(
-                [
-                    [weights @ (p * (f - m) * (g - k)).sum(axis=(1, 2)) for g, k in zip(
-                        features, means, strict=True)]
-                    for f, m in zip(features, means, strict=True)
-                ]
-            )  # fmt: skip
+                [[weights @ (p * f * g).sum(axis=(1, 2)) for g in apart] for f in apart]
+            )
             step = -np.linalg.solve(curve + 1e-9 * np.eye(len(curve)), slope)
             if factor is None:
                 new = float(np.clip(a + step[0], max(low, a / 2), min(high, 2 * a)))
@@ -319,7 +315,7 @@ def fit_likelihood(
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns -log p(label) of each decision, `(n, L)`."""
-    return -np.take_along_axis(_log_softmax(logits), labels[:, :, None], axis=2)[:, :, 0]
+    return -np.take_along_axis(log_softmax(logits), labels[:, :, None], axis=2)[:, :, 0]
 
 
 def folds(labels: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
@@ -350,8 +346,3 @@ def draws(labels: np.ndarray, number: int, seed: int) -> list[np.ndarray]:
         order[starts[own] + (rng.random(len(own)) * sizes[own]).astype(np.int64)]
         for _ in range(number)
     ]
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
