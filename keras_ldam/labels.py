@@ -11,7 +11,6 @@ from keras import ops
 
 from keras_ldam import keras_internals
 
-ONE_SCORE = "One score per example is for two classes, with labels 0 and 1."
 _STRINGS = "Labels must be whole numbers. Received: strings; number the classes."
 _TOLERANCE = 0.01
 """By how much the shares of a soft label may miss 1: labels may come in bfloat16."""
@@ -224,7 +223,13 @@ def assert_labels(y_true: Any, y_pred: Any) -> Any:
 
 
 def check_classes(
-    name: str, y_pred: Any, num_classes: int, *, axis: int = -1, multi_label: bool = False
+    name: str,
+    y_pred: Any,
+    num_classes: int,
+    *,
+    axis: int = -1,
+    multi_label: bool = False,
+    given: str = "counts",
 ) -> None:
     """Raises `ValueError` unless scores have one entry for each class, or one for two classes.
 
@@ -234,16 +239,20 @@ def check_classes(
         num_classes: K, or the number of labels.
         axis: Axis of the classes.
         multi_label: Whether `counts` are those of labels that do not exclude each other.
+        given: The argument that says how many they are, for the error.
     """
     shape = tuple(ops.convert_to_tensor(y_pred).shape)
     found = shape[axis] if -len(shape) <= axis < len(shape) else None
     if found == num_classes or (found == 1 and num_classes == 2 and not multi_label):
         return
-    hint = f" {ONE_SCORE}" if found == 1 and not multi_label else ""
-    what, where = ("labels" if multi_label else "classes"), ("last axis" if axis == -1 else "axis")
+    hint = ""
+    if found == 1 and not multi_label:
+        hint = " One score per example is for two classes, with labels 0 and 1."
+    what = "labels" if multi_label else "classes"
+    where = "last axis" if axis == -1 else f"axis {axis}"
     raise ValueError(
-        f"{name}: `counts` name {num_classes} {what}, which `y_pred` must have on its {where}"
-        f"{'' if axis == -1 else f' {axis}'}. Received: shape {shape}.{hint}"
+        f"{name}: `y_pred` must have {num_classes} {what} on its {where}, as given by `{given}`. "
+        f"Received: shape {shape}.{hint}"
     )
 
 

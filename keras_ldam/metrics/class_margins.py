@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.labels import ONE_SCORE, as_index, check_target, class_of, present, weigh
+from keras_ldam.labels import as_index, check_classes, check_target, class_of, present, weigh
 from keras_ldam.metrics.sums import ClassSums
 
 
@@ -161,13 +161,8 @@ class ClassMargins(keras.metrics.Metric):
             ValueError: if shapes do not fit, and, outside compiled code, for a label that is no
                 class.
         """
-        shape = tuple(ops.convert_to_tensor(y_pred).shape)
+        check_classes(self.name, y_pred, self.num_classes, axis=self.axis, given="num_classes")
         y_true, y_pred = present(y_true, y_pred, ignore_class=self.ignore_class, axis=self.axis)
-        if tuple(ops.convert_to_tensor(y_pred).shape[-1:]) != (self.num_classes,):
-            raise ValueError(
-                f"{self.name}: `y_pred` must have {self.num_classes} classes on its last axis. "
-                f"Received: shape {shape}" + (f". {ONE_SCORE}" if shape[-1:] == (1,) else "")
-            )
         margins = ops.reshape(example_margins(y_true, y_pred), (-1,))
         labels = class_of(y_true, y_pred)
         weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)

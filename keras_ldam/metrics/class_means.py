@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_ldam.counts import check_whole
-from keras_ldam.labels import check_target, present
+from keras_ldam.labels import check_classes, check_target, present
 from keras_ldam.metrics.decisions import decisions
 from keras_ldam.metrics.sums import ClassSums
 
@@ -58,14 +58,7 @@ class ClassMean(keras.metrics.Metric):
             y_pred: Scores `(…, num_classes)`, or one score `(…, 1)` for two classes.
             sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
         """
-        shape = tuple(ops.convert_to_tensor(y_pred).shape)
-        fits = {self.num_classes, 1 if self.num_classes == 2 else None}
-        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] not in fits:
-            where = "last axis" if self.axis == -1 else f"axis {self.axis}"
-            raise ValueError(
-                f"{self.name}: `y_pred` must have {self.num_classes} scores on its {where}, as "
-                f"`num_classes` says. Received: shape {shape}"
-            )
+        check_classes(self.name, y_pred, self.num_classes, axis=self.axis, given="num_classes")
         y_true, y_pred = present(y_true, y_pred, ignore_class=self.ignore_class, axis=self.axis)
         labels, guesses, weights, guessed = decisions(y_true, y_pred, sample_weight)
         self._total.add(weights, labels)

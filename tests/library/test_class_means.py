@@ -114,5 +114,5 @@ def test_they_go_through_fit_with_masks_and_weights_and_are_saved_with_the_model
 def test_bad_arguments_get_a_sentence():
     with pytest.raises(ValueError, match=r"`num_classes` must be a whole number of at least 2"):
         keras_ldam.MacroF1(1)
-    with pytest.raises(ValueError, match=r"must have 3 scores .* as `num_classes` says"):
+    with pytest.raises(ValueError, match=r"must have 3 classes .* by `num_classes`"):
         keras_ldam.MacroF1(3).update_state([0], [[1.0, 0.0]])
