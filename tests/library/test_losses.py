@@ -346,7 +346,7 @@ def test_a_fraction_is_no_class_inside_compiled_code_either(label):
 
 def test_counts_that_do_not_fit_the_output_get_a_sentence():
     with pytest.raises(
-        ValueError, match="must have 4 classes on its last axis, as given by `counts`.*shape"
+        ValueError, match=r"must have 4 classes on its last axis, as given by `counts`.*shape"
     ):
         keras_ldam.LDAM(COUNTS)([0], np.zeros((1, 3), np.float32))
     with pytest.raises(ValueError, match=r"One score per example is for two classes, with labels"):
@@ -376,8 +376,11 @@ def test_labels_of_a_wrong_shape_get_a_sentence():
         (lambda: keras_ldam.LDAMHinge(COUNTS, scale=float("nan")), "scale"),
         (lambda: keras_ldam.Focal(COUNTS, gamma=-1), "gamma"),
         (lambda: keras_ldam.Focal(COUNTS, form="tanh"), "available: softmax, sigmoid"),
-        (lambda: keras_ldam.Focal(COUNTS, gamma=float("inf")), r"gamma.*\[0, inf\). Received: inf"),
-        (lambda: keras_ldam.LDAM(COUNTS, tau=-1), r"`tau` must be .*\[0, inf\). Received: -1"),
+        (lambda: keras_ldam.Focal(COUNTS, gamma=float("inf")), "`gamma` must be a finite number"),
+        (
+            lambda: keras_ldam.LDAM(COUNTS, tau=-1),
+            "`tau` must be a finite number of at least 0. Received: -1",
+        ),
         (lambda: keras_ldam.LogitAdjusted(COUNTS, tau=-1), "`tau` must be .* Received: -1"),
         (lambda: keras_ldam.LogitAdjusted(COUNTS, tau=np.nan), "`tau` must be .* Received: nan"),
         (lambda: keras_ldam.LDAM(COUNTS, gradual="no"), "`gradual` must be True or False"),

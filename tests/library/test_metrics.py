@@ -52,7 +52,7 @@ def test_its_parts_stand_in_the_logs_of_fit(rng):
 
 
 def test_counts_that_do_not_fit_get_a_sentence():
-    with pytest.raises(ValueError, match="must have 2 classes .* by `counts`"):
+    with pytest.raises(ValueError, match=r"must have 2 classes .* by `counts`"):
         keras_ldam.ClassErrors([5, 5]).update_state([0], np.zeros((1, 3)))
 
 
