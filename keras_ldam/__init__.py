@@ -53,6 +53,7 @@ from keras_ldam.mixing import mixed
 from keras_ldam.optimizers import MomentumSGD
 from keras_ldam.sampling import EpochClock, balanced
 from keras_ldam.sharding import ShardedClasses
+from keras_ldam.sharpness import SharpnessAwareTraining
 from keras_ldam.version import __version__ as __version__
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "OfProbabilities",
     "RandomCropFlip",
     "ShardedClasses",
+    "SharpnessAwareTraining",
     "VectorScaling",
     "adjust",
     "advise",

@@ -11,11 +11,11 @@ import keras
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam import keras_internals
+from keras_ldam.two_passes import TwoPasses
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
-class AdversarialTraining(keras.Model):
+class AdversarialTraining(TwoPasses):
     """Trains a model on each batch twice: as it is, and with its embedded words perturbed.
 
     A step minimizes ℓ(v) + ℓ(v + r). Here v are the embedded words of an example, and
@@ -67,112 +67,19 @@ class AdversarialTraining(keras.Model):
     def __init__(self, model: keras.Model, *, epsilon: float, **kwargs: Any) -> None:
         class_counts.check_range("epsilon", epsilon, 0, 1e6)
         perturbed = _perturbable(model)
-        super().__init__(**kwargs)
-        self.model, self.epsilon = model, float(epsilon)
-        # As a function: as an attribute, its layers would be saved a second time.
-        self._forward = perturbed.__call__
-        self.built = True
+        super().__init__(model, perturbed.__call__, **kwargs)
+        self.epsilon = float(epsilon)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Returns what the wrapped model returns."""
-        return self._forward(inputs, training=training)
+    def _passing(
+        self, shifts: list[Any] | None, observe: Callable[[Any], Any] | None = None
+    ) -> contextlib.AbstractContextManager[list[Any]]:
+        return _passing(shifts, observe)
 
-    def train_step(self, *args: Any) -> Any:
-        """Trains on one batch, as it is and perturbed; returns the metrics so far."""
-        if keras.backend.backend() == "tensorflow":
-            return self._tensorflow_step(*args)
-        if keras.backend.backend() == "torch":
-            return self._torch_step(*args)
-        return super().train_step(*args)  # JAX: see `compute_loss_and_updates`.
+    def _second(self, gradients: list[Any], slopes: list[Any]) -> tuple[None, list[Any]]:
+        return None, self._shifts(slopes)
 
-    def _tensorflow_step(self, data: Any) -> dict[str, Any]:
-        import tensorflow as tf
-
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        variables = self.trainable_variables
-
-        def one_pass(shifts: list[Any] | None) -> tuple[Any, Any, list[Any], list[Any]]:
-            with tf.GradientTape() as tape, _passing(shifts, tape.watch) as embedded:
-                y_pred = self(x, training=True)
-                loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-                scaled = self.optimizer.scale_loss(loss)
-            sources = [*variables, *embedded] if shifts is None else variables
-            gradients = tape.gradient(scaled, sources, unconnected_gradients="zero")
-            # Dense, so that those of an embedding can be added.
-            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-            return y_pred, loss, gradients[: len(variables)], gradients[len(variables) :]
-
-        y_pred, loss, gradients, slopes = one_pass(None)
-        with self._statistics_kept():
-            *_, more, _ = one_pass(self._shifts(slopes))
-        self.optimizer.apply([a + b for a, b in zip(gradients, more, strict=True)], variables)
-        # Keras has divided the loss by the number of replicas.
-        loss = loss * tf.distribute.get_strategy().num_replicas_in_sync
-        keras_internals.loss_metric(self).update_state(loss, sample_weight=_size(x))
-        return self.compute_metrics(x, y, y_pred, sample_weight)
-
-    def _torch_step(self, data: Any) -> dict[str, Any]:
-        import torch
-
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self.zero_grad()
-
-        def one_pass(shifts: list[Any] | None) -> tuple[Any, Any, list[Any]]:
-            with _passing(shifts, _retain_gradient) as embedded:
-                y_pred = self(x, training=True)
-                loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-                self.optimizer.scale_loss(loss).backward()
-            return y_pred, loss, [vectors.grad for vectors in embedded]
-
-        y_pred, loss, slopes = one_pass(None)
-        with self._statistics_kept():
-            one_pass(self._shifts(slopes))  # PyTorch adds up the gradients.
-        with torch.no_grad():
-            variables = self.trainable_variables
-            self.optimizer.apply([v.value.grad for v in variables], variables)
-        keras_internals.loss_metric(self).update_state(loss, sample_weight=_size(x))
-        return self.compute_metrics(x, y, y_pred, sample_weight)
-
-    def compute_loss_and_updates(
-        self, trainable_variables: Any, non_trainable_variables: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """What Keras' step on JAX differentiates, `(loss, updates)`.
-
-        In training it returns the loss of the batch as it is, plus Σ ⟨G, θ - θ⟩, in which the
-        gradient G of both passes and one of the two θ are constants: the value is that loss, and
-        its gradient is G. Everything else in the step is Keras' own.
-        """
-        once = super().compute_loss_and_updates
-        if not kwargs.get("training", False):
-            return once(trainable_variables, non_trainable_variables, *args, **kwargs)
-        import jax
-
-        variables = jax.lax.stop_gradient(trainable_variables)
-
-        def run(variables: Any, shifts: Any, state: Any) -> Any:
-            with _passing(shifts):
-                return once(variables, state, *args, **kwargs)
-
-        with _passing(None) as embedded:
-            jax.eval_shape(lambda: once(variables, non_trainable_variables, *args, **kwargs))
-        zeros = [jax.numpy.zeros(vectors.shape, vectors.dtype) for vectors in embedded]
-        (loss, updates), (gradients, slopes) = jax.value_and_grad(run, (0, 1), has_aux=True)(
-            variables, zeros, non_trainable_variables
-        )
-        unscaled, y_pred, state, metrics = updates
-        (_, (_, _, after, _)), more = jax.value_and_grad(run, has_aux=True)(
-            variables, self._shifts(slopes), state
-        )
-        # Random states go on; statistics are those of the batch as it is.
-        state = [
-            kept if keras.backend.is_float_dtype(kept.dtype) else new
-            for kept, new in zip(state, after, strict=True)
-        ]
-        for variable, constant, first, second in zip(
-            trainable_variables, variables, gradients, more, strict=True
-        ):
-            loss = loss + ops.sum((first + second) * (variable - constant))
-        return loss, (unscaled, y_pred, state, metrics)
+    def _total(self, first: Any, second: Any) -> Any:
+        return first + second
 
     def _shifts(self, slopes: list[Any]) -> list[Any]:
         """Returns ε g / ‖g‖₂ for each example; 0 where the gradient is 0."""
@@ -186,27 +93,9 @@ class AdversarialTraining(keras.Model):
             shifts.append(ops.cast(self.epsilon * g / ops.maximum(length, 1e-37), slope.dtype))
         return shifts
 
-    @contextlib.contextmanager
-    def _statistics_kept(self) -> Iterator[None]:
-        """Within it, changes to the moving statistics do not last."""
-        statistics = [
-            v for v in self.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)
-        ]
-        before = [ops.copy(v.value) for v in statistics]
-        yield
-        for variable, value in zip(statistics, before, strict=True):
-            variable.assign(value)
-
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal wrapper."""
-        model = keras.saving.serialize_keras_object(self.model)
-        return {**super().get_config(), "model": model, "epsilon": self.epsilon}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> AdversarialTraining:
-        """Makes a wrapper from what `get_config` returned."""
-        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        return cls(**{**config, "model": model})
+        return {**super().get_config(), "epsilon": self.epsilon}
 
 
 class _Perturbed(keras.layers.Layer):
@@ -284,14 +173,3 @@ def _perturbable(model: keras.Model) -> keras.Model:
             f"Received: {model!r}"
         )
     return perturbed
-
-
-def _retain_gradient(vectors: Any) -> Any:
-    if not vectors.requires_grad:  # Where the embedding is frozen.
-        vectors.requires_grad_(True)
-    vectors.retain_grad()
-    return vectors
-
-
-def _size(x: Any) -> Any:
-    return ops.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]

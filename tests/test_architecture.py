@@ -19,8 +19,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIBRARY = [
     {"extras", "files", "keras_internals", "version"},
     {"counts", "hardware", "labels"},
-    {"counting", "sharding"},
-    {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},
+    {"counting", "sharding", "two_passes"},
+    {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"}
+    | {"sharpness"},
     {"adjustment", "chunked", "guards", "mixing"},
     {"callbacks", "evaluation"},
     {"distribution", "export", "report", "serving"},
