@@ -366,11 +366,10 @@ def _answers(y_true: Any, scores: Any, multi_label: bool) -> Any:
     if not multi_label and len(labels.shape) == len(scores.shape):
         if labels.shape[-1] == 2:
             return y_true  # One-hot.
-        labels = (
-            ops.reshape(labels, ops.shape(scores)[:-1])
-            if labels.shape[-1] != 1
-            else (ops.squeeze(labels, axis=-1))
-        )
+        if labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, axis=-1)
+        elif labels.shape[-1] is None:  # As a generator declares them.
+            labels = ops.reshape(labels, ops.shape(scores)[:-1])
     if len(labels.shape) != len(shape) or not _fit(labels.shape, shape):
         raise ValueError(
             f"For `y_pred` of shape {tuple(scores.shape)}, `y_true` must hold labels 0 and 1 of "

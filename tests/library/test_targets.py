@@ -210,6 +210,7 @@ def test_a_model_of_one_score_is_re_weighted_in_fit(rng):
         ([0, -1], r"Received: -1; `ignore_class=-1` leaves it out"),
         ([0, np.nan], "Received: nan"),
         ([0, 1, 1], r"must hold labels 0 and 1 of shape \(2,\). Received: shape \(3,\)"),
+        (np.eye(3)[:2], r"must hold labels 0 and 1 of shape \(2,\). Received: shape \(2, 3\)"),
     ],
 )
 def test_labels_that_do_not_fit_one_score_get_a_sentence(labels, message):
