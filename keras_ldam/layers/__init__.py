@@ -5,7 +5,6 @@ from keras_ldam.layers.fused_batch_normalization import FusedBatchNormalization
 from keras_ldam.layers.heads import (
     applied_activation,
     cosine_heads,
-    gives_cosines,
     gives_probabilities,
     inputs_of,
     linear_heads,
@@ -21,7 +20,6 @@ __all__ = [
     "UnitColumns",
     "applied_activation",
     "cosine_heads",
-    "gives_cosines",
     "gives_probabilities",
     "inputs_of",
     "linear_heads",

@@ -17,11 +17,6 @@ def cosine_heads(model: keras.Model) -> list[CosineDense]:
     return [layer for layer in layers if isinstance(layer, CosineDense)]
 
 
-def gives_cosines(model: keras.Model) -> bool:
-    """Whether a model has a `CosineDense`, in the models that it is made of too."""
-    return bool(cosine_heads(model))
-
-
 _LINEAR = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 

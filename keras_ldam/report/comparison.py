@@ -11,7 +11,7 @@ import numpy as np
 from keras_ldam import evaluation
 from keras_ldam.adjustment import softmax_scale
 from keras_ldam.counts import in_class_order
-from keras_ldam.layers import gives_cosines
+from keras_ldam.layers import cosine_heads
 from keras_ldam.losses import weighted_losses
 from keras_ldam.report.record import Run
 
@@ -120,7 +120,7 @@ def _check_output(name: str, model: keras.Model, examples: Any) -> None:
 
 def _scale(name: str, model: keras.Model, loss: Any, scale: float | None) -> float:
     """Returns the factor that makes logits of the model's scores."""
-    scaled = gives_cosines(model) or getattr(loss, "scale", None) is not None
+    scaled = bool(cosine_heads(model)) or getattr(loss, "scale", None) is not None
     try:
         return softmax_scale(model, scale if scaled else None)
     except ValueError as error:

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_ldam
-from keras_ldam.layers import gives_cosines
+from keras_ldam.layers import cosine_heads
 
 
 def test_it_gives_the_cosine_of_features_and_class_vectors(rng):
@@ -135,8 +135,8 @@ def test_too_few_digits_for_cosines_are_refused(dtype):
 def test_a_cosine_head_is_found_inside_nested_models():
     inputs = keras.Input((4,))
     inner = keras.Sequential([keras.layers.Dense(3), keras_ldam.CosineDense(2)])
-    assert gives_cosines(keras.Model(inputs, inner(inputs)))
-    assert not gives_cosines(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
+    assert cosine_heads(keras.Model(inputs, inner(inputs)))
+    assert not cosine_heads(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
 
 
 def test_features_that_are_all_zero_send_no_gradient_back():
