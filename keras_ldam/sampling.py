@@ -273,7 +273,7 @@ class _Arrays:
 
     def __init__(self, data: Any, labels: Any):
         self._data, y = _parts(data)
-        self._data = tuple(keras.tree.map_structure(_array, part) for part in self._data)
+        self._data = tuple(keras.tree.map_structure(np.asarray, part) for part in self._data)
         self.labels, self.num_classes = _classes(y if labels is None else labels)
         for leaf in keras.tree.flatten(self._data):
             if np.shape(leaf)[:1] != self.labels.shape:
@@ -309,7 +309,7 @@ class _Stored:
         if labels is None:
             if any(keras.tree.is_nested(y) or y is None for y in found):
                 _classes(found[0])
-            labels = np.concatenate([_array(y) for y in found])
+            labels = np.concatenate([np.asarray(y) for y in found])
         self.labels, self.num_classes = _classes(labels)
         self._batch_of = np.repeat(np.arange(len(sizes)), sizes)
         if not self._checked:
@@ -361,7 +361,7 @@ class _Stored:
                         "The batches of `data` must stay the same from epoch to epoch. Received: "
                         f"other labels in batch {index} than before"
                     )
-            leaves = self._read[index] = [_array(leaf) for leaf in keras.tree.flatten(parts)]
+            leaves = self._read[index] = [np.asarray(leaf) for leaf in keras.tree.flatten(parts)]
             # The draws of a window come from about as many examples; others are not needed again.
             for old in list(self._read)[: -(2 * self._window // self.batch_size + 2)]:
                 self._read.pop(old, None)
@@ -484,10 +484,6 @@ def _parts(data: Any) -> tuple[tuple[Any, ...], Any]:
     if len(parts) > 1 and isinstance(parts[1], list):  # Numbers, which are no structure.
         parts = (parts[0], np.asarray(parts[1]), *parts[2:])
     return parts, parts[1] if len(parts) > 1 else None
-
-
-def _array(values: Any) -> np.ndarray:
-    return values if isinstance(values, np.ndarray) else np.asarray(values)
 
 
 def _classes(y: Any) -> tuple[np.ndarray, int]:
