@@ -21,9 +21,8 @@ def model_card(facts: dict[str, Any]) -> str:
     """Returns the text of the card, in Markdown.
 
     Args:
-        facts: The contents of `export.json`; `dataset`, `results`, `calibration`,
-            `config`, `adjusted`, `several_labels` and `offsets` are
-            optional.
+        facts: The contents of `export.json`; `dataset`, `results`, `calibration`, `config`,
+            `adjusted`, `several_labels` and `offsets` are optional.
     """
     return (
         "\n\n".join(

@@ -124,7 +124,7 @@ def _from_rows(config):
             else:
                 rows.refuse(chunk.where(index), f"the text, in column {name!r}, {reason}")
         if kept and len(kept) == len(texts):  # The first ones.
-            _check_not_numbers([as_number(text) for text in texts], name, chunk.where(kept[0]))
+            _check_not_numbers(texts, name, chunk.where(kept[0]))
         labels.append(chunk.labels[kept])
         parts.append(chunk.parts[kept])
     names, *divided = rows.divided(np.concatenate(labels), np.concatenate(parts))
@@ -191,17 +191,12 @@ def _fault(text):
     return None
 
 
-def as_number(text: str) -> float | None:
-    """The number that a text is, or None."""
+def _check_not_numbers(texts, name, where):
     try:
-        return float(text)
+        first, *_ = map(float, texts)
     except ValueError:
-        return None
-
-
-def _check_not_numbers(values, name, where):
-    if values and None not in values:
-        raise ValueError(
-            f"{where}: column {name!r} holds numbers, as here {values[0]:g}, and no texts; name "
-            "that of the texts with --text_column."
-        )
+        return
+    raise ValueError(
+        f"{where}: column {name!r} holds numbers, as here {first:g}, and no texts; name that of "
+        "the texts with --text_column."
+    )

@@ -181,11 +181,9 @@ def _pooled(features, path, **kwargs):
     layers = keras.layers
     if rank == 4:
         return layers.GlobalAveragePooling2D(name="pooled")(features)
-    return (
-        layers.GlobalAveragePooling1D(name="pooled")(features, **kwargs)
-        if rank == 3
-        else (features)
-    )
+    if rank == 3:
+        return layers.GlobalAveragePooling1D(name="pooled")(features, **kwargs)
+    return features
 
 
 # ----------------------------------------------------------------------------- presets of keras-hub
