@@ -86,10 +86,6 @@ RECURRENCE_BARS = [
 ]
 
 
-def main() -> None:
-    write()
-
-
 def write() -> None:
     """Writes the README from whatever has been measured."""
     lines = [
@@ -163,14 +159,13 @@ def recurrence(results: dict) -> list[str]:
 
 def table(results: dict) -> list[str]:
     """The section about tables of one's own, beside gradient boosting."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     seeds = results["seeds"]
     lines = [
         "## Tables: a perceptron and gradient boosting",
         "",
         f"    {results['command']}",
         "",
-        f"{results['hardware']}; {versions}. Mean ± standard deviation over {seeds} seeds, each of "
+        f"{machine(results)}. Mean ± standard deviation over {seeds} seeds, each of "
         "which divides the table anew; percent.",
     ]
     for name, found in results["tables"].items():
@@ -191,7 +186,7 @@ def table(results: dict) -> list[str]:
                 [run["per_class_error"][rarest] for run in runs],
                 [run["average_precision"] for run in runs],
             ]
-            cells = [f"{mean(m):.2f} ± {stdev(m) if seeds > 1 else 0:.2f}" for m in measures]
+            cells = map(spread, measures)
             seconds = mean([run["cpu_seconds"] for run in runs])
             lines.append(f"| {way} | {' | '.join(cells)} | {seconds:.0f} |")
             means[way] = mean(measures[0])
@@ -212,14 +207,13 @@ def table(results: dict) -> list[str]:
 
 def pretrained(results: dict) -> list[str]:
     """The section about heads on a pretrained text encoder."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     seeds = results["seeds"]
     lines = [
         "## Heads on a pretrained text encoder",
         "",
         f"    {results['command']}",
         "",
-        f"{results['hardware']}; {versions}. IMDB with one negative training review for "
+        f"{machine(results)}. IMDB with one negative training review for "
         f"{results['imbalance_ratio']:g} positive ones; frozen means of {results['words']:,} "
         f"word vectors. Errors in percent, mean ± standard deviation over {seeds} seeds.",
         "",
@@ -228,9 +222,20 @@ def pretrained(results: dict) -> list[str]:
     ]
     for way, runs in results["found"].items():
         measures = [[run[name] for run in runs] for name in ("negative", "positive", "mean_error")]
-        cells = [f"{mean(m):.2f} ± {stdev(m) if seeds > 1 else 0:.2f}" for m in measures]
+        cells = map(spread, measures)
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return lines
+
+
+def machine(results: dict) -> str:
+    """What it was measured on, and with."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    return f"{results['hardware']}; {versions}"
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{mean(values):.2f} ± {stdev(values) if len(values) > 1 else 0:.2f}"
 
 
 def kind_of(instructions: list[str]) -> str:
@@ -244,12 +249,11 @@ def kind_of(instructions: list[str]) -> str:
 
 def circumstances(results: dict) -> list[str]:
     """The command, the machine, and how busy it was."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     least, most = min(results["load_average"]), max(results["load_average"])
     return [
         f"    {results['command']}",
         "",
-        f"{results['hardware']}; {versions}; {results['rounds']} rounds in turn. The machine was "
+        f"{machine(results)}; {results['rounds']} rounds in turn. The machine was "
         f"shared: its load was {least} to {most} meanwhile.",
     ]
 
@@ -281,4 +285,4 @@ def rates(unit: str, rows: dict, found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    write()
