@@ -1,7 +1,8 @@
 """The guide on other networks quotes its benchmark."""
 
-import importlib.util
 import math
+import runpy
+import types
 from pathlib import Path
 
 from keras_ldam import advice, guards
@@ -12,10 +13,7 @@ WARNED = {("LDAM-DRW", "MobileNet, 100 classes")}
 
 
 def page():
-    spec = importlib.util.spec_from_file_location("networks_page", ROOT / "docs" / "networks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return types.SimpleNamespace(**runpy.run_path(ROOT / "docs" / "networks.py"))
 
 
 def test_the_guide_has_the_tables_of_the_benchmark():

@@ -1,8 +1,9 @@
 """The tables of the documents are those that the committed results give."""
 
-import importlib.util
 import json
 import re
+import runpy
+import types
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,7 @@ def test_results_page_has_the_table_of_the_results(dataset):
 
 @pytest.fixture(scope="module")
 def front_page():
-    spec = importlib.util.spec_from_file_location("front_page", ROOT / "docs" / "front_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return types.SimpleNamespace(**runpy.run_path(ROOT / "docs" / "front_page.py"))
 
 
 def test_readme_has_the_table_of_the_results(front_page):
