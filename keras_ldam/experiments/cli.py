@@ -114,8 +114,7 @@ def _one_sentence(error):
 
 
 def _define_train(values):
-    for field in dataclasses.fields(Config):
-        _define_field(values, field)
+    _define_fields(values, [field.name for field in dataclasses.fields(Config)])
     flags.DEFINE_string(
         "run_dir",
         "",
@@ -135,18 +134,14 @@ def _define_train(values):
     )
 
 
-def _define_field(values, field):
-    kind, help = configuration.field_type(field), field.metadata["help"]
-    if kind is tuple:
-        flags.DEFINE_list(field.name, None, help, flag_values=values)
-    elif kind is int:
-        flags.DEFINE_integer(field.name, None, help, flag_values=values)
-    elif kind is float:
-        flags.DEFINE_float(field.name, None, help, flag_values=values)
-    elif kind is bool:
-        flags.DEFINE_boolean(field.name, None, help, flag_values=values)
-    else:
-        flags.DEFINE_string(field.name, None, help, flag_values=values)
+def _define_fields(values, names):
+    """Defines the flags of some fields of the config."""
+    define = {tuple: flags.DEFINE_list, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    define |= {bool: flags.DEFINE_boolean, str: flags.DEFINE_string}
+    for field in dataclasses.fields(Config):
+        if field.name in names:
+            make = define[configuration.field_type(field)]
+            make(field.name, None, field.metadata["help"], flag_values=values)
 
 
 def _define_run_dir(values):
@@ -258,9 +253,7 @@ def _define_advise(values):
         "object of names and counts, or a run's data.json",
         flag_values=values,
     )
-    for name in ("dataset", *_DATA, "epochs"):
-        field = next(field for field in dataclasses.fields(Config) if field.name == name)
-        _define_field(values, field)
+    _define_fields(values, ("dataset", *_DATA, "epochs"))
     flags.DEFINE_boolean("json", False, "print JSON instead of text", flag_values=values)
 
 
@@ -442,9 +435,7 @@ def _run_dir(values):
 
 
 def _define_samples(values):
-    for name in ("dataset", "data_dir", "seed"):
-        field = next(f for f in dataclasses.fields(Config) if f.name == name)
-        _define_field(values, field)
+    _define_fields(values, ("dataset", "data_dir", "seed"))
     flags.DEFINE_string("output_dir", "samples", "folder for the images", flag_values=values)
     flags.DEFINE_integer("number", 5, "number of images", lower_bound=1, flag_values=values)
 
