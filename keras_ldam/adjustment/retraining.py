@@ -181,7 +181,7 @@ def _set_means(head: CosineDense, values: np.ndarray, targets: tuple[np.ndarray,
             f"class {empty[0]}"
         )
     if head.use_bias:
-        values = np.concatenate([values, np.ones_like(values[:, :1])], axis=1)
+        values = np.concatenate([values, np.full_like(values[:, :1], head.constant)], axis=1)
     vectors = _unit(_unit(values, axis=1).T @ shares, axis=0)
     head.set_weights([vectors[:-1], vectors[-1]] if head.use_bias else [vectors])
 

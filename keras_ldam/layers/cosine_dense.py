@@ -10,6 +10,9 @@ from keras import ops
 from keras_ldam.counts import check_range, check_whole
 from keras_ldam.sharding import check_sharded
 
+_FEW_CLASSES, _CONSTANTS = 10, (1.0, 5.0)
+"""Up to so many classes, and with more of them, the default constant, as `benchmarks/networks.py`
+finds it: with 1 the features of 100 classes shrink to nothing beside random class vectors."""
 _LONG = 1e30
 """Squared length from which on vectors are shortened before they are normalized."""
 
@@ -19,7 +22,7 @@ class CosineDense(keras.layers.Layer):
     """The cosine between the features and each class's vector.
 
     Make it the last layer before `LDAM`: with unbounded logits the network can satisfy any margin
-    by growing its weights. With u = (x, 1), the features and a constant, and v_j = (w_j, b_j),
+    by growing its weights. With u = (x, c), the features and a constant, and v_j = (w_j, b_j),
 
     z_j = ⟨u, v_j⟩ / (‖u‖ ‖v_j‖) ∈ [-1, 1].
 
@@ -27,7 +30,7 @@ class CosineDense(keras.layers.Layer):
     code. That discards the length of x, and with it all that distinguishes the examples in a new
     network: behind a ReLU or a pooling layer all features point the same way, and many networks
     need hundreds of steps to leave the most frequent class, or never do. The constant also bounds
-    the gradient, which grows with 1/‖x‖ otherwise. Where features are much longer than 1, as in a
+    the gradient, which grows with 1/‖x‖ otherwise. Where features are much longer than c, as in a
     ResNet, both are nearly the same.
 
     It computes in float32 under every global precision policy, and refuses a `dtype` of less: in
@@ -37,8 +40,12 @@ class CosineDense(keras.layers.Layer):
         units: Number of classes K, at least 1.
         epsilon: Vectors shorter than this count as zero: cosine 0, gradient 0 (not infinite, as
             that of 1/‖x‖ would be where every feature is off).
-        use_bias: Whether the features get a constant 1 as one more coordinate, and the class
-            vectors a bias. `False` is the head of the paper.
+        use_bias: Whether the features get a constant as one more coordinate, and the class vectors
+            a bias. `False` is the head of the paper.
+        constant: That coordinate, c > 0; of no effect without a bias. By default 1 for up to 10
+            classes, and 5 for more. Features that are shorter than c keep their length in the
+            scores. With c = 1 the features of many classes stay very short, or vanish, as long as
+            the class vectors are random.
         kernel_initializer: Initializer of the class vectors, shape `(features, units)`. By default
             uniform directions of length 1, as in the official code.
         bias_initializer: Initializer of the biases b_j, shape `(units,)`.
@@ -76,6 +83,7 @@ class CosineDense(keras.layers.Layer):
         *,
         epsilon: float = 1e-6,
         use_bias: bool = True,
+        constant: float | None = None,
         kernel_initializer: Any = "keras_ldam>UnitColumns",
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
@@ -90,6 +98,10 @@ class CosineDense(keras.layers.Layer):
         check_range("epsilon", epsilon, 0, 1)
         self.epsilon: float = float(epsilon)
         self.use_bias: bool = bool(use_bias)
+        if constant is None:
+            constant = _CONSTANTS[self.units > _FEW_CLASSES]
+        check_range("constant", constant, 0, 1e6, open_low=True)
+        self.constant: float = float(constant)
         if scale is not None:
             check_range("scale", scale, 0, 1e6, open_low=True)
         self.scale: float | None = scale
@@ -134,7 +146,8 @@ class CosineDense(keras.layers.Layer):
         """Returns u / ‖u‖, shape `(…, features + 1)`, or without a bias `(…, features)`."""
         inputs = ops.cast(inputs, self.compute_dtype)
         if self.use_bias:
-            inputs = ops.concatenate([inputs, ops.ones_like(inputs[..., :1])], axis=-1)
+            constant = ops.full_like(inputs[..., :1], self.constant)
+            inputs = ops.concatenate([inputs, constant], axis=-1)
         return self._unit(inputs, -1)
 
     def _unit(self, vectors: Any, axis: int) -> Any:
@@ -157,7 +170,7 @@ class CosineDense(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> CosineDense:
         """Makes a layer of its arguments; one that was saved before there was a bias has none."""
-        return cls(**{"use_bias": False, **config})
+        return cls(**{"use_bias": False, "constant": 1.0, **config})
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal layer."""
@@ -166,6 +179,7 @@ class CosineDense(keras.layers.Layer):
             "units": self.units,
             "epsilon": self.epsilon,
             "use_bias": self.use_bias,
+            "constant": self.constant,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),

@@ -43,6 +43,33 @@ def test_a_bias_is_one_more_coordinate(rng):
     assert layer.count_params() == 27
 
 
+@pytest.mark.parametrize(("units", "constant"), [(2, 1.0), (10, 1.0), (11, 5.0), (100, 5.0)])
+def test_the_constant_is_larger_for_many_classes(units, constant):
+    layer = keras_ldam.CosineDense(units)
+    assert layer.constant == constant and layer.get_config()["constant"] == constant
+    layer.build((None, 2))
+    layer.bias.assign(np.ones(units))
+    x = np.array([[3.0, 4.0]], "float32")
+    z = values(layer(x))
+    u, v = np.append(x[0], constant), np.vstack([values(layer.kernel), np.ones(units)])
+    expected = u @ v / np.linalg.norm(u) / np.sqrt(2)
+    np.testing.assert_allclose(z[0], expected, atol=1e-6)
+    np.testing.assert_allclose(layer.unit_features(x)[0], u / np.linalg.norm(u), atol=1e-6)
+
+
+def test_a_layer_of_many_classes_that_was_saved_before_has_the_constant_of_then():
+    config = keras_ldam.CosineDense(100).get_config()
+    assert keras_ldam.CosineDense.from_config(config).constant == 5.0
+    del config["constant"]
+    assert keras_ldam.CosineDense.from_config(config).constant == 1.0
+
+
+@pytest.mark.parametrize("constant", [0.0, -1.0, np.nan, "1"])
+def test_a_constant_that_is_no_positive_number_is_refused(constant):
+    with pytest.raises(ValueError, match="`constant` must be"):
+        keras_ldam.CosineDense(3, constant=constant)
+
+
 def test_a_layer_that_was_saved_before_there_was_a_bias_has_none():
     config = keras_ldam.CosineDense(3).get_config()
     assert keras_ldam.CosineDense.from_config(config).use_bias

@@ -249,7 +249,7 @@ def test_a_model_that_cannot_be_copied_is_changed_in_place_on_demand():
 
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_a_cosine_head_starts_from_the_mean_direction_of_each_class(use_bias):
-    head = keras_ldam.CosineDense(2, use_bias=use_bias)
+    head = keras_ldam.CosineDense(2, use_bias=use_bias, constant=1.5)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(2.0), head])
     x = np.array([[1, 0], [0, 3], [-2, 0], [7, 7]], "float32")
     if not use_bias:
@@ -257,7 +257,8 @@ def test_a_cosine_head_starts_from_the_mean_direction_of_each_class(use_bias):
         expected = np.stack([[1, 1], np.array([-1, 0]) + np.sqrt([0.5, 0.5])])
     else:  # One-hot labels and weights; the last example has none.
         keras_ldam.start_from_means(model, (x, np.eye(2)[[0, 0, 1, 1]], np.array([1, 3, 1, 0])))
-        units = np.array([[2, 0, 1], [0, 6, 1], [-4, 0, 1]]) / np.sqrt([[5], [37], [17]])
+        units = np.array([[2, 0, 1.5], [0, 6, 1.5], [-4, 0, 1.5]])
+        units = units / np.linalg.norm(units, axis=1, keepdims=True)
         expected = np.stack([units[0] + 3 * units[1], units[2]])
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     vectors = np.concatenate([weights.reshape(-1, 2) for weights in head.get_weights()])
