@@ -10,6 +10,13 @@ has the results of full runs.
 The recipe bbn is that of BBN's authors (Zhou et al., 2020, and their code): Nesterov's momentum, a
 warm-up from a third of the rate, drops at epochs 120 and 160. Method bbn takes two images a step in
 the place of one, so twice the time, by whichever recipe.
+
+    bin/train --dataset cifar10 --method ldam_drw --recipe strong
+
+The recipe strong has what was reported to help most: a cosine, more weight decay, rare images
+pasted on others (CutMix), and sharpness-aware steps, which take twice the time. Its values are
+those of the papers (Park et al., 2022; Rangwani et al., 2022), not chosen on validation images yet,
+which `benchmarks/ablation.py` is for, and no full run has been made.
 """
 
 from keras_ldam.experiments.config import Config
@@ -23,4 +30,17 @@ def bbn(method: str) -> Config:
     return Config(warmup_epochs=5, warmup_start=1 / 3, nesterov=True, drop_at=(0.6, 0.8))
 
 
-RECIPES = {"bbn": bbn}
+def strong(method: str) -> Config:
+    return Config(
+        warmup_epochs=5,
+        decay="cosine",
+        weight_decay=5e-4,
+        mix="" if method == "bbn" else "cutmix",
+        mix_power=2.0,
+        mix_probability=0.5,
+        mix_majority=True,
+        sharpness=0.5,
+    )
+
+
+RECIPES = {"bbn": bbn, "strong": strong}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import keras
+
 
 def stepwise(
     learning_rate: float,
@@ -82,5 +84,51 @@ def stepwise(
             if epoch >= start:
                 rate *= factor
         return rate
+
+    return learning_rate_at
+
+
+def cosine(learning_rate: float, *, epochs: int, warmup_epochs: int = 0) -> Callable[[int], float]:
+    """Makes a schedule that warms up in steps and then falls by half a cosine towards 0.
+
+    With e the epoch, counted from zero, and W warm-up epochs, the rate is
+    `learning_rate * (e + 1) / W` for e < W, and from then on that of
+    `keras.optimizers.schedules.CosineDecay` over the other epochs,
+    `learning_rate * (1 + cos(π (e - W) / (epochs - W))) / 2`. It is constant within an epoch and
+    depends on the epoch alone, so a resumed run continues with the right rate, and `DRW` sees what
+    it is.
+
+    Args:
+        learning_rate: Peak learning rate, above 0.
+        epochs: Number of all epochs, above `warmup_epochs`.
+        warmup_epochs: Number of warm-up epochs, 0 or more. Defaults to 0, no warm-up.
+
+    Returns:
+        A function from the epoch to the learning rate, as
+        `keras.callbacks.LearningRateScheduler` takes it.
+
+    Raises:
+        ValueError: If an argument is out of the ranges above.
+
+    Example:
+
+    >>> rate = cosine(0.1, epochs=10, warmup_epochs=2)
+    >>> [round(rate(epoch), 4) for epoch in (0, 1, 2, 6, 9)]
+    [0.05, 0.1, 0.1, 0.05, 0.0038]
+
+    References:
+
+    - [Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983), without restarts
+    """
+    warmup = stepwise(learning_rate, warmup_epochs=warmup_epochs)
+    if epochs <= warmup_epochs:
+        raise ValueError(
+            f"`epochs` must be above `warmup_epochs` = {warmup_epochs}. Received: epochs={epochs}"
+        )
+    decay = keras.optimizers.schedules.CosineDecay(float(learning_rate), epochs - warmup_epochs)
+
+    def learning_rate_at(epoch: int, *_: float) -> float:
+        """Returns the rate of `epoch`; Keras also passes the current rate, which is ignored."""
+        return warmup(epoch) if epoch < warmup_epochs else float(decay(epoch - warmup_epochs))
 
     return learning_rate_at

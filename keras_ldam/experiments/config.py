@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_ldam.losses import LOSSES
+from keras_ldam.mixing import MIXTURES
 
 DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder", "text", "table")
 """The datasets of this package; each has a file in `datasets/` and a recipe in `configs/`."""
@@ -132,6 +133,11 @@ class Config:
         low=0.0,
         high=0.9,
     )
+    left_out: bool = _option(
+        False,
+        "with validation_fraction: validates on the training examples that the imbalance leaves "
+        "out too, of which the rare classes have most",
+    )
     validation_fold: int = _option(
         0,
         "which part is held out, from zero: with validation_fraction 0.2, parts 0 to 4 hold out "
@@ -169,6 +175,12 @@ class Config:
         low=0.0,
         high=1.0,
     )
+    decay: str = _option(
+        "drops",
+        "how the learning rate falls after the warm-up: drops, by drop_factor at each of drop_at; "
+        "or cosine, half a cosine down to 0 (drop_at still says when drs and drw start)",
+        choices=("drops", "cosine"),
+    )
     drop_at: tuple[float, ...] = _option(
         (0.8, 0.9), "when the learning rate drops, as shares of the epochs", low=0.0, high=1.0
     )
@@ -190,6 +202,35 @@ class Config:
         low=0.0,
         high=1e6,
     )
+
+    sharpness: float = _option(
+        0.0,
+        "length rho of the move to the worst weights nearby, at which each step takes its gradient "
+        "(sharpness-aware training, SAM; twice the time); 0: none",
+        low=0.0,
+        high=1e6,
+    )
+
+    # Mixtures of images.
+    mix: str = _option(
+        "",
+        "mixup or cutmix: mixes each training image with a partner, labels likewise; empty: none",
+        choices=("", *MIXTURES),
+    )
+    mix_power: float = _option(
+        1.0,
+        "mix: partners of class j are drawn with P(j) ∝ n_j^(1 - mix_power): 0 as they are, 1 all "
+        "classes equally often, 2 in reversed frequencies",
+        low=0.0,
+        high=2.0,
+    )
+    mix_alpha: float = _option(
+        1.0, "mix: parameter of the Beta distribution of the shares", low=1e-3, high=100.0
+    )
+    mix_probability: float = _option(
+        1.0, "mix: share of the images that are mixed", low=0.0, high=1.0
+    )
+    mix_majority: bool = _option(False, "mix: whether the partner is always the smaller part")
 
     # The method's own constants.
     max_margin: float = _option(
@@ -438,6 +479,17 @@ class Config:
                 f"`adversarial` must be 0 with a strategy. Received: "
                 f"adversarial={self.adversarial:g}, strategy={self.strategy!r}"
             )
+        if self.sharpness and (self.strategy != "none" or self.adversarial):
+            raise ValueError(
+                "`sharpness` must be 0 with a strategy, and with `adversarial`. Received: "
+                f"sharpness={self.sharpness:g}, strategy={self.strategy!r}, "
+                f"adversarial={self.adversarial:g}"
+            )
+        if self.mix and self.rule == "bilateral":
+            raise ValueError(
+                "`mix` must be empty with rule bilateral, whose steps take pairs already. "
+                f"Received: mix={self.mix!r}"
+            )
         if self.pretrained and self.strategy == "multiworker":
             raise ValueError(
                 "`pretrained` must be empty with strategy multiworker. Received: "
@@ -460,6 +512,12 @@ class Config:
                 f"`validation_fold` must be below {folds}, the number of such parts. Received: "
                 f"validation_fold={self.validation_fold}, "
                 f"validation_fraction={self.validation_fraction:g}"
+            )
+        if self.left_out and (not self.validation_fraction or self.imbalance == "none"):
+            raise ValueError(
+                "`left_out` needs a `validation_fraction` above 0, which the largest class is "
+                "validated on, and an `imbalance`. Received: validation_fraction="
+                f"{self.validation_fraction:g}, imbalance={self.imbalance!r}"
             )
         if self.warmup_epochs >= self.epochs > 1:
             raise ValueError(

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam import evaluation
+from keras_ldam import evaluation, mixing
 from keras_ldam.adjustment import (
     TEMPERATURES,
     expected_calibration_error,
@@ -118,7 +118,8 @@ def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
     w are the class weights, or the sampling rates of an example of each class: without a rule they
     are equal, and ρ is that of the counts; after full balance they are 1/n_j, and ρ_j = 1/K. A loss
     with logit adjustment τ keeps n_j^τ of them to itself. Two branches answer as at α = 1/2, where
-    labels come at the mean of the counts' frequencies and the reversed ones. This is exact for a
+    labels come at the mean of the counts' frequencies and the reversed ones; of mixtures the
+    partners' classes count by their mean share. This is exact for a
     cross-entropy, whose scores estimate log ρ_j + log p(x|j). Margins move scores too, and the
     scores of a hinge or focal loss do not estimate probabilities.
 
@@ -130,12 +131,35 @@ def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
         float64 array of shape `(num_classes,)` with sum 1.
     """
     how, weighting = config.balancing
-    seen = counts.astype(np.float64)
+    seen, weights = counts.astype(np.float64), np.ones(len(counts))
+    if how in ("sample", "weight"):
+        weights = class_counts.class_weights(counts, kind=weighting, beta=config.beta)
+    if how == "sample":
+        seen *= weights
     if how == "pair":
         seen = (class_chances(counts, 0.0) + class_chances(counts, 2.0)) / 2
-    elif how != "none":
-        seen *= class_counts.class_weights(counts, kind=weighting, beta=config.beta)
+    if config.mix:
+        share = _mean_share(config)
+        partners = class_chances(counts, config.mix_power)
+        seen = share * seen / seen.sum() + (1.0 - share) * partners
+    if how == "weight":
+        seen *= weights
     return LOSSES[config.loss].make(counts, dataclasses.asdict(config)).learned_prior(seen)
+
+
+def _mean_share(config: Config) -> float:
+    """The mean share of an example in its mixtures; a rectangle that is cut off adds to it."""
+    blank = np.zeros((4096, 32, 32, 1), dtype=np.uint8)
+    _, shares = mixing.mix(
+        config.mix,
+        blank,
+        blank,
+        np.random.default_rng(0),
+        alpha=config.mix_alpha,
+        probability=config.mix_probability,
+        majority=config.mix_majority,
+    )
+    return float(shares.mean())
 
 
 def _read(folder: RunFolder) -> tuple[Config, dict[str, Any], dict[str, Any]]:

@@ -6,10 +6,11 @@ import contextlib
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
-from keras_ldam.experiments.datasets.sampling import Batches, Pairs
+from keras_ldam.experiments.datasets.sampling import Batches, Bilateral, Mixtures
 
 
 def training_batches(
@@ -24,11 +25,28 @@ def training_batches(
         data: The dataset.
         replicas: Number of shares that each batch is cut into.
         own: The shares of this process; all by default.
+
+    Raises:
+        ValueError: for a mixture of examples that are not in memory.
     """
     how, weighting = config.balancing
     pairs = None
     if how == "pair":
-        pairs = Pairs(data.counts, round(config.alpha_length * config.epochs))
+        pairs = Bilateral(data.counts, round(config.alpha_length * config.epochs))
+    if config.mix:
+        if data.train.load is not None or not isinstance(data.train.examples, np.ndarray):
+            raise ValueError(
+                "`mix` needs images or vectors that are held in memory, as those of cifar10. "
+                f"Received: mix={config.mix!r} for {data.name}"
+            )
+        pairs = Mixtures(
+            data.counts,
+            config.mix_power,
+            config.mix,
+            alpha=config.mix_alpha,
+            probability=config.mix_probability,
+            majority=config.mix_majority,
+        )
     batches = Batches(
         data.train,
         config.batch_size,

@@ -29,7 +29,8 @@ from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.files import write_json
 from keras_ldam.losses import LOSSES
 from keras_ldam.optimizers import MomentumSGD
-from keras_ldam.schedules import stepwise
+from keras_ldam.schedules import cosine, stepwise
+from keras_ldam.sharpness import SharpnessAwareTraining
 
 
 def train(
@@ -113,7 +114,7 @@ def _train_head(config, data, model):
     """
     head = model.layers[-1]
     from_means = LOSSES[config.loss].wants_cosines
-    natural = dataclasses.replace(config, rule="none", steps_per_epoch=0)
+    natural = dataclasses.replace(config, rule="none", mix="", steps_per_epoch=0)
     batches = feeding.training_batches(natural, data)
     with feeding.naming_unreadable(batches):
         if config.head_epochs:
@@ -148,7 +149,7 @@ def _second_stage(config, folder, first):
         start = time.monotonic()
         model = first.load_model()
         batches = feeding.training_batches(
-            dataclasses.replace(config.first_stage, steps_per_epoch=0), data
+            dataclasses.replace(config.first_stage, mix="", steps_per_epoch=0), data
         )
         with feeding.naming_unreadable(batches):
             model = getattr(adjustment, METHODS[config.method].second_stage)(
@@ -220,8 +221,10 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         model = distribution.ReplicatedModel(model.inputs, model.outputs, name=model.name)
     if config.adversarial:
         model = AdversarialTraining(model, epsilon=config.adversarial)
-    paired = config.balancing[0] == "pair"
-    accuracy = soft_accuracy if paired else "sparse_categorical_accuracy"
+    if config.sharpness:
+        model = SharpnessAwareTraining(model, rho=config.sharpness)
+    soft = config.mix or config.balancing[0] == "pair"
+    accuracy = soft_accuracy if soft else "sparse_categorical_accuracy"
     clipnorm = config.clipnorm or None
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)
@@ -266,6 +269,10 @@ def schedule(config: Config) -> list[keras.callbacks.Callback]:
         warmup_start=config.warmup_start or None,
         drops={epoch: config.drop_factor**number for epoch, number in drops.items()},
     )
+    if config.decay == "cosine":
+        rate = cosine(
+            config.learning_rate, epochs=config.epochs, warmup_epochs=config.warmup_epochs
+        )
     callbacks = [keras.callbacks.LearningRateScheduler(rate)]
     how, weighting = config.balancing
     if how == "weight":

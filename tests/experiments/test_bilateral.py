@@ -12,7 +12,7 @@ from conftest import small_config
 from keras_ldam.experiments import datasets, exporting, feeding, models, training
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Split
-from keras_ldam.experiments.datasets.sampling import Batches, EpochClock, Pairs
+from keras_ldam.experiments.datasets.sampling import Batches, Bilateral, EpochClock
 from keras_ldam.experiments.models.bilateral import bilateral, is_bilateral, one_image
 from keras_ldam.experiments.models.resnet32 import resnet32, resnet32_branches
 from keras_ldam.experiments.recipes import load_recipe
@@ -26,7 +26,7 @@ LABELS = np.repeat([0, 1, 2], COUNTS)
 
 def pairs_of(split, batch_size, *, length=10, **how):
     counts = np.bincount(split.labels)
-    return Batches(split, batch_size, seed=3, pairs=Pairs(counts, length), **how)
+    return Batches(split, batch_size, seed=3, pairs=Bilateral(counts, length), **how)
 
 
 # ----------------------------------------------------------------------------- samplers and α
@@ -54,7 +54,7 @@ def test_fewer_examples_than_a_batch_are_one_batch():
 
 
 def test_alpha_falls_from_one_as_a_parabola():
-    pairs = Pairs(COUNTS, 200)
+    pairs = Bilateral(COUNTS, 200)
     assert [pairs.alpha(epoch) for epoch in (0, 100, 199)] == [1.0, 0.75, 1 - (199 / 200) ** 2]
     # As the authors' code has it for iNaturalist: T = 100 for 90 epochs.
     config = load_recipe("inaturalist2018", "bbn", "bbn").resolve()

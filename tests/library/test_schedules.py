@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ldam.schedules import stepwise
+from keras_ldam.schedules import cosine, stepwise
 
 
 def test_the_cifar_recipe_gives_the_published_rate_in_every_epoch():
@@ -68,6 +68,27 @@ def test_the_learning_rate_scheduler_of_keras_takes_it():
 def test_bad_arguments_are_refused_by_name(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         stepwise(**arguments)
+
+
+def test_the_cosine_starts_at_the_peak_after_the_warm_up_and_ends_above_zero():
+    rate = cosine(0.4, epochs=12, warmup_epochs=2)
+    falling = [0.2 * (1 + math.cos(math.pi * step / 10)) for step in range(10)]
+    found = [rate(epoch) for epoch in range(12)]
+    np.testing.assert_allclose(found, [0.2, 0.4, *falling], rtol=1e-6)
+    assert all(type(value) is float for value in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"learning_rate": 0.0, "epochs": 3}, "learning_rate"),
+        ({"learning_rate": 0.1, "epochs": 3, "warmup_epochs": 3}, "epochs"),
+        ({"learning_rate": 0.1, "epochs": 3, "warmup_epochs": -1}, "warmup_epochs"),
+    ],
+)
+def test_a_cosine_with_bad_arguments_is_refused_by_name(arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        cosine(**arguments)
 
 
 def test_a_drop_may_come_right_after_the_warm_up():

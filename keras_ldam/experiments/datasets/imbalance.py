@@ -24,7 +24,8 @@ def imbalanced(
 
     Args:
         config: Gives the imbalance and its ratio, the share of the kept training examples that
-            replaces the test split for validation, and the seed of both choices.
+            replaces the test split for validation, alone or with those that are not kept, and the
+            seed of both choices.
         class_names: Name of each class, in class order.
         train: All training examples.
         test: The test split.
@@ -36,6 +37,9 @@ def imbalanced(
     """
     counts = profile(config.imbalance, train.labels, len(class_names), config.imbalance_ratio)
     kept, held = select(train.labels, counts, config)
+    if config.left_out:
+        rest = np.setdiff1d(np.arange(len(train)), np.concatenate([kept, held]))
+        held = np.concatenate([held, rest])
     return Data(
         config.dataset_name,
         tuple(class_names),

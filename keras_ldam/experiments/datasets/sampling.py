@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam import sampling
+from keras_ldam import mixing, sampling
 from keras_ldam.experiments.datasets.data import Ragged, Split
 from keras_ldam.sampling import epoch_order
 
@@ -39,38 +39,120 @@ def batches_by_length(
 
 
 class Pairs:
-    """Two examples in the place of one, as BBN draws them (Zhou et al., 2020).
+    """Two examples in the place of one: that of the epoch's order, and a partner.
 
-    The first is that of the shuffled epoch. The second is drawn with replacement in reversed
-    frequencies: its class with P(j) ∝ 1/n_j, and then any example of the class. In epoch e, counted
-    from zero, the first weighs α = 1 - (e / T)² and the second 1 - α.
+    Partners are drawn with replacement: their class with P(j) ∝ n_j^(1 - power), and then any
+    example of the class.
+
+    Args:
+        counts: Training examples per class n_j, shape `(num_classes,)`.
+        power: From 0 to 2.
+    """
+
+    whole_batches = False
+    """Whether an epoch ends without a batch that is not full."""
+
+    def __init__(self, counts: np.ndarray, power: float):
+        self.num_classes = len(counts)
+        self._weights = sampling.class_chances(counts, power) / counts
+
+    def partners(self, labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+        """Returns the indices of the partners of an epoch, as many as labels."""
+        generator = np.random.default_rng([seed, epoch, 3])
+        chances = self._weights[labels]
+        return generator.choice(len(labels), size=len(labels), p=chances / chances.sum())
+
+    def batch(
+        self, examples: tuple, labels: tuple, *, epoch: int, generator: np.random.Generator
+    ) -> tuple:
+        """Returns what a model is trained on: inputs, and soft labels `(batch, num_classes)`.
+
+        Args:
+            examples: Those of the epoch, and their partners.
+            labels: The classes of both.
+            epoch: Epoch, from zero.
+            generator: Gives random numbers for this batch.
+        """
+        raise NotImplementedError
+
+    def logs(self, epoch: int) -> dict[str, float]:
+        """Returns what the log of an epoch shows."""
+        return {}
+
+    def describe(self, drawn: tuple[str, str]) -> str:
+        """Returns a line for people; `drawn` is what epoch 1 draws of each class, and partners."""
+        raise NotImplementedError
+
+    def _soft_labels(self, labels, shares):
+        first, second = (mixing.one_hot(each, self.num_classes) for each in labels)
+        return mixing.soft_labels(first, second, shares)
+
+
+class Bilateral(Pairs):
+    """The pairs of BBN (Zhou et al., 2020): partners come in reversed frequencies.
+
+    In epoch e, counted from zero, an example weighs α = 1 - (e / T)² and its partner 1 - α, in
+    soft labels, whose cross-entropy is α ℓ + (1 - α) ℓ', and in the network.
 
     Args:
         counts: Training examples per class n_j, shape `(num_classes,)`.
         length: T, in epochs, at least as many as are trained.
     """
 
+    whole_batches = True
+
     def __init__(self, counts: np.ndarray, length: int):
-        self.num_classes, self.length = len(counts), length
-        self._weights = sampling.class_chances(counts, 2.0) / counts
+        super().__init__(counts, power=2.0)
+        self.length = length
 
     def alpha(self, epoch: int) -> float:
         """Returns the weight of the first example."""
         return 1.0 - (epoch / self.length) ** 2
 
-    def partners(self, labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-        """Returns the indices of the second examples of an epoch, as many as labels."""
-        generator = np.random.default_rng([seed, epoch, 3])
-        chances = self._weights[labels]
-        return generator.choice(len(labels), size=len(labels), p=chances / chances.sum())
+    def batch(
+        self, examples: tuple, labels: tuple, *, epoch: int, generator: np.random.Generator
+    ) -> tuple:
+        """Returns `(x, partners, α)`, where α has shape `(batch, 1)`, and soft labels."""
+        alpha = np.full((len(labels[0]), 1), self.alpha(epoch), dtype=np.float32)
+        return (*examples, alpha), self._soft_labels(labels, alpha[:, 0])
 
-    def soft_labels(self, first: np.ndarray, second: np.ndarray, alpha: float) -> np.ndarray:
-        """Returns α and 1 - α at the classes of two examples, float32 `(batch, num_classes)`.
+    def logs(self, epoch: int) -> dict[str, float]:
+        """Returns α."""
+        return {"alpha": self.alpha(epoch)}
 
-        Their cross-entropy is α ℓ(first) + (1 - α) ℓ(second).
-        """
-        one_hot = np.eye(self.num_classes, dtype=np.float32)
-        return np.float32(alpha) * one_hot[first] + np.float32(1.0 - alpha) * one_hot[second]
+    def describe(self, drawn: tuple[str, str]) -> str:
+        """Returns what both samplers draw, and α."""
+        return (
+            f"Two images a step in the place of one: in epoch 1 the uniform sampler draws "
+            f"{drawn[0]} per class, the reversed one {drawn[1]}. They weigh alpha and 1 - alpha, "
+            f"alpha = 1 - (epoch / {self.length})²."
+        )
+
+
+class Mixtures(Pairs):
+    """Examples mixed with their partners; see `keras_ldam.mixed`.
+
+    Args:
+        counts: Training examples per class n_j, shape `(num_classes,)`.
+        power: From 0 to 2.
+        how: `"mixup"` or `"cutmix"`.
+        **settings: `alpha`, `probability` and `majority`.
+    """
+
+    def __init__(self, counts: np.ndarray, power: float, how: str, **settings: float):
+        super().__init__(counts, power)
+        self.how, self.settings = how, settings
+
+    def batch(
+        self, examples: tuple, labels: tuple, *, epoch: int, generator: np.random.Generator
+    ) -> tuple:
+        """Returns mixtures and their soft labels."""
+        mixed, shares = mixing.mix(self.how, *examples, generator, **self.settings)
+        return mixed, self._soft_labels(labels, shares)
+
+    def describe(self, drawn: tuple[str, str]) -> str:
+        """Returns of which classes the partners are."""
+        return f"Mixtures by {self.how}: in epoch 1 partners are {drawn[1]} per class."
 
 
 class Batches(keras.utils.PyDataset):
@@ -93,9 +175,7 @@ class Batches(keras.utils.PyDataset):
             as the last one of an epoch, the last shares can be smaller, or empty. Defaults to 1.
         own: The shares that this process yields, in their order. Defaults to all.
         steps: Batches of an epoch, the first of its order; 0, the default, for all.
-        pairs: Puts two examples in the place of one. A batch is then `((x_A, x_B, α), y)`, where α
-            has shape `(batch, 1)` and y are soft labels; an epoch ends without a batch that is not
-            full. Defaults to single examples.
+        pairs: Puts two examples in the place of one. Defaults to single examples.
 
     Raises:
         ValueError: if `batch_size` is not a multiple of `replicas`.
@@ -129,7 +209,7 @@ class Batches(keras.utils.PyDataset):
         self.own = range(replicas) if own is None else own
         self.pairs = pairs
         self.steps = -(-len(split) // batch_size)
-        if pairs is not None:
+        if pairs is not None and pairs.whole_batches:
             self.steps = max(1, len(split) // batch_size)
         if steps:
             self.steps = min(self.steps, steps)
@@ -177,30 +257,21 @@ class Batches(keras.utils.PyDataset):
         indices = self._planned[1][index]
         if self.pairs is None:
             return self.split.examples[indices], self.split.labels[indices]
-        first, second = indices.T
-        alpha = self.pairs.alpha(self.epoch)
-        labels = self.split.labels
-        return (
-            self.split.examples[first],
-            self.split.examples[second],
-            np.full((len(first), 1), alpha, dtype=np.float32),
-        ), self.pairs.soft_labels(labels[first], labels[second], alpha)
+        # Of the step and the share, so that it is the same on however many machines.
+        step, share = divmod(index, len(self.own))
+        return self.pairs.batch(
+            tuple(self.split.examples[each] for each in indices.T),
+            tuple(self.split.labels[each] for each in indices.T),
+            epoch=self.epoch,
+            generator=np.random.default_rng([self.seed, self.epoch, 4, step, self.own[share]]),
+        )
 
     def describe_pairs(self) -> str:
-        """Returns what the two samplers draw in the first epoch, for people."""
-        pairs = np.concatenate(self.plan(0))
-        drawn = (
-            np.array2string(
-                np.bincount(self.split.labels[indices], minlength=self.pairs.num_classes),
-                threshold=24,
-                max_line_width=10**6,
-            )
-            for indices in pairs.T
-        )
-        return (
-            "Two images a step in the place of one: in epoch 1 the uniform sampler draws {} per "
-            "class, the reversed one {}. They weigh alpha and 1 - alpha, alpha = 1 - (epoch / "
-            f"{self.pairs.length})².".format(*drawn)
+        """Returns a line on the pairs of the first epoch, for people."""
+        both = self.split.labels[np.concatenate(self.plan(0))].T
+        counts = (np.bincount(labels, minlength=self.pairs.num_classes) for labels in both)
+        return self.pairs.describe(
+            tuple(np.array2string(row, threshold=24, max_line_width=10**6) for row in counts)
         )
 
 
@@ -224,9 +295,9 @@ class EpochClock(sampling.EpochClock):
             state.assign((entropy.generate_state(2) >> 1).astype(state.dtype))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds `alpha` to the logs, the weight of the first of two examples."""
+        """Adds to the logs what there is to say of pairs, such as `alpha`."""
         if logs is not None and self.batches.pairs is not None:
-            logs["alpha"] = self.batches.pairs.alpha(epoch)
+            logs.update(self.batches.pairs.logs(epoch))
 
 
 def _random_states(model):

@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.experiments import datasets, row_encoder
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
@@ -24,6 +23,7 @@ from keras_ldam.experiments.models.small_cnn import small_cnn, small_cnn_branche
 from keras_ldam.experiments.models.table_mlp import table_mlp
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import LOSSES
+from keras_ldam.two_passes import TwoPasses
 
 __all__ = ["NETWORKS", "Network", "build", "head", "named", "of_one_input"]
 
@@ -101,8 +101,8 @@ def of_one_input(model: keras.Model) -> keras.Model:
     Args:
         model: A model of `build`, or what training has wrapped around one.
     """
-    if isinstance(model, AdversarialTraining):
-        return model.model
+    if isinstance(model, TwoPasses):
+        model = model.model
     return one_image(model) if is_bilateral(model) else model
 
 

@@ -1,0 +1,139 @@
+"""What each ingredient of a stronger recipe is worth on long-tailed CIFAR, on validation images.
+
+    python benchmarks/ablation.py --data_dir DIR --folder runs/ablation
+    python benchmarks/ablation.py --data_dir DIR --folder runs/ablation --rows "sam_0.5;sam_0.8"
+
+Each row trains LDAM-DRW once, by the published recipe with the changes that `ROWS` lists, shortened
+to 60 epochs, and is judged by its last epoch on training images: those that the long tail leaves
+out and, so that the most frequent class has some too, a twentieth of those that it keeps. No test
+image is used. The same command resumes; several processes with other `--rows` may share a folder,
+one a core. After each row the program writes FOLDER/ablation.json from every finished run in the
+folder, and the rows that failed with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+BASE = {"decay": "cosine", "weight_decay": 5e-4}
+RARE = {"mix": "cutmix", "mix_power": 2.0, "mix_probability": 0.5, "mix_majority": True}
+ROWS: dict[str, dict] = {
+    "published": {},
+    "cosine": {"decay": "cosine"},
+    "cosine, decay 5e-4": BASE,
+    "mixup": {**BASE, "mix": "mixup", "mix_power": 0.0},
+    "mixup, balanced partners": {**BASE, "mix": "mixup", "mix_power": 1.0},
+    "cutmix": {**BASE, "mix": "cutmix", "mix_power": 0.0, "mix_probability": 0.5},
+    "cutmix, rare partners": {**BASE, **RARE},
+    "sam_0.2": {**BASE, "sharpness": 0.2},
+    "sam_0.5": {**BASE, "sharpness": 0.5},
+    "sam_0.8": {**BASE, "sharpness": 0.8},
+    "cutmix, rare partners, sam_0.5": {**BASE, **RARE, "sharpness": 0.5},
+    "mixup, sam_0.5": {**BASE, "mix": "mixup", "mix_power": 0.0, "sharpness": 0.5},
+}
+"""Changes of the published recipe, one ingredient at a time, then two that may add up."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data_dir", default="")
+    parser.add_argument("--folder", default="runs/ablation")
+    parser.add_argument("--rows", default=";".join(ROWS), help="names of ROWS, between semicolons")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--steps_per_epoch", type=int, default=0, help="for a trial")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="float32")
+    given = parser.parse_args()
+    rows = given.rows.split(";")
+    if unknown := [row for row in rows if row not in ROWS]:
+        parser.error(f"unknown row {unknown[0]!r}; known: {'; '.join(ROWS)}")
+
+    from keras_ldam import files
+    from keras_ldam.experiments import training
+
+    folder = Path(given.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        name = "".join(c if c.isalnum() or c in ".-" else "_" for c in row)
+        failure = folder / f"{name}.failed.json"
+        try:
+            training.train(config(row, given), folder / f"{name}-{given.seed}")
+            failure.unlink(missing_ok=True)
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            print(f"{row}: {error}", file=sys.stderr, flush=True)
+            files.write_json(failure, {"row": row, "reason": str(error)})
+        files.write_json(folder / "ablation.json", summary(folder))
+    print(json.dumps(summary(folder)["runs"], indent=1))
+
+
+def config(row: str, given: argparse.Namespace):
+    """The config of a row: the published recipe, its changes, and what is the same for all."""
+    from keras_ldam.experiments import recipes
+
+    same = {
+        "data_dir": given.data_dir,
+        "seed": given.seed,
+        "epochs": given.epochs,
+        "steps_per_epoch": given.steps_per_epoch,
+        "evaluate_every": given.epochs,
+        "validation_fraction": 0.05,
+        "left_out": True,
+        "precision": given.precision,
+    }
+    recipe = recipes.load_recipe(given.dataset, "ldam_drw")
+    return dataclasses.replace(recipe, **same, **ROWS[row]).resolve()
+
+
+def summary(folder: Path) -> dict:
+    """What the finished runs of a folder found, best first, and what failed."""
+    from keras_ldam import hardware
+    from keras_ldam.experiments.config import Config
+
+    runs, others = [], []
+    for file in sorted(folder.glob("*/results.json")):
+        results = json.loads(file.read_text())
+        of_run = results["config"]
+        changed = {key: of_run[key] for row in ROWS.values() for key in row}
+        changed = {k: v for k, v in changed.items() if v != getattr(Config, k)}
+        runs.append(
+            {
+                "row": next((row for row, what in ROWS.items() if changed == changes_of(what)), ""),
+                "changes": changed,
+                "mean_error": results["last"]["mean_error"],
+                "per_class_error": results["last"]["per_class_error"],
+                **{k: of_run[k] for k in ("dataset", "seed", "epochs", "steps_per_epoch")},
+                "seconds": results["seconds"],
+                "versions": results["versions"],
+                "hardware": results["hardware"],
+            }
+        )
+    for file in sorted(folder.glob("*.failed.json")):
+        others.append(json.loads(file.read_text()))
+    return {
+        "command": f"python benchmarks/ablation.py {' '.join(sys.argv[1:])}".strip(),
+        "judged_by": "last epoch, held-out training images and those the long tail leaves out",
+        "hardware": hardware.describe(),
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "runs": sorted(runs, key=lambda run: run["mean_error"]),
+        "failed": others,
+    }
+
+
+def changes_of(row: dict) -> dict:
+    """The changes that differ from the defaults."""
+    from keras_ldam.experiments.config import Config
+
+    return {key: value for key, value in row.items() if value != getattr(Config, key)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What the stronger recipes are made of, inside a run: mixtures, sharpness, the cosine."""
+
+import argparse
+import dataclasses
+import importlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_config
+
+from keras_ldam import sharpness
+from keras_ldam.experiments import datasets, exporting, feeding, models, training
+from keras_ldam.experiments.run_folder import RunFolder
+
+STRONG = {
+    "method": "ldam_drw", "mix": "cutmix", "mix_power": 2.0, "mix_majority": True,
+    "sharpness": 0.1, "decay": "cosine", "epochs": 3, "drop_at": (0.67,), "steps_per_epoch": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a short run with everything; not to be changed."""
+    folder = tmp_path_factory.mktemp("strong") / "run"
+    training.train(small_config(**STRONG), folder, progress=False)
+    return folder
+
+
+def test_a_run_with_everything_is_logged_and_loaded_as_any_other(run):
+    rows = RunFolder(run).read_history()
+    falling = [1e-3 * (1 + np.cos(np.pi * epoch / 3)) for epoch in range(3)]
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], falling, rtol=1e-5)
+    assert [row["reweighted"] for row in rows] == [0, 0, 1]
+    model = RunFolder(run).load_model()
+    assert not isinstance(model, sharpness.SharpnessAwareTraining)
+    assert model.input_shape == (None, 8, 8, 1)
+
+
+def test_mixtures_are_decided_by_seed_epoch_step_and_share():
+    config = small_config(**STRONG)
+    data = datasets.load(config)
+    whole = feeding.training_batches(config, data)
+    halves = feeding.training_batches(config, data, replicas=2)
+    second = feeding.training_batches(config, data, replicas=2, own=range(1, 2))
+    for batches in (whole, halves, second):
+        batches.epoch = 1
+    x, y = whole[2]
+    again, _ = whole[2]
+    np.testing.assert_array_equal(x, again)
+    assert x.dtype == np.uint8 and y.shape == (32, 10)
+    np.testing.assert_allclose(y.sum(1), 1, rtol=1e-6)
+    # With `majority` the heavier label is that of the epoch's own order.
+    own = data.train.labels[whole.plan(1)[2][:, 0]]
+    np.testing.assert_array_equal(y.argmax(1)[y.max(1) > 0.5], own[y.max(1) > 0.5])
+    np.testing.assert_array_equal(halves[5][0], second[2][0])
+
+
+def test_sharpness_wraps_two_branches_and_the_network_that_answers_is_found():
+    config = small_config(method="bbn", sharpness=0.1)
+    data = datasets.load(config)
+    trained = training.compiled_model(config, data)
+    assert trained.rho == 0.1
+    assert len(trained.model.inputs) == 3
+    assert models.of_one_input(trained).input_shape == (None, 8, 8, 1)
+
+
+def test_mixtures_of_what_is_not_in_memory_are_refused():
+    config = small_config(mix="mixup")
+    data = datasets.load(config)
+    on_disk = dataclasses.replace(data.train, load=lambda example, drawn=None: example)
+    with pytest.raises(ValueError, match="`mix` needs images or vectors that are held in memory"):
+        feeding.training_batches(config, dataclasses.replace(data, train=on_disk))
+
+
+def test_the_frequencies_that_mixtures_teach_have_those_of_the_partners_in_them():
+    counts = np.array([90, 9, 1])
+    plain = small_config(method="erm", mix="mixup", mix_power=2.0)
+    learned = exporting.learned_frequencies(plain, counts)
+    reversed_ = (1 / counts) / (1 / counts).sum()
+    np.testing.assert_allclose(learned, (counts / 100 + reversed_) / 2, atol=0.01)
+    never = dataclasses.replace(plain, mix_probability=0.0)
+    np.testing.assert_allclose(exporting.learned_frequencies(never, counts), counts / 100)
+
+
+def test_validation_may_be_on_what_the_imbalance_leaves_out():
+    config = small_config(validation_fraction=0.1, left_out=True)
+    data, whole = datasets.load(config), datasets.load(small_config())
+    held = datasets.load(dataclasses.replace(config, left_out=False))
+    np.testing.assert_array_equal(data.train.examples, held.train.examples)
+    assert data.test_name == "validation"
+    everything = len(whole.train) - len(data.train) + left_out_of_digits()
+    assert len(data.test) == everything
+    counts = np.bincount(data.test.labels, minlength=10)
+    assert counts[0] < counts[9] and counts.min() > 0
+
+    def rows(split):
+        return {image.tobytes() for image in split.examples}
+
+    assert not rows(data.train) & rows(data.test)
+
+
+def left_out_of_digits():
+    every = datasets.load(small_config(imbalance="none"))
+    return len(every.train) - len(datasets.load(small_config()).train)
+
+
+def test_accuracy_under_soft_labels_is_the_share_of_the_predicted_class():
+    scores = np.array([[0.1, 0.9], [2.0, -1.0]], "float32")
+    labels = np.array([[0.25, 0.75], [0.0, 1.0]], "float32")
+    found = keras.ops.convert_to_numpy(training.soft_accuracy(labels, scores))
+    np.testing.assert_allclose(found, [0.75, 0.0])
+
+
+def test_every_row_of_the_ablation_resolves_on_validation_images_and_is_known_by_its_changes(
+    monkeypatch,
+):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    ablation = importlib.import_module("ablation")
+    given = argparse.Namespace(
+        dataset="cifar10", data_dir="", seed=0, epochs=60, steps_per_epoch=0, precision="float32"
+    )
+    changes = []
+    for row in ablation.ROWS:
+        config = ablation.config(row, given)
+        assert (config.left_out, config.validation_fraction, config.epochs) == (True, 0.05, 60)
+        changes.append(ablation.changes_of(ablation.ROWS[row]))
+        assert all(getattr(config, name) == value for name, value in changes[-1].items())
+    assert all(changes.count(each) == 1 for each in changes)
