@@ -212,9 +212,9 @@ def soft_labels(first: np.ndarray, second: np.ndarray, shares: np.ndarray) -> np
 def one_hot(labels: Any, num_classes: int) -> np.ndarray:
     """Returns labels as one-hot rows, float32 `(batch, num_classes)`; rows stay as they are."""
     labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return labels.astype(np.float32)
-    return np.eye(num_classes, dtype=np.float32)[labels.reshape(-1).astype(np.int64)]
+    if labels.ndim < 2 or labels.shape[1] == 1:
+        labels = keras.utils.to_categorical(labels.reshape(-1), num_classes)
+    return labels.astype(np.float32)
 
 
 def check_mixture(how: Any, alpha: Any) -> None:

@@ -166,28 +166,31 @@ def _check_for_means(head: Any) -> None:
 
 
 def _set_means(head: CosineDense, values: np.ndarray, targets: tuple[np.ndarray, ...]) -> None:
-    labels, *weights = targets
-    shares = labels
-    if labels.ndim < 2 or labels.shape[1] != head.units:
-        labels = labels.reshape(-1)
+    labels, *rest = targets
+    weights = rest[0].reshape(-1) if rest else np.ones(len(labels))
+    if head.use_bias:
+        values = np.concatenate([values, np.full_like(values[:, :1], head.constant)], axis=1)
+    values = _unit(values) * weights[:, None]
+    if labels.ndim == 2 and labels.shape[1] == head.units:
+        held, sums = weights @ labels, labels.T @ values
+    else:  # An array of examples and classes could be larger than the features.
         check_labels(labels, head.units)
-        shares = np.eye(head.units, dtype=np.float32)[labels.astype(int)]
-    if weights:
-        shares = shares * weights[0].reshape(-1, 1)
-    empty = np.flatnonzero(shares.sum(axis=0) <= 0)
+        labels = labels.reshape(-1).astype(np.int64)
+        held = np.bincount(labels, weights, head.units)
+        sums = np.zeros((head.units, values.shape[1]))
+        np.add.at(sums, labels, values)
+    empty = np.flatnonzero(held <= 0)
     if len(empty):
         raise ValueError(
             "`data` must hold an example of every class, of a weight above 0. Received: none of "
             f"class {empty[0]}"
         )
-    if head.use_bias:
-        values = np.concatenate([values, np.full_like(values[:, :1], head.constant)], axis=1)
-    vectors = _unit(_unit(values, axis=1).T @ shares, axis=0)
+    vectors = _unit(sums).T
     head.set_weights([vectors[:-1], vectors[-1]] if head.use_bias else [vectors])
 
 
-def _unit(vectors: np.ndarray, *, axis: int) -> np.ndarray:
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=axis, keepdims=True)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)
 
 

@@ -1,11 +1,13 @@
 """Mixtures with partners drawn by class: pixels, labels, shares and draws, and what is refused."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
 
 import keras_ldam
-from keras_ldam.mixing import mix, soft_labels
+from keras_ldam.mixing import mix, one_hot, soft_labels
 
 COUNTS = [300, 90, 10]
 LABELS = np.repeat([0, 1, 2], COUNTS)
@@ -132,6 +134,14 @@ def test_the_loss_of_a_mixture_of_labels_is_the_mixture_of_the_losses(loss):
     both = made(soft_labels(np.eye(3)[a], np.eye(3)[b], shares), scores)
     expected = shares * np.array(made(a, scores)) + (1 - shares) * np.array(made(b, scores))
     np.testing.assert_allclose(both, expected, rtol=1e-5)
+
+
+def test_labels_of_very_many_classes_take_the_memory_of_their_batch_alone():
+    tracemalloc.start()
+    assert one_hot([1, 4_999], 5_000).sum() == 2
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000 * 100
 
 
 def test_fit_takes_them():

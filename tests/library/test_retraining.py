@@ -1,5 +1,7 @@
 """Second stages: a fresh head, or a factor for each class, over a body that does not move."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
@@ -273,6 +275,17 @@ def test_a_second_stage_from_class_means_begins_at_them():
     assert_equal(weights_of(model)[1], weights_of(fresh)[1])
     with pytest.raises(ValueError, match="Received: none of class 2"):
         keras_ldam.start_from_means(model, (X[:200], LABELS[:200]))
+
+
+def test_means_of_many_classes_need_no_array_of_examples_and_classes():
+    head = keras_ldam.CosineDense(3000)
+    head.build((None, 4))
+    features, labels = np.ones((3000, 4), "float32"), np.arange(3000)
+    tracemalloc.start()
+    retraining._set_means(head, features, (labels,))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3000 * 3000
 
 
 def test_class_means_need_a_cosine_head(model):
