@@ -36,6 +36,8 @@ def pytest_configure(config):
     """Makes two devices, for what is done on several; everything else goes on the first."""
     if config.getoption("dist", "no") != "no":
         return  # The leader of several workers, which does no test itself.
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return  # Importing it takes longer than many a test.
     if importlib.util.find_spec("tensorflow") is None:
         return
     with _without_start_up_notes():

@@ -286,11 +286,12 @@ def test_unknown_answers_count_nowhere(name, kind, several, rng):
     loss = EACH[name](SIDES, class_weights=keras_ldam.class_weights(SIDES), ignore_class=-1)
     expected = float(loss(y, z, known.astype("float32")))
     assert float(loss(void, z)) == pytest.approx(expected, rel=1e-5)
-    assert float(jitted(loss)(void, broken)) == pytest.approx(expected, rel=1e-5)
+    compiled = jitted(loss)
+    assert float(compiled(void, broken)) == pytest.approx(expected, rel=1e-5)
     slope = gradient(lambda z: loss(void, z), z)
     assert np.all(slope[~known] == 0) and np.any(slope[known] != 0)
     nothing = np.full_like(y, -1)
-    assert float(loss(nothing, z)) == float(jitted(loss)(nothing, z)) == 0
+    assert float(loss(nothing, z)) == float(compiled(nothing, z)) == 0
     np.testing.assert_array_equal(gradient(lambda z: loss(nothing, z), z), 0)
 
 
