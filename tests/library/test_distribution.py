@@ -23,9 +23,13 @@ def mirrored():
     return distribution.make_strategy("mirrored", replicas=2)
 
 
+# What is to be expected is computed step by step: tracing takes longer than these few steps.
+ONE_BY_ONE = {"run_eagerly": True}
+
+
 @pytest.fixture(scope="module")
 def on_one_device():
-    return replicas.train(None, keras.Model)
+    return replicas.train(None, keras.Model, **ONE_BY_ONE)
 
 
 def assert_same(found, expected):
@@ -55,7 +59,7 @@ def test_gradients_are_clipped_after_they_have_been_summed(mirrored):
     def optimizer():
         return keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.5)
 
-    expected = replicas.train(None, keras.Model, optimizer=optimizer)
+    expected = replicas.train(None, keras.Model, optimizer=optimizer, **ONE_BY_ONE)
     found = replicas.train(mirrored, distribution.ReplicatedModel, optimizer=optimizer)
     assert_same(found, expected)
 
@@ -68,7 +72,8 @@ def test_a_loss_of_keras_counts_by_examples(mirrored):
         with strategy.scope() if strategy else tf.name_scope("one"):
             model = model_class(inputs := keras.Input((6,)), keras.layers.Dense(
                 5, kernel_initializer=keras.initializers.GlorotUniform(1))(inputs))  # fmt: skip
-            model.compile(keras.optimizers.SGD(0.1), loss=loss(None), jit_compile=False)
+            how = {"jit_compile": False} if strategy else ONE_BY_ONE
+            model.compile(keras.optimizers.SGD(0.1), loss=loss(None), **how)
         history = model.fit(replicas.batches(), epochs=2, verbose=0, shuffle=False)
         return history.history, model.get_weights()
 
@@ -148,20 +153,18 @@ def test_masks_and_margins_count_on_two_replicas_as_on_one(model_class, mirrored
         with strategy.scope() if strategy else contextlib.nullcontext():
             model = model_class(*dense_predictions())
             metrics = [keras_ldam.ClassErrors([9, 8, 7, 6]), keras_ldam.ClassMargins(4)]
-            model.compile(
-                "sgd", keras_ldam.LDAM([9, 8, 7, 6], gradual=False), weighted_metrics=metrics
-            )
-        found = model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
-        if model_class is distribution.ReplicatedModel:
-            model.fit(x, y, batch_size=6, verbose=0, shuffle=False)
-        return found, model.get_weights()
+            loss = keras_ldam.LDAM([9, 8, 7, 6], gradual=False)
+            how = {"jit_compile": False} if strategy else ONE_BY_ONE
+            model.compile("sgd", loss, weighted_metrics=metrics, **how)
+        return model, model.evaluate(x, y, batch_size=6, verbose=0, return_dict=True)
 
-    one, two = evaluated(None, keras.Model), evaluated(mirrored, model_class)
-    for name, value in one[0].items():
-        assert two[0][name] == pytest.approx(value, rel=1e-5), name
+    (one, expected), (two, found) = evaluated(None, keras.Model), evaluated(mirrored, model_class)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-5), name
     if model_class is distribution.ReplicatedModel:
-        alone = evaluated(None, distribution.ReplicatedModel)
-        np.testing.assert_allclose(two[1][0], alone[1][0], atol=1e-5)
+        for model in (one, two):
+            model.fit(x, y, batch_size=6, verbose=0, shuffle=False)
+        np.testing.assert_allclose(two.get_weights()[0], one.get_weights()[0], atol=1e-5)
 
 
 def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
@@ -181,6 +184,7 @@ def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
                     "b": keras_ldam.LDAM([9, 8, 7, 6], gradual=False),
                 },
                 metrics={"a": keras_ldam.ClassErrors([9, 8, 7, 6])},
+                **({"jit_compile": False} if strategy else ONE_BY_ONE),
             )
         return model.evaluate(x, {"a": y, "b": y}, batch_size=6, verbose=0, return_dict=True)
 
@@ -188,26 +192,49 @@ def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
     assert evaluated(mirrored, distribution.ReplicatedModel)["error"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
-@pytest.mark.parametrize("loss", ["SparseCategoricalCrossentropy", "MeanSquaredError", "CTC"])
-def test_a_loss_of_keras_takes_dense_predictions(loss, reduction, mirrored):
+def test_losses_of_keras_take_dense_predictions(mirrored):
     x, y = masked_examples()
     x, y = x[:5], y[:5]  # The last step has one example only.
-    if loss == "MeanSquaredError":
-        y = np.eye(4, dtype="float32")[y]
-    elif loss == "CTC":  # One value for an example, not for each step; 0 is no label.
-        y = np.maximum(y[:, :2], 1)
+    labels = {
+        "SparseCategoricalCrossentropy": y,
+        "MeanSquaredError": np.eye(4, dtype="float32")[y],
+        "CTC": np.maximum(y[:, :2], 1),  # One value for an example, not for each step.
+    }
+    reductions = ("sum_over_batch_size", "mean_with_sample_weight")
+    # Each with a head of its own, in one network: what is traced once serves all.
+    names = {
+        f"{loss}-{reduction}": (loss, reduction) for loss in labels for reduction in reductions
+    }
 
     def trained(strategy, model_class):
         with strategy.scope() if strategy else contextlib.nullcontext():
-            model = model_class(*dense_predictions(masked=False))
-            model.compile("sgd", getattr(keras.losses, loss)(reduction=reduction))
-        history = model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False).history
-        return history["loss"], model.get_weights()
+            inputs = keras.Input((5, 3))
+            outputs = {
+                name: keras_ldam.CosineDense(
+                    4,
+                    use_bias=False,
+                    kernel_initializer=keras.initializers.GlorotUniform(2),
+                    name=name,
+                )(inputs)
+                for name in names
+            }
+            model = model_class(inputs, outputs)
+            model.compile(
+                "sgd",
+                {
+                    name: getattr(keras.losses, loss)(reduction=reduction)
+                    for name, (loss, reduction) in names.items()
+                },
+                **({"jit_compile": False} if strategy else ONE_BY_ONE),
+            )
+        targets = {name: labels[loss] for name, (loss, _) in names.items()}
+        history = model.fit(x, targets, batch_size=4, epochs=2, verbose=0, shuffle=False).history
+        return history["loss"], {name: model.get_layer(name).get_weights()[0] for name in names}
 
     found, expected = trained(mirrored, distribution.ReplicatedModel), trained(None, keras.Model)
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
-    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+    for name in names:
+        np.testing.assert_allclose(found[1][name], expected[1][name], atol=1e-6, err_msg=name)
 
 
 def test_validation_is_by_the_statistics_that_the_epoch_ends_with(mirrored):
@@ -223,8 +250,7 @@ def test_validation_is_by_the_statistics_that_the_epoch_ends_with(mirrored):
     assert history.history["val_loss"][-1] == pytest.approx(again, rel=1e-5)
 
 
-@pytest.mark.parametrize("within", [True, False])
-def test_a_saved_model_comes_back_with_its_step(within, mirrored, tmp_path):
+def test_a_saved_model_comes_back_with_its_step_within_the_scope_and_outside(mirrored, tmp_path):
     with mirrored.scope():
         inputs = keras.Input((6,))
         model = distribution.ReplicatedModel(
@@ -234,12 +260,15 @@ def test_a_saved_model_comes_back_with_its_step(within, mirrored, tmp_path):
         model.compile(optimizer, keras_ldam.LDAM(replicas.COUNTS, gradual=False), jit_compile=True)
     model.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
     model.save(tmp_path / "model.keras")
-    with mirrored.scope() if within else contextlib.nullcontext():
-        again = keras.models.load_model(tmp_path / "model.keras")
-    assert type(again) is distribution.ReplicatedModel and again.pass_is_compiled
-    for each in (model, again):  # Its optimizer too goes on where it was.
+    loaded = []
+    for scope in (mirrored.scope(), contextlib.nullcontext()):
+        with scope:
+            loaded.append(keras.models.load_model(tmp_path / "model.keras"))
+    for each in (model, *loaded):  # Its optimizer too goes on where it was.
         each.fit(replicas.batches(), epochs=1, verbose=0, shuffle=False)
-    np.testing.assert_allclose(again.get_weights(), model.get_weights(), atol=1e-5)
+    for again in loaded:
+        assert type(again) is distribution.ReplicatedModel and again.pass_is_compiled
+        np.testing.assert_allclose(again.get_weights(), model.get_weights(), atol=1e-5)
 
 
 def test_a_model_that_is_not_compiled_is_saved_too(tmp_path):
@@ -499,7 +528,8 @@ def test_weights_of_examples_count_on_two_replicas_as_on_one(loss, mirrored):
         with strategy.scope() if strategy else tf.name_scope("one"):
             model = model_class(inputs := keras.Input((6,)), keras.layers.Dense(
                 5, kernel_initializer=keras.initializers.GlorotUniform(1))(inputs))  # fmt: skip
-            model.compile(keras.optimizers.SGD(0.1), loss=loss(), jit_compile=False)
+            how = {"jit_compile": False} if strategy else ONE_BY_ONE
+            model.compile(keras.optimizers.SGD(0.1), loss=loss(), **how)
         model.fit(batches, epochs=1, verbose=0, shuffle=False)
         return model.get_weights()
 
