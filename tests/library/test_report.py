@@ -62,6 +62,13 @@ def check_page(text):
 # ----------------------------------------------------------------------------- the page
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Drawing takes far longer than the text of a page."""
+    monkeypatch.setattr(report.canvas, "png", lambda *_: None)
+    monkeypatch.setattr(sys.modules["keras_ldam.report.page"], "svg", lambda *_: None)
+
+
 def test_two_runs_give_a_page_with_every_figure_and_the_same_as_png(tmp_path):
     runs = [made_up_run([200, 60, 8]), made_up_run([200, 60, 8], "LDAM-DRW", start_epoch=3)]
     files = report.draw(runs, tables.plain(runs, "Mine <3"))
@@ -92,7 +99,7 @@ def test_what_runs_do_not_hold_is_named_on_the_page_and_refused_as_a_figure():
         report.draw(runs, tables.plain(runs, "Mine"), figures=["pie"])
 
 
-def test_seeds_and_published_errors_stand_beside_the_mean_on_the_page():
+def test_seeds_and_published_errors_stand_beside_the_mean_on_the_page(without_figures):
     published = {("step", "mean_error"): 36.82}
     runs = [
         made_up_run([1250, 125], seed=seed, group="step", published=published) for seed in range(3)
@@ -113,7 +120,7 @@ def test_a_page_that_is_no_report_is_left_alone(tmp_path):
     assert (tmp_path / "index.html").read_bytes() == b"mine"
 
 
-def test_a_figure_that_is_not_drawn_is_removed_from_a_report_only(tmp_path):
+def test_a_figure_that_is_not_drawn_is_removed_from_a_report_only(tmp_path, without_figures):
     runs = [made_up_run([9, 8], history=())]
     files = report.draw(runs, tables.plain(runs, "Mine"))
     (tmp_path / "curves.png").write_bytes(b"mine")
@@ -280,6 +287,7 @@ def own():
     centers = rng.normal(size=(3, 5))
     x, x_test = ((centers[c] + rng.normal(size=(len(c), 5))).astype("float32") for c in (y, y_test))
     counts = np.bincount(y)
+    keras.utils.set_random_seed(0)
 
     def model(head, loss):
         found = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, "tanh"), head])
@@ -492,7 +500,7 @@ def test_the_margins_that_a_models_loss_demands_are_drawn(own, loss):
         assert run.demanded is None
 
 
-def test_warnings_on_the_training_examples_stand_below_the_table(own):
+def test_warnings_on_the_training_examples_stand_below_the_table(own, without_figures):
     models, train, test, _ = own
     model = models["LDAM-DRW"]
     flat = keras.models.clone_model(model)

@@ -87,7 +87,7 @@ def text():
     runs = [made_up_run(counts, title) for title in ("ERM", "RW", "CE-DRW")]
     demanded = [0.1] * len(counts)
     runs.append(made_up_run(counts, "LDAM-DRW", better=0.1, start_epoch=3, demanded=demanded))
-    return report.draw(runs, tables.plain(runs, "Digits"))["index.html"].decode()
+    return report.page(runs, tables.plain(runs, "Digits"), runs)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
