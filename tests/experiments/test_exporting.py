@@ -96,10 +96,16 @@ def test_re_balanced_scores_have_learned_re_balanced_frequencies(method, learned
         np.testing.assert_allclose(found, [0.5, 0.5], rtol=1e-6)
 
 
-def test_the_temperature_is_fitted_on_held_out_examples_and_served(tmp_path):
-    config = small_config(method="ldam_drw", validation_fraction=0.2)
-    run = tmp_path / "run"
-    training.train(config, run)
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """The folder of a run that held out validation examples; not to be changed."""
+    run = tmp_path_factory.mktemp("held_out") / "run"
+    training.train(small_config(method="ldam_drw", validation_fraction=0.2), run, progress=False)
+    return run
+
+
+def test_the_temperature_is_fitted_on_held_out_examples_and_served(held_out, tmp_path):
+    run = held_out
     facts = exporting.export(run, tmp_path / "calibrated", calibrate=True)
     found = facts["calibration"]
     assert found["fitted_on"] == "84 validation examples"
@@ -249,10 +255,9 @@ def test_a_run_with_a_projection_and_adversarial_training_keeps_the_plain_model(
     assert errors["per_class_error"] == results["last"]["per_class_error"]
 
 
-def test_calibration_is_for_the_class_frequencies_where_the_model_is_used(tmp_path):
-    config = small_config(method="ldam_drw", validation_fraction=0.2)
-    run = tmp_path / "run"
-    training.train(config, run, progress=False)
+def test_calibration_is_for_the_class_frequencies_where_the_model_is_used(held_out, tmp_path):
+    run = held_out
+    config = RunFolder(run).read_config()
     prior = np.arange(1.0, 11.0) / 55
     facts = exporting.export(
         run, tmp_path / "m", calibrate=True, target_prior=prior, source_prior=np.ones(10)
