@@ -55,6 +55,7 @@ def held_out() -> str:
         "constant 5": "c = 5",
         "constant 10": "c = 10",
         "constant 1, margin 0": "c = 1, no margins",
+        "constant 5, margin 0": "c = 5, no margins",
         "constant 1, length 3": "c = 1, class vectors of length 3",
     }
     lines = ["| network | " + " | ".join(titles.values()) + " |", "|---|" + "---|" * len(titles)]

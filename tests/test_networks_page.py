@@ -5,6 +5,8 @@ import runpy
 import types
 from pathlib import Path
 
+import numpy as np
+
 from keras_ldam import advice, guards
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +21,35 @@ def page():
 def test_the_guide_has_the_tables_of_the_benchmark():
     text = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
     assert page().table() in text and page().held_out() in text
+
+
+def test_the_sentences_beside_the_table_are_those_of_the_runs():
+    text = " ".join((ROOT / "docs" / "networks.md").read_text(encoding="utf-8").split())
+    found = {
+        name: {row: np.array(rows[row]) for row in ("CE-DRW", "LDAM-DRW")}
+        for name, rows in page().scores().items()
+    }
+    behind = {n: rows["CE-DRW"].mean() - rows["LDAM-DRW"].mean() for n, rows in found.items()}
+    far = [name for name, gap in behind.items() if gap > 1]
+    assert far == ["MobileNet, 100 classes"] and len(behind) == 12 and "eleven of twelve" in text
+    assert f"behind by {behind[far[0]]:.1f} points on MobileNet" in text
+    cnn = found["text CNN"].values()
+    error = math.sqrt(sum(values.var(ddof=1) / len(values) for values in cnn))
+    assert (
+        f"behind by {behind['text CNN']:.1f} points with a standard error of {error:.1f}, and ranks"
+    ) in text
+    areas = [
+        100
+        * np.mean(
+            [
+                r["auc"]
+                for r in page().runs("networks")
+                if (r["network"], r["row"]) == ("text CNN", row)
+            ]
+        )
+        for row in ("LDAM-DRW", "CE-DRW")
+    ]
+    assert "(area under the ROC curve {:.1f} against {:.1f})".format(*areas) in text
 
 
 def test_no_run_with_the_defaults_stayed_at_one_class():
