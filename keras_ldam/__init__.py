@@ -10,6 +10,7 @@ from keras_ldam.adjustment import (
 )
 from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.advice import Advice, advise
+from keras_ldam.averaging import estimate_batch_norm
 from keras_ldam.callbacks import DRW
 from keras_ldam.chunked import ChunkedTraining
 from keras_ldam.counting import count
@@ -90,6 +91,7 @@ __all__ = [
     "class_weights",
     "count",
     "cross_entropy",
+    "estimate_batch_norm",
     "example_margins",
     "export_saved_model",
     "focal",

@@ -20,7 +20,17 @@ LIBRARY = [
     {"extras", "files", "keras_internals", "version"},
     {"counts", "hardware", "labels"},
     {"counting", "sharding", "two_passes"},
-    {"adversarial", "advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"}
+    {
+        "adversarial",
+        "averaging",
+        "advice",
+        "layers",
+        "losses",
+        "metrics",
+        "optimizers",
+        "sampling",
+        "schedules",
+    }
     | {"sharpness"},
     {"adjustment", "chunked", "guards", "mixing"},
     {"callbacks", "evaluation"},

@@ -1,0 +1,135 @@
+"""What averaged weights need: statistics of batch normalization that belong to them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ldam import counts as class_counts
+from keras_ldam import keras_internals
+
+
+def estimate_batch_norm(
+    model: keras.Model, data: Any, *, batches: int | None = None, batch_size: int = 128
+) -> None:
+    """Estimates the moving statistics of batch normalization anew, for the weights as they are.
+
+    Averaged weights, as of an optimizer's `use_ema=True`, of `keras.callbacks.SwapEMAWeights` or of
+    several checkpoints, give other activations than those whose statistics training has gathered.
+    This runs batches through the model in training mode, dropout and augmentation included, and
+    puts the mean of their means and variances in the place of the moving ones. All other weights
+    stay. Layers of batch normalization that are frozen keep their statistics.
+
+    Args:
+        model: A built model, whose weights are set already.
+        data: Inputs x, an array or a dictionary of arrays, `(n, …)`, or `(x, y)`; or an iterable of
+            batches, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. Of tuples the first
+            part is taken.
+        batches: How many batches to use at most, at least 1. Defaults to all.
+        batch_size: For arrays: examples in a batch. Statistics depend on it a little: take that of
+            training. Defaults to 128.
+
+    Raises:
+        ValueError: if the model has no batch normalization that is trained, `data` has no batch,
+            or an argument is out of range.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+    >>> estimate_batch_norm(model, np.array([[1.0], [3.0]]))
+    >>> float(model.layers[0].moving_mean[0]), float(model.layers[0].moving_variance[0])
+    (2.0, 1.0)
+
+    References:
+        Izmailov et al., 2018, "Averaging Weights Leads to Wider Optima and Better Generalization",
+        section 3.2.
+    """
+    if batches is not None:
+        class_counts.check_whole("batches", batches, 1)
+    class_counts.check_whole("batch_size", batch_size, 1)
+    layers = [
+        layer
+        for layer in keras_internals.layers_of(model)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    if not layers:
+        raise ValueError(
+            "`model` must have a layer of batch normalization that is not frozen. Received: "
+            f"{model!r}"
+        )
+    statistics = [v for each in layers for v in (each.moving_mean, each.moving_variance)]
+    momenta = [layer.momentum for layer in layers]
+    sums, number = [np.zeros(v.shape) for v in statistics], 0
+    before = [keras.ops.convert_to_numpy(v) for v in statistics]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0  # The statistics are then those of the last batch.
+        run = _training_pass(model)
+        for x in _inputs(data, int(batch_size)):
+            if number == batches:
+                break
+            run(x)
+            sums = [
+                total + keras.ops.convert_to_numpy(v)
+                for total, v in zip(sums, statistics, strict=True)
+            ]
+            number += 1
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        found = [total / number for total in sums] if number else before
+        for variable, value in zip(statistics, found, strict=True):
+            variable.assign(value.astype(before[0].dtype))
+    if not number:
+        raise ValueError("`data` must have at least one batch. Received: none")
+
+
+def _training_pass(model: keras.Model) -> Callable[[Any], None]:
+    """Returns a function that runs inputs through a model in training mode, compiled."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def run(x: Any) -> None:
+            model(x, training=True)
+
+        return run
+    if keras.backend.backend() == "jax":
+        import jax
+
+        @jax.jit
+        def updates(trainable: Any, others: Any, x: Any) -> Any:
+            return model.stateless_call(trainable, others, x, training=True)[1]
+
+        def run_stateless(x: Any) -> None:
+            variables = model.non_trainable_variables
+            new = updates(
+                [v.value for v in model.trainable_variables], [v.value for v in variables], x
+            )
+            for variable, value in zip(variables, new, strict=True):
+                variable.assign(value)
+
+        return run_stateless
+
+    def run_eagerly(x: Any) -> None:
+        model(x, training=True)
+
+    return run_eagerly
+
+
+def _inputs(data: Any, batch_size: int) -> Iterator[Any]:
+    if isinstance(data, tuple):
+        data = data[0]
+    if isinstance(data, (np.ndarray, dict)):
+        size = len(keras.tree.flatten(data)[0])
+        for some in (slice(start, start + batch_size) for start in range(0, size, batch_size)):
+            yield keras.tree.map_structure(operator.itemgetter(some), data)
+        return
+    if isinstance(data, keras.utils.PyDataset):
+        data = map(data.__getitem__, range(len(data)))
+    for batch in data:
+        yield batch[0] if isinstance(batch, (tuple, list)) else batch

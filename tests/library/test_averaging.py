@@ -1,0 +1,84 @@
+"""Statistics of batch normalization for weights that were averaged, against NumPy."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ldam import estimate_batch_norm
+
+X = np.random.default_rng(0).normal(3.0, 2.0, (70, 4)).astype("float32")
+
+
+def two_layers():
+    keras.utils.set_random_seed(2)
+    layers = [keras.layers.BatchNormalization(), keras.layers.Dense(3, "relu")]
+    return keras.Sequential([keras.Input((4,)), *layers, keras.layers.BatchNormalization()])
+
+
+def expected(model, batches):
+    """Means over batches of each batch's mean and variance, layer after layer."""
+    kernel, bias = (w.astype("float64") for w in model.layers[1].get_weights())
+    found = []
+    for x in batches:
+        normalized = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+        hidden = np.maximum(normalized @ kernel + bias, 0)
+        found.append([x.mean(0), x.var(0), hidden.mean(0), hidden.var(0)])
+    return [np.mean(each, axis=0) for each in zip(*found, strict=True)]
+
+
+def statistics(model):
+    layers = [model.layers[0], model.layers[2]]
+    return [np.array(v) for each in layers for v in (each.moving_mean, each.moving_variance)]
+
+
+def assert_close(found, wanted):
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return X[index * 20 : (index + 1) * 20], np.zeros(20)
+
+
+def test_they_are_the_means_over_the_batches_and_nothing_else_changes():
+    model = two_layers()
+    before = [np.array(v) for v in model.trainable_variables]
+    estimate_batch_norm(model, (X, np.zeros(70)), batch_size=30)
+    assert_close(statistics(model), expected(model, [X[:30], X[30:60], X[60:]]))
+    for value, variable in zip(before, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, variable)
+    assert [model.layers[i].momentum for i in (0, 2)] == [0.99, 0.99]
+    estimate_batch_norm(model, Batches(), batches=2)
+    assert_close(statistics(model), expected(model, [X[:20], X[20:40]]))
+
+
+def test_frozen_layers_keep_theirs_and_a_model_of_these_alone_is_refused():
+    model = two_layers()
+    model.layers[0].trainable = False
+    estimate_batch_norm(model, [(X, None)])
+    np.testing.assert_array_equal(statistics(model)[0], np.zeros(4))
+    assert statistics(model)[2].any()
+    model.layers[2].trainable = False
+    with pytest.raises(ValueError, match="must have a layer of batch normalization"):
+        estimate_batch_norm(model, X)
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "message"),
+    [
+        (X, {"batches": 0}, "`batches` must be a whole number of at least 1"),
+        (X, {"batch_size": 1.5}, "`batch_size` must be a whole number"),
+        ([], {}, "`data` must have at least one batch"),
+        (X[:0], {}, "`data` must have at least one batch"),
+    ],
+)
+def test_bad_input_is_refused_and_changes_nothing(data, changes, message):
+    model = two_layers()
+    before = statistics(model)
+    with pytest.raises(ValueError, match=message):
+        estimate_batch_norm(model, data, **changes)
+    assert_close(statistics(model), before)
