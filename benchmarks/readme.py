@@ -206,24 +206,46 @@ def table(results: dict) -> list[str]:
 
 
 def pretrained(results: dict) -> list[str]:
-    """The section about heads on a pretrained text encoder."""
-    seeds = results["seeds"]
-    lines = [
-        "## Heads on a pretrained text encoder",
-        "",
-        f"    {results['command']}",
-        "",
-        f"{machine(results)}. IMDB with one negative training review for "
-        f"{results['imbalance_ratio']:g} positive ones; frozen means of {results['words']:,} "
-        f"word vectors. Errors in percent, mean ± standard deviation over {seeds} seeds.",
-        "",
-        "| head | error on negative | error on positive | mean error |",
-        "|---|---|---|---|",
-    ]
-    for way, runs in results["found"].items():
-        measures = [[run[name] for run in runs] for name in ("negative", "positive", "mean_error")]
-        cells = map(spread, measures)
-        lines.append(f"| {way} | {' | '.join(cells)} |")
+    """The sections about heads on pretrained encoders."""
+    titles = {
+        "texts": (
+            "Heads on a pretrained text encoder",
+            "IMDB with one negative training review for 10 positive ones; frozen means of "
+            "{words:,} word vectors.",
+        ),
+        "tuned": (
+            "The same encoder, tuned",
+            "As above, the first 256 words of each review; the head alone, then the word vectors "
+            "too.",
+        ),
+        "images": (
+            "Heads on a pretrained image network",
+            "CIFAR-100 with 500 to 5 images of a class, scaled up to {size} × {size}; the "
+            "{features:,} features of a frozen EfficientNet-Lite0. Many: more than 100 images, "
+            "few: fewer than 20.",
+        ),
+    }
+    lines = []
+    for part, (title, text) in titles.items():
+        if part not in results:
+            continue
+        measured = results[part]
+        names = list(next(iter(measured["found"].values()))[0])
+        lines += [
+            *([""] if lines else []),
+            f"## {title}",
+            "",
+            f"    {measured['command']}",
+            "",
+            f"{machine(measured)}. {text.format(**measured)} Errors in percent, mean ± standard "
+            f"deviation over {measured['seeds']} seeds.",
+            "",
+            f"| head | {' | '.join(name.replace('_', ' ') for name in names)} |",
+            f"|---|{'---|' * len(names)}",
+        ]
+        for way, runs in measured["found"].items():
+            measures = [[run[name] for run in runs] for name in names]
+            lines.append(f"| {way} | {' | '.join(map(spread, measures))} |")
     return lines
 
 

@@ -150,7 +150,7 @@ print(f"\nPercent, n = {SEEDS} seeds; {hardware.made_with()}.")
 ## What came of it
 
 With these data re-balancing finds more frauds at the price of more false alarms, and it does not
-rank better: neither area nor average precision rises. So keep the plain network if you may choose
-the threshold, and choose it by what a missed fraud and a false alarm cost. Re-balance where
-`argmax` must be the answer.
+rank better: neither area nor average precision rises by more than its spread
+over the seeds. So keep the plain network if you may choose the threshold, and choose it by what a
+missed fraud and a false alarm cost. Re-balance where `argmax` must be the answer.
 """

@@ -465,8 +465,8 @@ class Config:
             raise ValueError(f"`drop_at` must increase. Received: drop_at={self.drop_at}")
         if self.deferred and self.start_epoch >= self.epochs:
             raise ValueError(
-                f"`start_epoch` must be below `epochs` for rule {self.rule}, or -1 for a drop of "
-                f"the learning rate. Received: start_epoch={self.start_epoch}, "
+                f"`start_epoch` must be below `epochs`, or rule {self.rule} never begins: train "
+                f"for more epochs, or start it earlier. Received: start_epoch={self.start_epoch}, "
                 f"epochs={self.epochs}"
             )
         if self.precision == "mixed_float16" and self.strategy != "none":

@@ -70,6 +70,7 @@ def test_a_resolved_config_comes_back_from_json():
         ({"drop_at": (0.9, 0.8)}, "`drop_at` must increase"),
         ({"drop_at": (1.5,)}, "`drop_at` must be from 0 to 1"),
         ({"start_epoch": 200}, "`start_epoch` must be below `epochs`.*start_epoch=200, epochs=200"),
+        ({"epochs": 1}, "or rule drw never begins: train for more epochs.*epochs=1"),
         ({"drop_at": ()}, "`start_epoch` must be below `epochs`"),
         ({"warmup_epochs": 200}, "`warmup_epochs` must be below `epochs`"),
         (

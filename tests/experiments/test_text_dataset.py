@@ -192,7 +192,7 @@ FAULTS = {
         "line 8: the text, in column 'text'",
     ),
     "no label": (f"text,label\n{GOOD}words,\n".encode(), "line 8: the label, in column 'label'"),
-    "one class": (b"text,label\na,b\nc,b\n", "has 1 different values, 'b'; at least two"),
+    "one class": (b"text,label\na,b\nc,b\n", "has the one value 'b'; at least two"),
     "a class of one": (
         f"text,label\n{GOOD}words,question\n".encode(),
         "line 8 is the only row with the label 'question'",

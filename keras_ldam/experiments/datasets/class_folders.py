@@ -113,8 +113,8 @@ def check_none_empty(
     """Raises `ValueError` for a class without an example, naming its folder."""
     empty = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if empty.size:
-        more = f" (and {empty.size - 1} more classes)" if empty.size > 1 else ""
-        raise ValueError(f"{folder / class_names[empty[0]]} holds no {what}{more}.")
+        others = f" ({empty.size} classes without any)" if empty.size > 1 else ""
+        raise ValueError(f"{folder / class_names[empty[0]]} holds no {what}{others}.")
 
 
 def hold_out(

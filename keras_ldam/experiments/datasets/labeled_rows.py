@@ -182,10 +182,10 @@ class LabeledRows:
         """
         names = list(self._classes)
         if len(names) < 2:
-            only = f", {names[0]!r}" if names else ""
-            place = f"column {self.label!r} of {self.paths[0]}"
+            found = f"the one value {names[0]!r}" if names else "no value"
             raise ValueError(
-                f"{place} has {len(names)} different values{only}; at least two classes are needed."
+                f"column {self.label!r} of {self.paths[0]} has {found}; at least two classes are "
+                "needed."
             )
         order = sorted(names, key=_sorting(names))
         rank = np.zeros(len(names), np.int32)
