@@ -69,7 +69,13 @@ class TwoPasses(keras.Model):
         if keras.backend.backend() == "tensorflow":
             return self._tensorflow_step(*args)
         if keras.backend.backend() == "torch":
-            return self._torch_step(*args)
+            step = self._torch_step
+            if self.jit_compile:
+                import torch
+
+                # Its compiler takes minutes over two backward passes, and then fails.
+                step = torch.compiler.disable(step)
+            return step(*args)
         return super().train_step(*args)  # JAX: see `compute_loss_and_updates`.
 
     def _tensorflow_step(self, data: Any) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class CosineDense(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
-    >>> CosineDense(3)(np.ones((2, 8))).shape
-    TensorShape([2, 3])
+    >>> tuple(CosineDense(3)(np.ones((2, 8))).shape)
+    (2, 3)
 
     References:
         Cao et al., 2019, appendix B; Wang et al., 2018, "Additive Margin Softmax for Face

@@ -86,7 +86,9 @@ class Probabilities(keras.layers.Layer):
             rest = ops.log1p(-scores) if self.applied == "sigmoid" else 0.0
             scores = ops.log(scores) - rest
         logits = self.scale * scores
-        return logits if self.offsets is None else logits + np.asarray(self.offsets, np.float32)
+        if self.offsets is None:
+            return logits
+        return logits + ops.convert_to_tensor(self.offsets, "float32")
 
     def call(self, inputs: Any) -> Any:
         """Returns the probabilities."""

@@ -59,14 +59,16 @@ def _scaled(
     labels, sparse, scores = prepare(y_true, y_pred)
     counts = class_counts.check_counts(counts, multi_label=True)
     check_classes("vector_scaling", scores if counts.ndim == 1 else scores[..., 0], len(counts))
-    divisors = ((counts.max(axis=-1, keepdims=True) / counts) ** gamma).astype(np.float32)
-    offsets = logit_offsets(counts, tau)
+    divisors = ops.convert_to_tensor(
+        (counts.max(axis=-1, keepdims=True) / counts) ** gamma, "float32"
+    )
+    offsets = ops.convert_to_tensor(logit_offsets(counts, tau))
     if one_score or counts.ndim == 2:
         # By the label's divisor: those of both classes together would only be a temperature.
         z = scale * (scores[..., 1] - scores[..., 0])
         no, yes = (z / divisors[..., j] + (offsets[..., 1] - offsets[..., 0]) for j in (0, 1))
         return of_answers(ops.softplus(-yes), ops.softplus(no), labels, sparse)
-    logits = scale * scores / ops.convert_to_tensor(divisors) + ops.convert_to_tensor(offsets)
+    logits = scale * scores / divisors + offsets
     return softmax_cross_entropy(labels, sparse, logits)
 
 

@@ -33,7 +33,7 @@ def example_margins(y_true: Any, y_pred: Any) -> Any:
 
     Example:
 
-    >>> example_margins([0, 1], [[0.75, 0.25], [0.75, 0.25]]).numpy().tolist()
+    >>> [float(margin) for margin in example_margins([0, 1], [[0.75, 0.25], [0.75, 0.25]])]
     [0.5, -0.5]
 
     References:
