@@ -12,7 +12,8 @@ from keras_ldam.experiments import models
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
 from keras_ldam.experiments.place import Place
-from keras_ldam.experiments.run_folder import RunFolder, check_unpacked
+from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.experiments.saved_models import check_unpacked
 from keras_ldam.files import write_json, write_whole
 
 EVALUATION_BATCH = 500

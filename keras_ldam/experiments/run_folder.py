@@ -25,6 +25,7 @@ from pathlib import Path
 import keras
 
 from keras_ldam import files
+from keras_ldam.experiments import saved_models
 from keras_ldam.experiments.config import Config, is_path
 
 try:
@@ -43,10 +44,6 @@ PLACE_FIELDS = (
 )
 """Fields that say where, and on which devices, and not what is learned; they may differ when a run
 is resumed."""
-
-
-MOST_UNPACKED = 10
-"""How many times its size a file of weights may fill once it is read. Keras compresses nothing."""
 
 
 class RunFolder:
@@ -223,12 +220,13 @@ class RunFolder:
 
     def load_model(self) -> keras.Model:
         """Loads the trained model; raises `ValueError` if it cannot be read."""
-        check_unpacked(self.model_file)
         if self.model_file.is_file() and not zipfile.is_zipfile(self.model_file):
             what = "not a .keras file" if self.model_file.stat().st_size else "empty"
             raise ValueError(f"{self.model_file} cannot be read: it is {what}.")
         try:
-            return keras.models.load_model(self.model_file)
+            return saved_models.load_model(self.model_file)
+        except saved_models.TooLargeError:
+            raise
         except Exception as error:  # Keras, h5py and zipfile each have their own.
             reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
             raise ValueError(f"{self.model_file} cannot be read: {reason}") from None
@@ -273,50 +271,3 @@ def _is_moved(before: str, now: str) -> bool:
     if not is_path(before.name) or before.name != now.name:
         return False
     return not before.exists() or (now.exists() and before.read_bytes() == now.read_bytes())
-
-
-def check_unpacked(file: Path) -> None:
-    """Refuses a file that would fill the memory: a few bytes can be compressed gigabytes.
-
-    Args:
-        file: A model (`.keras`) or weights (`.h5`); one that is neither passes, for whoever reads
-            it to say so.
-
-    Raises:
-        ValueError: if the parts of the archive, or the tensors in it, are much larger than it.
-    """
-    limit = MOST_UNPACKED * file.stat().st_size if file.is_file() else 0
-    with contextlib.suppress(OSError, zipfile.BadZipFile, EOFError, RuntimeError):
-        weights = [file]
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                size = sum(part.file_size for part in archive.infolist())
-                if size <= limit:
-                    names = [name for name in archive.namelist() if name.endswith(".h5")]
-                    weights = [archive.read(name) for name in names]
-        else:
-            size = 0
-        if size <= limit:
-            size = sum(map(_size_of_tensors, weights))
-        if size > limit:
-            raise ValueError(
-                f"{file} would fill {size / 1e6:,.0f} MB, and it may fill {MOST_UNPACKED} times "
-                "its own size: it was not written by Keras."
-            )
-
-
-def _size_of_tensors(weights: Path | bytes) -> int:
-    import h5py
-
-    sizes = []
-    if isinstance(weights, bytes):
-        # As an image that HDF5 reads by itself: through a Python file object it was seen to crash.
-        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-        access.set_fapl_core(backing_store=False)
-        access.set_file_image(weights)
-        opened = h5py.h5f.open(b"weights", h5py.h5f.ACC_RDONLY, access)
-    else:
-        opened = weights
-    with h5py.File(opened, "r") as parts:
-        parts.visititems(lambda _, part: sizes.append(getattr(part, "nbytes", 0)))
-    return sum(sizes)

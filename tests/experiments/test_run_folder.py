@@ -14,8 +14,9 @@ import pytest
 import replicas
 
 from keras_ldam import files
+from keras_ldam.experiments import saved_models
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.run_folder import RunFolder, check_unpacked
+from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.files import write_json, write_whole
 
 DATA = {"name": "digits", "class_names": ["0", "1"], "counts": [3, 2], "vocabulary": None}
@@ -219,11 +220,11 @@ def model_file(tmp_path):
     return tmp_path / "model.keras"
 
 
-def exchange(file, weights, compression):
-    """Puts other weights into a saved model."""
+def exchange(file, contents, compression, *, part="model.weights.h5"):
+    """Puts other weights, or another part, into a saved model."""
     with zipfile.ZipFile(file) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    parts["model.weights.h5"] = weights
+    parts[part] = contents
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, contents in parts.items():
             archive.writestr(name, contents)
@@ -245,7 +246,43 @@ def test_a_model_that_would_fill_the_memory_is_refused(model_file, tmp_path):
             folder.load_model()
     (tmp_path / "epoch-00001.weights.h5").write_bytes(compressed_zeros())
     with pytest.raises(ValueError, match=r"weights.h5 would fill 4,000 MB"):
-        check_unpacked(tmp_path / "epoch-00001.weights.h5")
+        saved_models.check_unpacked(tmp_path / "epoch-00001.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("layers", "megabytes"),
+    [
+        ([keras.layers.Dense(10**9)], "16,000"),
+        ([keras.layers.Embedding(10**9, 10**4)], "40,000,000"),
+        ([keras.layers.Dense(450) for _ in range(5)], "2"),  # Each of them below the limit.
+    ],
+)
+def test_layers_that_a_file_cannot_hold_are_refused_before_they_are_made(
+    layers, megabytes, model_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(saved_models, "SPARE_BYTES", 10**6)
+    with zipfile.ZipFile(model_file) as archive:
+        config = json.loads(archive.read("config.json"))
+    config["config"]["layers"][1:] = map(keras.saving.serialize_keras_object, layers)
+    exchange(model_file, json.dumps(config), zipfile.ZIP_STORED, part="config.json")
+    create = keras.Variable.__init__
+    with pytest.raises(ValueError, match=f"model.keras declares weights of {megabytes} MB, and"):
+        RunFolder(tmp_path).load_model()
+    assert keras.Variable.__init__ is create
+
+
+def test_a_model_of_very_many_layers_is_refused_before_it_is_made(model_file, tmp_path):
+    layer = '{"module": "keras.layers", "class_name": "ReLU", "config": {}},'
+    exchange(model_file, layer * 100_001, zipfile.ZIP_STORED, part="config.json")
+    with pytest.raises(ValueError, match=r"model.keras has 100,001 layers, .*may have 100,000"):
+        RunFolder(tmp_path).load_model()
+
+
+def test_states_of_metrics_that_no_file_holds_have_room(model_file):
+    model = keras.models.load_model(model_file)
+    model.compile("sgd", "mse", metrics=[keras.metrics.MeanIoU(1000)])
+    model.save(model_file)
+    assert saved_models.load_model(model_file).count_params() == 15
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_ldam import extras, keras_internals
+from keras_ldam.experiments import saved_models
 from keras_ldam.experiments.config import Config
 from keras_ldam.layers import CosineDense, Probabilities, inputs_of
 
@@ -132,7 +133,7 @@ def _saved(path):
             f"alone, except for network resnet50. {received}"
         )
     try:
-        model = keras.models.load_model(path, compile=False)
+        model = saved_models.load_model(path, compile=False)
     except Exception as error:  # Keras, h5py, zipfile and layers have their own.
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise ValueError(
@@ -271,7 +272,8 @@ def _scaling(path, keras_hub):
 
 def _read(path, reader, *length):
     try:
-        return reader(str(path), **({"sequence_length": length[0]} if length else {}))
+        with saved_models.bounded(path):
+            return reader(str(path), **({"sequence_length": length[0]} if length else {}))
     except Exception as error:  # Files that are missing, and classes without such a part.
         reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
         what = "tokenizer and backbone" if length else "a backbone"

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_ldam.experiments.saved_models import check_unpacked
 from keras_ldam.layers import FusedBatchNormalization
 
 MEAN = (123.68, 116.779, 103.939)
@@ -119,6 +120,7 @@ def _read_weights(model, path):
         raise ValueError(f"`pretrained` must be an existing file. Received: pretrained={path!r}")
     before = [weight.shape for weight in model.get_weights()]
     try:
+        check_unpacked(Path(path))
         model.load_weights(path)
         assert before == [weight.shape for weight in model.get_weights()]
     except Exception as error:  # h5py and Keras each raise their own.
