@@ -175,6 +175,7 @@ def without_scores(
             f"`y_true` of shape {tuple(given.shape)} for examples of shape {tuple(shape)}"
         )
     if ignore_class is not None:
+        labels = _wide(labels)
         known = ops.not_equal(labels, ignore_class)
         labels = ops.where(known, labels, ops.zeros_like(labels))
         if visible is not None:
@@ -182,12 +183,18 @@ def without_scores(
     return _whole(labels, visible, num_classes), known
 
 
+def _wide(labels: Any) -> Any:
+    """Labels of a type that can hold -1 and any number of classes: in uint8 256 is 0."""
+    narrow = ("bool", "int8", "uint8", "int16", "uint16")
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    return ops.cast(labels, "int32") if dtype in narrow else labels
+
+
 def _whole(labels: Any, visible: np.ndarray | None, num_classes: int) -> Any:
     """Integer labels as int32, with -1 for what is no class."""
     if keras.backend.standardize_dtype(labels.dtype) == "string":
         raise ValueError(_STRINGS)
-    if keras.backend.standardize_dtype(labels.dtype) == "bool":
-        labels = ops.cast(labels, "int32")
+    labels = _wide(labels)
     check_labels(labels if visible is None else visible, num_classes)
     # Before the cast, which would make a class of a fraction, of NaN, and of 2**32.
     is_class = ops.logical_and(labels >= 0, labels < num_classes)

@@ -43,6 +43,21 @@ def tf_data(labels):
     return tf.data.Dataset.from_tensor_slices((np.zeros((len(labels), 2)), labels))
 
 
+def test_a_label_to_ignore_that_a_type_cannot_hold_is_no_other_label():
+    labels = np.array([0, 44, 44, 255], "uint8")  # 300 - 256 is 44, and -1 + 256 is 255.
+    for ignored in (300, -1, 2**40):
+        found = keras_ldam.count(labels, 256, ignore_class=ignored)
+        assert found[[0, 44, 255]].tolist() == [1, 2, 1]
+    guesses = np.array([0, 0, 44, 255])
+    scores = keras.ops.one_hot(guesses, 256)
+    for ignored, y_pred, error in (
+        (None, scores, 1 / 4), (300, scores, 1 / 4), (300, guesses[:, None], 1 / 4), (44, scores, 0)
+    ):  # fmt: skip
+        metric = keras_ldam.ClassErrors([5] * 256, ignore_class=ignored)
+        metric.update_state(keras.ops.convert_to_tensor(labels), y_pred)
+        assert float(metric.result()["error"]) == error
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -273,3 +273,12 @@ def test_several_labels_are_one_class_where_none_is_ever_found(scores, expected)
     metric = keras_ldam.ClassErrors([[5, 3], [6, 2]])
     metric.update_state(np.array([[0, 0], [1, 1]]), np.array([[-1.0, -1], scores]))
     assert metric.predicts_one_class() is expected
+
+
+@pytest.mark.parametrize(("dtype", "num_classes"), [("uint8", 256), ("uint8", 300), ("int8", 128)])
+def test_labels_of_eight_bits_are_those_of_32(dtype, num_classes):
+    labels, guesses = np.array([0, 3, 3, 100]), np.array([0, 3, 5, 7])
+    metric = keras_ldam.ClassErrors([5] * num_classes)
+    metric.update_state(labels.astype(dtype), np.eye(num_classes, dtype="float32")[guesses])
+    assert float(metric.result()["error"]) == 1 / 2
+    assert float(metric.result()["balanced_error"]) == pytest.approx((0 + 1 / 2 + 1) / 3)
