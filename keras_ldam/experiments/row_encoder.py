@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_ldam import extras
 
@@ -25,8 +26,9 @@ _DATE = re.compile(
     r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?)?Z?",
     re.ASCII,
 )
-_WHOLE = re.compile(r"^(-?[0-9]+)\.0+$")
-"""JSON tells 1 and 1.0 apart no more than its readers do."""
+_DECIMAL = re.compile(r"^(-?[0-9]+)(?:\.0+|(\.[0-9]*[1-9])0+)$")
+"""Zeros at the end: JSON tells 1 and 1.0, or 1.5 and 1.50, apart no more than its readers do."""
+_MONTHS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -38,7 +40,7 @@ def category(text: str) -> str:
         return ""
     if lower in ("true", "false"):
         return lower
-    return _WHOLE.sub(r"\1", text) if text.endswith("0") else text
+    return _DECIMAL.sub(r"\1\2", text) if text.endswith("0") else text
 
 
 def date_parts(text: str) -> tuple[float, float, float, float] | None:
@@ -106,7 +108,7 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
         text = plain(text)
         for name in ("true", "false"):
             text = tf.strings.regex_replace(text, f"^(?i:{name})$", name)
-        text = tf.strings.regex_replace(text, _WHOLE.pattern, r"\1")
+        text = tf.strings.regex_replace(text, _DECIMAL.pattern, r"\1\2")
         if lookup is None:
             return tf.cast(text != "", tf.int64)
         return lookup(text)
@@ -114,14 +116,8 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
     def parts_of(text: tf.Tensor) -> list[tf.Tensor]:
         text = plain(text)
         known = tf.strings.regex_full_match(text, _DATE.pattern)
-        message = (
-            "a date must be like 2026-11-29 or 2026-11-29T14:30:05; number in the batch, from 0:"
-        )
-        right = known | (text == "")
-        with tf.control_dependencies(
-            [tf.debugging.Assert(tf.reduce_all(right), [message, tf.where(~right)[:1, 0]])]
-        ):
-            text = tf.where(known, text, "1970-01-01")
+        missing = text == ""
+        text = tf.where(known, text, "1970-01-01")
         time = r"^.{10}(?:.(\d\d):(\d\d)(?::(\d\d))?)?.*$"  # A part that is absent reads as 0.
 
         def number(at: int, length: int) -> tf.Tensor:
@@ -132,6 +128,17 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
             tf.strings.to_number(tf.strings.regex_replace(text, time, rf"0\{group}"), tf.int64)
             for group in (1, 2, 3)
         )
+        leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+        length = tf.gather(_MONTHS, month - 1) + tf.cast(leap & (month == 2), tf.int64)
+        right = missing | (known & (day <= length) & (year > 0))
+        message = (
+            "a date must be like 2026-11-29 or 2026-11-29T14:30:05, of a day that there is: "
+            "number in the batch, from 0:"
+        )
+        with tf.control_dependencies(
+            [tf.debugging.Assert(tf.reduce_all(right), [message, tf.where(~right)[:1, 0]])]
+        ):
+            year = tf.identity(year)
         # Days of the Gregorian calendar, counted from a March, so that a leap day ends a year.
         late = tf.cast(month <= 2, tf.int64)
         years = year - late

@@ -146,9 +146,9 @@ def _text(name: str, value: Any) -> bytes:
         return b""
     if isinstance(value, bool):
         return b"true" if value else b"false"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, (str, int, float)):
+    if isinstance(value, float):  # Not as 1e-07, which no table holds.
+        value = np.format_float_positional(value, trim="-")
+    if not isinstance(value, (str, int)):
         raise RefusedError(f"column {name!r} must be a text, not {repr(value)[:100]}")
     try:
         return str(value).encode()

@@ -17,7 +17,7 @@ import pytest
 
 from keras_ldam.experiments import cli, datasets, exporting, models, row_encoder
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.datasets import records, table, text
+from keras_ldam.experiments.datasets import labeled_rows, records, table, text
 from keras_ldam.experiments.datasets.data import OnDisk, Split
 from keras_ldam.experiments.models.table_mlp import TableFeatures, table_mlp
 from keras_ldam.experiments.recipes import load_recipe
@@ -274,8 +274,38 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
     assert [ids.get(row_encoder.category(job), 1) for job in jobs] == found[:, 5].tolist()
     assert found[:4, 6].tolist() == [0, 1, 0, 1]
     assert row_encoder.width(COLUMNS) == (5, [5, 2])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a date must be like 2026-11-29"):
-        encode({**given, "when": tf.constant(["29.11.2026"] * 50), "none": tf.constant([""] * 50)})
+    given["none"] = tf.constant([""] * 50)
+    for wrong in (
+        "29.11.2026",
+        "2026-02-30",
+        "2023-02-29",
+        "1900-02-29",
+        "2026-04-31",
+        "0000-01-01",
+    ):
+        assert row_encoder.date_parts(wrong) is None
+        with pytest.raises(tf.errors.InvalidArgumentError, match="a date must be like 2026-11-29"):
+            encode({**given, "when": tf.constant([wrong, *dates[1:]])})
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [("1.50", 1.5), ("10", 10), ("100.0", 100.0), ("0.0000001", 1e-7), ("-2.500", -2.5)],
+)
+def test_a_number_is_the_same_category_in_a_table_and_in_json(cell, number):
+    tf = pytest.importorskip("tensorflow")
+    from keras_ldam.serving import exported
+
+    name = row_encoder.category(cell)
+    assert row_encoder.category(labeled_rows.as_text(number)) == name
+    encode = row_encoder.graph([{"name": "c", "kind": "category", "categories": [name]}])
+    asked = [cell.encode(), exported._text("c", number)]
+    assert encode({"c": tf.constant(asked)}).numpy().tolist() == [[2], [2]]
+
+
+@pytest.mark.parametrize("text", ["1.05", "1.2.0", "v1.50", "1.", ".50", "1.5", "100"])
+def test_what_is_no_decimal_with_zeros_at_its_end_stays_as_it_is(text):
+    assert row_encoder.category(text) == text
 
 
 def test_features_of_numbers_and_categories_by_hand():

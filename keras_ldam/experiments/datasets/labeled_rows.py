@@ -273,8 +273,8 @@ def as_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, float):  # Not as 1e-07, which no table holds.
+        return np.format_float_positional(value, trim="-")
     return str(value)
 
 
