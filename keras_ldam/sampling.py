@@ -440,7 +440,12 @@ def _balanced_dataset(
     def one_pass(rates: Any, start: Any, seed: Any) -> Any:
         def times(left: Any, element: Any) -> Any:
             own = tf.reshape(label(element), [-1])
-            own = tf.argmax(own) if one_hot else tf.cast(own[0], tf.int64)
+            if one_hot:
+                single = (tf.reduce_sum(own) == 1) & tf.reduce_all((own == 0) | (own == 1))
+                with tf.control_dependencies([tf.debugging.Assert(single, [_ONE_HOT, own])]):
+                    own = tf.argmax(own)
+            else:
+                own = tf.cast(own[0], tf.int64)
             due = left + tf.gather(rates, own)
             return due - tf.floor(due), (tf.cast(tf.floor(due), tf.int64), element)
 
@@ -470,6 +475,10 @@ def _balanced_dataset(
     return drawn.with_options(options)
 
 
+_ONE_HOT = (
+    "One-hot labels must hold a single 1 in each row: smooth and mix labels after `balanced`, "
+    "which draws by class."
+)
 _NO_LABELS = (
     "`data` must hold labels, as (x, y) or (x, y, sample_weight), or come with `labels=`. "
     "Received: {received}"
@@ -500,8 +509,10 @@ def _classes(y: Any) -> tuple[np.ndarray, int]:
             f"Received: {labels.dtype} of shape {labels.shape}"
         )
     if labels.ndim == 2:
-        if (labels.max(axis=1) <= 0).any():
-            raise ValueError("One-hot labels must name a class in each row. Received: a row of 0")
+        wrong = ~(((labels == 0) | (labels == 1)).all(axis=1) & (labels.sum(axis=1) == 1))
+        if wrong.any():
+            row = np.array2string(labels[np.argmax(wrong)], threshold=12)
+            raise ValueError(f"{_ONE_HOT} Received: {row}")
         return labels.argmax(axis=1), labels.shape[1]
     num_classes = int(labels.max()) + 1 if np.isfinite(labels).all() else 1
     check_labels(labels, num_classes)

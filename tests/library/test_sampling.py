@@ -232,6 +232,14 @@ def test_labels_of_a_stream_may_be_one_hot_or_come_from_a_function():
     assert ids[0] == ids[1]
 
 
+def test_smoothed_rows_of_a_stream_are_refused_where_they_are_read():
+    tf = pytest.importorskip("tensorflow")
+    rows = np.tile([[0.9, 0.1], [0.1, 0.9]], (500, 1)).astype("float32")
+    drawn = balanced(stream(rows), [500, 500])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must hold a single 1 in each row"):
+        next(iter(drawn))
+
+
 def test_machines_share_out_one_stream_of_draws():
     import tensorflow as tf
 
@@ -272,7 +280,12 @@ def test_the_realized_frequencies_are_told(capsys):
         ({"counts": [890, 100]}, "there are 2 classes. Received: 2"),
         ({"data": (IDS, LABELS - 1)}, "Received: -1"),
         ({"data": (IDS, np.full(1000, "cat"))}, "Labels must be whole numbers"),
-        ({"data": (IDS, np.zeros((1000, 3)))}, "a row of 0"),
+        ({"data": (IDS, np.zeros((1000, 3)))}, r"single 1 in each row.*Received: \[0. 0. 0.\]"),
+        (
+            {"data": (IDS, np.tile([0.9, 0.1], (1000, 1)))},
+            r"smooth and mix .*Received: \[0.9 0.1\]",
+        ),
+        ({"data": (IDS, np.ones((1000, 2), int))}, r"single 1 in each row.*Received: \[1 1\]"),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments, sentence):
