@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_ldam import keras_internals
 from keras_ldam.layers import CosineDense, cosine_heads, gives_probabilities, linear_heads
-from keras_ldam.losses import ClassWeightedLoss, MarginLoss
+from keras_ldam.losses import ClassWeightedLoss, LogitAdjusted, MarginLoss
 from keras_ldam.metrics import ClassErrors
 
 ONE_CLASS = 0.999
@@ -98,6 +98,12 @@ def of_layers(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
             f"{layer}({units}), whose logits satisfy any margin by growing: replace it by "
             f"keras_ldam.CosineDense({units})."
         )
+    for loss in losses:
+        if isinstance(loss, LogitAdjusted) and loss.tau and loss.scale == 1 and _cosines(model):
+            found.append(
+                f"{type(loss).__name__} adds log frequencies to cosines, which span only 2 and "
+                "cannot make up for them: give the loss a scale, such as scale=25."
+            )
     for head in (*cosine_heads(model), *linear_heads(model)):
         names = _normalized_noise(head)
         if names:
@@ -107,6 +113,16 @@ def of_layers(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
                 "it; put BatchNormalization before Dropout."
             )
     return found
+
+
+def of_corrections(losses: Sequence[ClassWeightedLoss]) -> list[str]:
+    """Returns a sentence for each loss that corrects for the frequencies before `DRW` does."""
+    return [
+        f"{type(loss).__name__} with tau={loss.tau:g} corrects for the class frequencies, and DRW "
+        "would do so once more, so rare classes count twice: leave out DRW, or set tau=0."
+        for loss in losses
+        if loss.tau
+    ]
 
 
 def of_accumulation(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
@@ -252,6 +268,18 @@ def _logits(model: Any, num_classes: int) -> tuple[str, int] | None:
         units = head.units if isinstance(head, keras.layers.Dense) else head.filters
         return type(head).__name__, int(units)
     return None
+
+
+def _cosines(model: Any) -> bool:
+    """Whether a model's scores come right out of a `CosineDense`; of a subclass, if it has one."""
+    outputs = getattr(model, "outputs", None)
+    if outputs is None:
+        return bool(cosine_heads(model))
+    ends = [keras_internals.operation_of(output) for output in outputs]
+    return any(
+        _cosines(end) if isinstance(end, keras.Model) else isinstance(end, CosineDense)
+        for end in ends
+    )
 
 
 def _normalized_noise(head: Any) -> tuple[str, str] | None:

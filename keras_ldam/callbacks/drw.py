@@ -178,6 +178,7 @@ class DRW(keras.callbacks.Callback):
             )
         for found in (
             *guards.of_layers(self.model, self._losses()),
+            *guards.of_corrections(self._losses()),
             *guards.of_accumulation(self.model, self._losses()),
         ):
             warnings.warn(found, stacklevel=2)

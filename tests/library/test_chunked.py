@@ -78,6 +78,7 @@ HEADS_AND_LOSSES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*rare classes count twice")
 @pytest.mark.parametrize("which", HEADS_AND_LOSSES)
 def test_training_in_chunks_is_training_with_all_scores_at_once(which):
     head, loss = HEADS_AND_LOSSES[which]

@@ -219,3 +219,54 @@ def test_a_dense_head_in_a_subclass_is_named(head):
     assert len(warnings) == (head is layers.Dense)
     assert not warnings or "replace it by keras_ldam.CosineDense(2)" in warnings[0]
     assert guards.of_layers(Net(), [keras_ldam.CrossEntropy(COUNTS)]) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "loss", "wrong"),
+    [
+        (keras_ldam.CosineDense, keras_ldam.LogitAdjusted(COUNTS), True),
+        (keras_ldam.CosineDense, keras_ldam.VectorScaling(COUNTS), True),
+        (keras_ldam.CosineDense, keras_ldam.LogitAdjusted(COUNTS, scale=25), False),
+        (keras_ldam.CosineDense, keras_ldam.LogitAdjusted(COUNTS, tau=0), False),
+        (keras_ldam.CosineDense, keras_ldam.LDAM(COUNTS, tau=1.0), False),
+        (layers.Dense, keras_ldam.LogitAdjusted(COUNTS), False),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_log_frequencies_added_to_cosines_without_a_scale_are_named(head, loss, wrong, nested):
+    parts = [keras.Input((4,)), head(2)]
+    if nested:
+        parts = [keras.Input((4,)), keras.Sequential(parts)]
+    warnings = guards.of_layers(keras.Sequential(parts), [loss])
+    assert len(warnings) == wrong
+    if wrong:
+        assert warnings[0].startswith(type(loss).__name__) and "such as scale=25" in warnings[0]
+
+
+def test_a_layer_that_scales_cosines_is_seen():
+    parts = [keras.Input((4,)), keras_ldam.CosineDense(2), layers.Rescaling(30.0)]
+    assert guards.of_layers(keras.Sequential(parts), [keras_ldam.LogitAdjusted(COUNTS)]) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "wrong"),
+    [
+        (keras_ldam.LogitAdjusted, True),
+        (keras_ldam.VectorScaling, True),
+        (lambda counts: keras_ldam.LDAM(counts, tau=0.5), True),
+        (lambda counts: keras_ldam.VectorScaling(counts, tau=0), False),
+        (keras_ldam.LDAM, False),
+        (keras_ldam.CrossEntropy, False),
+    ],
+)
+def test_deferred_weights_after_an_adjustment_are_named(loss, wrong, recwarn):
+    model = keras.Sequential([keras.Input((2,)), keras_ldam.CosineDense(2), layers.Rescaling(9.0)])
+    model.compile(loss=loss(COUNTS))
+    drw = keras_ldam.DRW(1)
+    drw.set_params({"epochs": 2})
+    drw.set_model(model)
+    drw.on_train_begin()
+    told = [str(each.message) for each in recwarn if each.category is UserWarning]
+    assert len(told) == wrong
+    if wrong:
+        assert "rare classes count twice: leave out DRW, or set tau=0" in told[0]
