@@ -240,6 +240,9 @@ class Config:
         30.0, "inverse temperature s of the softmax over cosines", low=1e-3, high=1e6
     )
     gamma: float = _option(1.0, "focusing parameter of the focal losses", low=0.0, high=100.0)
+    vs_gamma: float = _option(
+        0.3, "exponent gamma of the divisors of the logits by vs", low=0.0, high=1.0
+    )
     tau: float = _option(
         1.0, "strength of the logit adjustment of la, vs and ldam_la", low=0.0, high=100.0
     )

@@ -68,11 +68,13 @@ class NamedLoss:
         loss: Its class.
         arguments: Which settings of a run it takes, by the name of its argument.
         fixed: Arguments that belong to the name.
+        renamed: Settings of a run that are called otherwise than its argument.
     """
 
     loss: type[ClassWeightedLoss]
     arguments: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def wants_cosines(self) -> bool:
@@ -88,7 +90,7 @@ class NamedLoss:
             counts: Training examples per class, shape `(num_classes,)`.
             settings: Values of `arguments`; other keys are ignored.
         """
-        given = {name: settings[name] for name in self.arguments}
+        given = {name: settings[self.renamed.get(name, name)] for name in self.arguments}
         return self.loss(counts, **given, **self.fixed)
 
 
@@ -111,6 +113,6 @@ LOSSES = {
     "hinge": NamedLoss(LDAMHinge, _MARGIN, _UNIFORM),
     "logit_adjusted": NamedLoss(LogitAdjusted, ("tau",)),
     # A run's `gamma` is the focus of the focal losses.
-    "vector_scaling": NamedLoss(VectorScaling, ("tau",), {"gamma": 0.3}),
+    "vector_scaling": NamedLoss(VectorScaling, ("tau", "gamma"), renamed={"gamma": "vs_gamma"}),
 }
 """Every loss by the name that configs and reports give it: its class and its arguments."""

@@ -151,6 +151,12 @@ class ClassWeightedLoss(keras.losses.Loss):
             y_true = assert_labels(y_true, y_pred)
             weights = self._weights_of(y_true, y_pred, sample_weight)
             loss = super().__call__(y_true, y_pred, weights)
+        return self._reduced(loss, weights)
+
+    def _reduced(self, loss: Any, weights: Any) -> Any:
+        """What Keras has reduced, over all replicas; 0 for an empty batch, which Keras leaves."""
+        if self.reduction not in (None, "none") and tuple(loss.shape) == (0,):
+            loss = ops.sum(loss)
         if self.reduction == "mean_with_sample_weight":
             loss = _mean_over_replicas(loss, ops.sum(weights))
         return loss
@@ -176,9 +182,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         weights = weigh(weights, features, sample_weight)
         values = self.of_label_and_rest(labels, chunks, features)
         loss = _Mean(reduction=self.reduction, dtype="float32")(values, values, weights)
-        if self.reduction == "mean_with_sample_weight":
-            loss = _mean_over_replicas(loss, ops.sum(weights))
-        return loss
+        return self._reduced(loss, weights)
 
     def example_weights(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the weight of each example: that of its class, w_y or Σ_j y_j w_j, times its own.

@@ -366,11 +366,11 @@ def test_the_model_is_compiled_as_the_config_says(optimizer):
 
 def test_the_loss_has_the_constants_of_the_config():
     data = datasets.load(small_config())
-    constants = {"gamma": 0.5, "scale": 20.0, "max_margin": 0.25, "tau": 0.75}
+    constants = {"gamma": 2.5, "scale": 20.0, "max_margin": 0.25, "tau": 0.75, "vs_gamma": 0.6}
     for loss, named in LOSSES.items():
         built = training.compiled_model(small_config(loss=loss, **constants), data).loss
         assert {name: getattr(built, name) for name in named.arguments} == {
-            name: constants[name] for name in named.arguments
+            name: constants[named.renamed.get(name, name)] for name in named.arguments
         }
 
 

@@ -679,15 +679,16 @@ def test_class_weights_with_keys_are_put_into_class_order():
 
 def test_a_loss_of_each_name_takes_its_own_settings():
     settings = {"max_margin": 0.3, "scale": 10.0, "gamma": 2.0, "tau": 0.5, "other": None}
+    settings["vs_gamma"] = 0.2
     made = {name: named.make(COUNTS, settings) for name, named in losses.LOSSES.items()}
     assert made["ldam"].max_margin == made["ldam_hinge"].max_margin == 0.3
     assert made["uniform_margin"].margins.tolist() == pytest.approx([0.3] * 4)
     assert made["sigmoid_focal"].form == "sigmoid" and made["focal"].gamma == 2.0
+    assert (made["vector_scaling"].gamma, made["vector_scaling"].tau) == (0.2, 0.5)
     cosines = {name for name, named in losses.LOSSES.items() if named.wants_cosines}
     assert cosines == {"ldam", "ldam_adjusted", "uniform_margin", "ldam_hinge", "hinge"}
     adjusted = {name for name, loss in made.items() if loss.tau == 0.5}
     assert adjusted == {"ldam_adjusted", "logit_adjusted", "vector_scaling"}
-    assert made["vector_scaling"].gamma == 0.3
     drawn = made["logit_adjusted"].learned_prior([1, 1, 1, 1])  # After re-sampling.
     np.testing.assert_allclose(drawn * np.sqrt(COUNTS), drawn[0] * np.sqrt(500))
 
@@ -837,3 +838,11 @@ def test_one_batch_of_64_equals_16_accumulated_ones_of_4():
     apart = trained("mean_with_sample_weight", batch_size=4, accumulated=16)
     whole = trained("mean_with_sample_weight", batch_size=64)
     assert abs(apart - whole).max() > 0.01
+
+
+@pytest.mark.parametrize("reduction", ["mean_with_sample_weight", "mean_over_data", "sum"])
+def test_the_loss_of_no_examples_is_the_number_0(reduction):
+    nothing = np.zeros((0,), "int32"), np.zeros((0, 4), "float32")
+    loss = keras.ops.convert_to_numpy(keras_ldam.LDAM(COUNTS, reduction=reduction)(*nothing))
+    assert loss.shape == () and loss == 0
+    assert tuple(keras_ldam.LDAM(COUNTS, reduction=None)(*nothing).shape) == (0,)

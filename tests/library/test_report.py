@@ -223,7 +223,8 @@ def test_errors_begin_at_zero_unless_most_of_the_axis_were_empty(errors, from_ze
 @pytest.mark.parametrize("name", [*losses.LOSSES])
 def test_margins_are_drawn_where_they_are_beside_what_the_loss_demands(name):
     counts, named = [300, 80, 20, 5], losses.LOSSES[name]
-    loss = named.make(counts, {"max_margin": 0.4, "scale": 30.0, "gamma": 1.0, "tau": 1.0})
+    settings = {"max_margin": 0.4, "scale": 30.0, "gamma": 1.0, "tau": 1.0, "vs_gamma": 0.3}
+    loss = named.make(counts, settings)
     demanded = loss.margins if named.wants_cosines else None
     runs = [made_up_run(counts), made_up_run(counts, "LDAM-DRW", demanded=demanded)]
     train, test = figures.margins(runs, Canvas()).axes
