@@ -1,5 +1,6 @@
 """Exports of finished runs: what they serve, their calibration, runs that are refused."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -240,8 +241,11 @@ def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imd
 
 
 def test_a_run_with_a_projection_and_adversarial_training_keeps_the_plain_model(
-    small_imdb, tmp_path
+    small_imdb, tmp_path, monkeypatch
 ):
+    # Tracing two LSTMs twice takes far longer than these few steps.
+    eager = functools.partialmethod(keras.Model.compile, run_eagerly=True)
+    monkeypatch.setattr(keras.Model, "compile", eager)
     config = small_config(
         dataset="imdb", epochs=2, units=4, embedding_dim=4, projection=6, adversarial=0.5
     )
