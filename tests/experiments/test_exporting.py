@@ -210,7 +210,9 @@ def test_reviews_have_few_lengths_where_each_is_compiled(small_imdb, jit):
         assert one_review.shape == (1, 7)
 
 
-def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imdb, tmp_path):
+def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(
+    small_imdb, tmp_path, monkeypatch
+):
     config = small_config(
         dataset="imdb",
         method="ldam_drw",
@@ -221,7 +223,11 @@ def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imd
         embedding_dim=4,
         max_tokens=8,
     )
-    training.train(config, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        # Tracing two LSTMs takes far longer than these few steps.
+        eager = functools.partialmethod(keras.Model.compile, run_eagerly=True)
+        patch.setattr(keras.Model, "compile", eager)
+        training.train(config, tmp_path / "run")
     facts = exporting.export(tmp_path / "run", tmp_path / "exports" / "reviews", calibrate=True)
     texts, labels = small_imdb
     loaded = tf.saved_model.load(facts["folder"])
