@@ -372,6 +372,88 @@ def images(valid: Valid) -> Iterator[Case]:
         yield Case(f"folder {number}", _tree(valid.images, root, change), "advise", arguments)
 
 
+WORDS = "text,label\nfine words,praise\nother words,complaint\nmore,praise\nlast,complaint\n"
+CELLS = "n,c,label\n1,a,x\n2,b,y\n3,a,x\n4,b,y\n5,a,x\n6,b,y\n"
+
+
+def rows_files(valid: Valid) -> Iterator[Case]:
+    """Texts and tables of a user's own; `advise` reads them as `train` does."""
+    folder = valid.folder / "rows"
+
+    def case(
+        kind: str, name: str, contents: str | bytes, *flags: str, ending: str = "csv", counts=None
+    ):
+        path = folder / f"a.{ending}"
+        same = None if counts is None else lambda a: sorted(json.loads(a)["counts"]) == counts
+        arguments = [f"--dataset={kind}", f"--data_dir={path}", "--json", *flags]
+        return Case(f"{kind} {ending} {name}", _bytes(path, contents), "advise", arguments, same)
+
+    for kind, valid_text, counts in (("text", WORDS, [2, 2]), ("table", CELLS, [3, 3])):
+        tabs, semicolons = valid_text.replace(",", "\t"), valid_text.replace(",", ";")
+        for name, contents in {
+            "plain": valid_text,
+            "BOM": "\ufeff" + valid_text,
+            "CRLF": valid_text.replace("\n", "\r\n"),
+            "UTF-16": valid_text.encode("utf-16"),
+            "semicolons": semicolons,
+            "empty lines": valid_text + "\n\n",
+        }.items():
+            yield case(kind, name, contents, counts=_kept(counts))
+        yield case(kind, "plain", tabs, ending="tsv", counts=_kept(counts))
+        first, *rest = valid_text.splitlines(keepends=True)
+        for name, contents in {
+            "empty": "",
+            "a heading": first,
+            "NUL": valid_text + "\0,praise\n",
+            "NULs": bytes(99),
+            "UTF-16 without a mark": valid_text.encode("utf-16-le"),
+            "big-endian": valid_text.encode("utf-16-be"),
+            "cut UTF-16": valid_text.encode("utf-16")[:-1],
+            "mixed": valid_text.encode() + b"caf\xe9,x\n",
+            "open quote": valid_text + '"never,praise\n',
+            "stray quote": valid_text + '"a" b,praise\n',
+            "a long line": valid_text + "a" * 2**21 + ",praise\n",
+            "no label": valid_text.replace("label", "queue"),
+            "ragged": valid_text + "1,2,3,4,5\n",
+            "short": valid_text + "1\n",
+            "a name twice": "label," + valid_text,
+            "no name": first.replace("label", "") + "".join(rest),
+            "JSON": '{"a": 1}',
+            "PNG": b"\x89PNG\r\n" * 9,
+        }.items():
+            yield case(kind, name, contents)
+        for name in ("no such column", "text" if kind == "table" else "words"):
+            yield case(kind, f"label_column={name}", valid_text, f"--label_column={name}")
+        lines = "".join(f'{{"text": "w{i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(6))
+        for name, contents in {
+            "cut": lines[:-9],
+            "a list": lines + "[1]\n",
+            "a number": lines + "3\n",
+            "nested": "[" * 10**5,
+            "a key twice": lines + '{"text": "a", "text": "b", "label": "a"}\n',
+            "an object for a label": lines + '{"text": "a", "label": {"a": 1}}\n',
+            "a list for a text": lines + '{"text": ["a"], "label": "a"}\n',
+            "half a pair": lines + '{"text": "\\ud800", "label": "a"}\n',
+            "empty": "",
+            "NUL": lines + "\0\n",
+        }.items():
+            yield case(kind, name, contents, ending="jsonl")
+        for contents in (b"", b"PAR1", b"PAR1" + bytes(99) + b"PAR1", WORDS.encode()):
+            yield case(kind, f"bytes {contents[:8]}", contents, ending="parquet")
+    ids = "text,label\n" + "".join(f"words,{i}\n" for i in range(200))
+    yield case("text", "an identifier for labels", ids)
+    yield case("text", "one class", "text,label\na,b\nc,b\n")
+    yield case("table", "one class", "n,label\n1,b\n2,b\n")
+    for cell in ("inf", "-inf", "1e400", "Infinity", "many", "2026-02-30"):
+        yield case("table", cell, CELLS + f"{cell},a,x\n")
+    yield case("table", "nothing in a column", "n,c,label\n" + ",a,x\n,b,y\n" * 3)
+
+
+def _kept(counts: list[int]) -> list[int]:
+    """What training keeps of so many rows, a fifth of each class being held out."""
+    return [n - max(1, round(n / 5)) for n in counts]
+
+
 def lines(valid: Valid) -> Iterator[Case]:
     """Paths of images, and images, for `predict`; each line has an answer or an error."""
     folder, draw = valid.folder / "asked", random.Random(4)
@@ -457,7 +539,7 @@ def _tree(source: Path, folder: Path, change):
     return write
 
 
-KINDS = (counts_files, results_files, run_folders, images, lines, flags)
+KINDS = (counts_files, results_files, run_folders, images, rows_files, lines, flags)
 
 
 def problems(valid: Any, *, every: int = 1, kinds: tuple = KINDS) -> Iterator[str]:

@@ -228,6 +228,13 @@ def test_a_fault_of_a_file_gets_a_sentence_with_its_place(contents, message, tmp
         ("a.jsonl", b'["a", "b"]\n', "line 1 is not a JSON object"),
         (
             "a.jsonl",
+            b'{"text": "a", "text": "b"}\n',
+            "line 1 is not JSON: it has the key 'text' twice",
+        ),
+        ("a.jsonl", b'{"text": ["a"], "label": "b"}\n', "line 1: column 'text' holds ['a'], and"),
+        ("a.jsonl", b'{"text": "a", "label": {"b": 1}}\n', "line 1: column 'label' holds {'b': 1}"),
+        (
+            "a.jsonl",
             b'{"text": "\\u0000", "label": "b"}\n',
             "line 1: the text, in column 'text', holds a NUL",
         ),

@@ -98,11 +98,22 @@ class Records:
             names: The columns to yield. Defaults to all.
         """
         names = self.columns if names is None else names
-        if self._ending == ".parquet":
-            return self._parquet_chunks(size, names)
         if self._ending in (".csv", ".tsv"):
             return self._grouped(self._csv_rows(), size, names)
-        return self._grouped(self._json_rows(), size, names)
+        if self._ending == ".parquet":
+            return map(self._flat, self._parquet_chunks(size, names))
+        return map(self._flat, self._grouped(self._json_rows(), size, names))
+
+    def _flat(self, chunk):
+        """The chunk; raises `ValueError` for a cell that is a list or an object."""
+        for name, values in chunk.columns.items():
+            for place, value in zip(chunk.places, values, strict=True):
+                if isinstance(value, (list, dict)):
+                    raise ValueError(
+                        f"{self.where(place)}: column {name!r} holds {str(value)[:60]}, and must "
+                        "hold single values."
+                    )
+        return chunk
 
     def _grouped(self, rows, size, names):
         places_of = {name: place for place, name in enumerate(self.columns)}
@@ -188,7 +199,7 @@ class Records:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_once)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{self.path}, line {place} is not JSON: {error}.") from None
             if not isinstance(row, dict):
@@ -227,6 +238,15 @@ class Records:
             if batch.num_rows:
                 yield Chunk(list(range(begins, begins + batch.num_rows)), columns)
             begins += batch.num_rows
+
+
+def _once(pairs):
+    """A JSON object; raises `ValueError` for a key that it has twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {max(keys, key=keys.count)!r} twice")
+    return row
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:

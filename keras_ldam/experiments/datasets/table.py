@@ -142,7 +142,7 @@ class _Table:
                 block[:, start : start + parts] = self._read_dates(name, values, rows)
             else:
                 block[:, self._numbers + place] = self._read_categories(
-                    name, values, self._codes[place]
+                    name, values, self._codes[place], rows
                 )
             at[kind] += 1
         return block
@@ -209,8 +209,15 @@ class _Table:
             dates[index] = row_encoder.date_parts(_text(value))
         return dates
 
-    def _read_categories(self, name, values, codes):
+    def _read_categories(self, name, values, codes, rows):
+        known = len(codes)
         found = [codes.setdefault(row_encoder.category(_text(v)), len(codes)) for v in values]
+        for code, category in enumerate(list(codes)[known:], start=known):
+            if not _is_text(category):
+                raise ValueError(
+                    f"{rows.where(found.index(code))}: column {name!r} holds half of a surrogate "
+                    "pair."
+                )
         number = len(codes) - 1
         if number > MAX_CATEGORIES or (number > _MANY and 2 * number > self._total):
             raise ValueError(
@@ -274,6 +281,14 @@ def _features(config, rows):
 
 def _listed(names):
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _is_text(category):
+    try:
+        category.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(value):
