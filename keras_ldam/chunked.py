@@ -11,8 +11,9 @@ from keras import ops
 from keras_ldam import counts as class_counts
 from keras_ldam import keras_internals
 from keras_ldam.layers import CosineDense, inputs_of
-from keras_ldam.losses import Chunks, in_chunks
+from keras_ldam.losses import Chunks, Negatives, SampledChunks, in_chunks
 from keras_ldam.metrics import ClassErrors
+from keras_ldam.sampling import class_chances
 from keras_ldam.sharding import ShardedClasses
 
 
@@ -30,6 +31,15 @@ class ChunkedTraining(keras.Model):
     `DRW`, margins and all their arguments; labels are integers. Of metrics there is `ClassErrors`,
     for which each step computes the scores once more, to find the best class.
 
+    With `negatives=m` training is an approximation that takes less time: of the classes that are
+    not the label's, each step sees m, drawn anew, in which class j is expected π_j times,
+    π_j = min(1, c n_j^(1 - power)). The sum over all other classes that is in each loss is
+    estimated by the draw's, Σ_k exp(s z_k) / π_k, whose mean over draws it is; so a class that is
+    drawn seldom counts as much as it should, and margins, weights and adjustment are as ever. The
+    logarithm of an estimate is too small on average, by about half its relative variance: more
+    negatives make it less. With all classes it is exact. Validation sees all classes, in chunks.
+    `rare_share` tells which part of the negatives the classes with few examples have.
+
     `predict` of the wrapped model returns all scores, `(examples, num_classes)`. `best` returns the
     best ones alone.
 
@@ -38,6 +48,11 @@ class ChunkedTraining(keras.Model):
             `CosineDense`, or of a `Dense` without an activation.
         chunk_size: Classes per chunk, at least 1. A chunk holds a few arrays of
             `(batch, chunk_size)`, and copies of as many class vectors.
+        negatives: Classes that each training step draws, m, 1 to `num_classes`; by default there is
+            no draw, and all classes count.
+        power: From 0, for draws as frequent as the classes, to 1, for all classes equally often.
+            Without counts in the loss all are equally frequent.
+        seed: Seed of the draws, a whole number; by default another one each time.
         **kwargs: Further arguments of `keras.Model`.
 
     Raises:
@@ -54,9 +69,26 @@ class ChunkedTraining(keras.Model):
     (4, 5)
     """
 
-    def __init__(self, model: keras.Model, *, chunk_size: int = 8192, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        chunk_size: int = 8192,
+        negatives: int | None = None,
+        power: float = 0.5,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         class_counts.check_whole("chunk_size", chunk_size, 1)
+        class_counts.check_range("power", power, 0, 1)
         head, features = _head_of(model)
+        if negatives is not None:
+            class_counts.check_whole("negatives", negatives, 1)
+            if negatives > head.units:
+                raise ValueError(
+                    f"`negatives` must be at most {head.units}, the number of classes. Received: "
+                    f"negatives={negatives}"
+                )
         if isinstance(keras.distribution.distribution(), ShardedClasses):
             raise ValueError(
                 "`ChunkedTraining` is for one device's classes, and ShardedClasses divides them: "
@@ -64,6 +96,10 @@ class ChunkedTraining(keras.Model):
             )
         super().__init__(**kwargs)
         self.model, self.chunk_size = model, int(chunk_size)
+        self.negatives, self.power, self.seed = negatives, float(power), seed
+        self._draws: Negatives | None = None
+        if negatives is not None:
+            self._seeds = keras.random.SeedGenerator(seed)
         # As functions: as attributes, their layers would be saved a second time.
         self._features = keras.Model(inputs_of(model), features).__call__
         self._head = lambda: head
@@ -132,6 +168,12 @@ class ChunkedTraining(keras.Model):
                     f"classes at once. Received: {metric!r}"
                 )
         self._guesses = any(metric is not None for metric in given)
+        self._draws = None
+        if self.negatives is not None:
+            counts, size = loss.counts, self._head().units
+            if np.shape(counts) != (size,):  # None, or an error of the first step.
+                counts = np.ones(size)
+            self._draws = Negatives(class_chances(counts, self.power), self.negatives)
         super().compile(
             optimizer, loss, metrics=metrics, weighted_metrics=weighted_metrics, **kwargs
         )
@@ -145,11 +187,26 @@ class ChunkedTraining(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
-    def _chunks(self) -> Chunks:
+    def _chunks(self, *, training: bool = False) -> Chunks:
         head = self._head()
         bias = ops.zeros((head.units,), "float32") if not head.use_bias else head.bias
         epsilon = head.epsilon if isinstance(head, CosineDense) else None
-        return Chunks(head.kernel, bias, epsilon, self.chunk_size)
+        if self._draws is None or not training:
+            return Chunks(head.kernel, bias, epsilon, self.chunk_size)
+        uniform = keras.random.uniform((self._draws.number,), dtype="float32", seed=self._seeds)
+        drawn = self._draws.draw(uniform)
+        return SampledChunks(head.kernel, bias, epsilon, self.chunk_size, *drawn)
+
+    @property
+    def rare_share(self) -> float:
+        """The part of the negatives that classes with fewer than 20 examples are expected to have.
+
+        Of a compiled model with `negatives` and a loss with counts.
+        """
+        if self._draws is None or getattr(self.loss, "counts", None) is None:
+            raise ValueError("`rare_share` needs `negatives`, and a compiled loss with `counts`.")
+        few = class_counts.shot_groups(self.loss.counts)["few"]
+        return float(self._draws.expected[few].sum() / self._draws.number)
 
     def compute_loss(
         self,
@@ -162,7 +219,7 @@ class ChunkedTraining(keras.Model):
         """Returns the loss of features."""
         if self._guesses:
             y_pred = _part(y_pred, slice(None, -1))
-        with in_chunks(self._chunks()):
+        with in_chunks(self._chunks(training=training)):
             return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -203,7 +260,9 @@ class ChunkedTraining(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal wrapper."""
         model = keras.saving.serialize_keras_object(self.model)
-        return {**super().get_config(), "model": model, "chunk_size": self.chunk_size}
+        drawn = {name: getattr(self, name) for name in ("negatives", "power", "seed")}
+        own = {"model": model, "chunk_size": self.chunk_size, **drawn}
+        return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ChunkedTraining:

@@ -23,7 +23,7 @@ from keras_ldam.losses.base import (
     set_class_weights,
     weighted_losses,
 )
-from keras_ldam.losses.chunks import Chunks
+from keras_ldam.losses.chunks import Chunks, Negatives, SampledChunks
 from keras_ldam.losses.cross_entropy import CrossEntropy, cross_entropy
 from keras_ldam.losses.focal import Focal, focal
 from keras_ldam.losses.ldam import LDAM, ldam
@@ -43,6 +43,8 @@ __all__ = [
     "LogitAdjusted",
     "MarginLoss",
     "NamedLoss",
+    "Negatives",
+    "SampledChunks",
     "VectorScaling",
     "asymmetric_focal",
     "check_class_weights",

@@ -1,4 +1,4 @@
-"""Scores of very many classes, a chunk of classes at a time, so that they never exist together."""
+"""Scores of very many classes: a chunk of classes at a time, or of some of the classes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 _LOW = -1e30
@@ -120,13 +121,17 @@ class Chunks:
         vectors = ops.slice(kernel, (0, start), (kernel.shape[0], width))
         biases = ops.slice(bias, (start,), (width,))
         scores = ops.matmul(features[:, :-1], vectors) + features[:, -1:] * biases
-        inverse: Any = 1.0
-        if self.epsilon is not None:
-            squares = ops.sum(ops.square(vectors), axis=0) + ops.square(biases)
-            floor = self.epsilon**2
-            inverse = ops.where(squares <= floor, 0.0, ops.rsqrt(ops.maximum(squares, floor)))
-            scores = scores * inverse
+        inverse = self._inverse(vectors, biases)
+        scores = scores * inverse
         return scores, classes, classes >= number * width, vectors, biases, inverse, start
+
+    def _inverse(self, vectors: Any, biases: Any) -> Any:
+        """1/ν of class vectors."""
+        if self.epsilon is None:
+            return 1.0
+        squares = ops.sum(ops.square(vectors), axis=0) + ops.square(biases)
+        floor = self.epsilon**2
+        return ops.where(squares <= floor, 0.0, ops.rsqrt(ops.maximum(squares, floor)))
 
     def _forward(
         self,
@@ -231,3 +236,105 @@ class Chunks:
             return columns
         last = (self._number - 1) * self._width
         return ops.concatenate([columns[..., :last], columns[..., last + overlap :]], axis=-1)
+
+
+class Negatives:
+    """Draws of classes, in which class j is expected π_j times.
+
+    A draw has one class of each of the cells [i, i + 1) of the cumulative sum of π: by a uniform
+    number, so that classes come in proportion to their part of a cell. Classes with π_j = 1, each a
+    cell of its own, come once in every draw; the others follow by π, so that common and rare ones
+    have nearly the same part of each draw.
+
+    Args:
+        chances: Relative frequencies of the classes, shape `(num_classes,)`.
+        number: Classes in a draw, m = Σ π, 1 to `num_classes`.
+    """
+
+    def __init__(self, chances: np.ndarray, number: int):
+        self.number, self.expected = number, _at_most_one(chances, number)
+        order = np.argsort(-self.expected, kind="stable")
+        ends = np.cumsum(self.expected[order])
+        starts = np.searchsorted(ends, np.arange(number) + 1e-9, side="right")
+        self._order = order.astype("int32")
+        self._first = np.minimum(starts, len(order) - 1).astype("int32")
+        last = np.searchsorted(ends, np.arange(1, number + 1) - 1e-9, side="left")
+        self._last = np.minimum(last, len(order) - 1).astype("int32")
+        # Of the part in a cell 32 bits are enough; of a sum over all classes they are not.
+        self._ends = (ends - np.floor(ends)).astype("float32")
+        self._log = np.log(self.expected).astype("float32")
+
+    def draw(self, uniform: Any) -> tuple[Any, Any]:
+        """Returns the classes of a draw, int32 of shape `(m,)`, and the logarithms of their π.
+
+        Args:
+            uniform: Numbers from 0 to 1, shape `(m,)`.
+        """
+        ends = ops.convert_to_tensor(self._ends)
+        last = ops.convert_to_tensor(self._last)
+        low, high = ops.convert_to_tensor(self._first), last
+        for _ in range(int(np.max(self._last - self._first)).bit_length()):
+            middle = (low + high) // 2
+            # The last class of a cell ends in a later one.
+            before = ops.logical_and(ops.take(ends, middle) <= uniform, middle < last)
+            low, high = ops.where(before, middle + 1, low), ops.where(before, high, middle)
+        classes = ops.take(ops.convert_to_tensor(self._order), low)
+        return classes, ops.take(ops.convert_to_tensor(self._log), classes)
+
+
+def _at_most_one(chances: np.ndarray, number: int) -> np.ndarray:
+    """min(1, c q_j), with the c for which the sum is a number."""
+    chances = np.asarray(chances, "float64")
+    order = np.argsort(-chances, kind="stable")
+    shares = chances[order]
+    rest = np.cumsum(shares[::-1])[::-1]  # Of this one and all smaller ones.
+    # How many have to be 1, so that none of the others is above it.
+    whole = int(np.argmax((number - np.arange(len(shares))) * shares <= rest * (1 + 1e-12)))
+    expected = np.minimum(1.0, chances * ((number - whole) / rest[whole]))
+    expected[order[:whole]] = 1.0
+    return np.asarray(expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledChunks(Chunks):
+    """The scores of labels and of a draw of other classes.
+
+    Args:
+        classes: Classes of the draw, int32 of shape `(m,)`.
+        log_expected: log π of each of them, float32 of shape `(m,)`.
+    """
+
+    classes: Any
+    log_expected: Any
+
+    def label_and_rest(
+        self, features: Any, labels: Any, *, scale: float = 1.0, offsets: Any = None
+    ) -> tuple[Any, Any]:
+        """Returns the score of each label, and an estimate of r.
+
+        r ≈ log Σ_k exp(s z_k + o_k - log π_k) over the classes k ≠ y of the draw. What the
+        logarithm is taken of has the exact sum as its mean over draws.
+        """
+        shape = ops.shape(labels)
+        features = ops.reshape(features, (-1, features.shape[-1]))
+        labels = ops.reshape(labels, (-1,))
+        inside = ops.clip(labels, 0, self.num_classes - 1)
+        known = labels == inside
+        own = self._scores(features, inside, pairs=True)
+        scores = self._scores(features, self.classes, pairs=False)
+        logits = scale * scores - self.log_expected
+        if offsets is not None:
+            logits = logits + ops.take(offsets, self.classes)
+        logits = ops.where(labels[:, None] == self.classes, _LOW, logits)
+        rest = ops.logsumexp(logits, axis=1)
+        return ops.reshape(ops.where(known, own, 0.0), shape), ops.reshape(rest, shape)
+
+    def _scores(self, features: Any, classes: Any, *, pairs: bool) -> Any:
+        """Scores of all examples for classes, or of each for its own."""
+        vectors = ops.take(ops.convert_to_tensor(self.kernel), classes, axis=1)
+        biases = ops.take(ops.convert_to_tensor(self.bias), classes)
+        if pairs:
+            products = ops.sum(ops.transpose(features[:, :-1]) * vectors, axis=0)
+            return (products + features[:, -1] * biases) * self._inverse(vectors, biases)
+        products = ops.matmul(features[:, :-1], vectors) + features[:, -1:] * biases
+        return products * self._inverse(vectors, biases)

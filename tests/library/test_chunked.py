@@ -6,7 +6,7 @@ import pytest
 
 import keras_ldam
 from keras_ldam import ChunkedTraining
-from keras_ldam.losses import Chunks
+from keras_ldam.losses import Chunks, Negatives, SampledChunks
 
 K, FEATURES, SIZE = 23, 4, 7
 """Three chunks and two classes more."""
@@ -207,3 +207,91 @@ def test_two_chunk_sizes_give_one_loss():
     scores = features[:, :4] @ kernel
     np.testing.assert_allclose(found[0][0], [scores[0, 0], scores[1, 22], 0], rtol=1e-5)
     np.testing.assert_allclose(found[0][1][2], np.log(np.exp(scores[2]).sum()), rtol=1e-5)
+
+
+# ----------------------------------------------------------------------------- sampled negatives
+
+
+def test_a_draw_has_each_class_as_often_as_is_expected():
+    draws = Negatives(COUNTS, 9)
+    assert draws.expected.sum() == pytest.approx(9) and draws.expected.max() == 1
+    # min(1, c n), for one c.
+    below = draws.expected < 1
+    ratios = draws.expected[below] / COUNTS[below]
+    assert np.ptp(ratios) < 1e-12 and np.all(ratios.max() * COUNTS[~below] >= 1)
+    generator = np.random.default_rng(0)
+    times = np.zeros(K)
+    for _ in range(2000):
+        classes, logs = draws.draw(generator.uniform(size=9).astype("float32"))
+        np.testing.assert_allclose(logs, np.log(draws.expected)[classes], rtol=1e-5, atol=1e-6)
+        times += np.bincount(classes, minlength=K)
+    np.testing.assert_array_equal(times[~below], 2000)
+    error = np.sqrt(2000 * draws.expected)
+    assert np.all(np.abs(times - 2000 * draws.expected) < 4 * error)
+
+
+def of_one_step(**how):
+    """The loss of a batch, and the model after a step."""
+    model = network()
+    wrapper = ChunkedTraining(model, chunk_size=SIZE, seed=1, **how)
+    loss = keras_ldam.LDAM(COUNTS, tau=0.5, scale=4)
+    wrapper.compile(keras.optimizers.SGD(1.0), loss=loss, run_eagerly=True)
+    return wrapper.train_on_batch(*examples()[:2]), model.get_weights()
+
+
+def test_with_all_classes_drawn_it_is_exact():
+    loss, weights = of_one_step(negatives=K, power=0.3)
+    expected, expected_weights = of_one_step()
+    assert loss == pytest.approx(expected, rel=1e-6)
+    for found, wanted in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_over_many_draws_the_sum_is_exact_on_average_and_the_gradient_nearly():
+    generator = np.random.default_rng(2)
+    features, kernel, way = (
+        generator.normal(size=shape).astype("float32") for shape in ((3, 5), (4, K), (4, K))
+    )
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    labels = keras.ops.convert_to_tensor([0, 22, 7], "int32")
+    bias, offsets = np.zeros(K, "float32"), np.log(COUNTS / COUNTS.sum()).astype("float32")
+    draws = Negatives(COUNTS**0.5, 12)
+
+    def found(step, drawn=None):
+        parts = (keras.ops.convert_to_tensor(kernel + step * way), bias, 1e-7, K)
+        chunks = Chunks(*parts) if drawn is None else SampledChunks(*parts, *drawn)
+        own, rest = chunks.label_and_rest(features, labels, scale=4.0, offsets=offsets)
+        own, rest = keras.ops.convert_to_numpy(own), keras.ops.convert_to_numpy(rest)
+        return rest, np.mean(np.logaddexp(0, rest - 4 * own))
+
+    sums, slopes = [], []
+    for _ in range(150):
+        drawn = draws.draw(generator.uniform(size=12).astype("float32"))
+        (_, up), (_, down) = found(0.05, drawn), found(-0.05, drawn)
+        sums.append(np.exp(found(0, drawn)[0]))
+        slopes.append((up - down) / 0.1)
+    exact, slope = np.exp(found(0)[0]), (found(0.05)[1] - found(-0.05)[1]) / 0.1
+    error = np.std(sums, axis=0) / np.sqrt(len(sums))
+    assert np.all(np.abs(np.mean(sums, axis=0) - exact) < 4 * error)
+    assert np.all(error < 0.05 * exact)
+    # The weight of each class is the ratio of two estimates, which is right nearly.
+    assert np.mean(slopes) == pytest.approx(slope, rel=0.1)
+
+
+def test_what_is_drawn_is_told_and_what_cannot_be_is_refused(tmp_path):
+    wrapper = ChunkedTraining(network(), negatives=9, power=0, seed=1)
+    wrapper.compile("sgd", loss=keras_ldam.LDAM(COUNTS), run_eagerly=True)
+    assert wrapper.rare_share == pytest.approx(Negatives(COUNTS, 9).expected[COUNTS < 20].sum() / 9)
+    x, y, _ = examples()
+    # All classes count in validation.
+    exact = chunked(wrapper.model)
+    exact.compile("sgd", loss=keras_ldam.LDAM(COUNTS), run_eagerly=True)
+    assert wrapper.test_on_batch(x, y) == pytest.approx(exact.test_on_batch(x, y), rel=1e-6)
+    wrapper.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert (loaded.negatives, loaded.power, loaded.seed) == (9, 0, 1)
+    assert loaded.rare_share == wrapper.rare_share
+    with pytest.raises(ValueError, match=r"`negatives` must be at most 23.*negatives=24"):
+        ChunkedTraining(network(), negatives=24)
+    with pytest.raises(ValueError, match="`rare_share` needs `negatives`"):
+        exact.rare_share  # noqa: B018
