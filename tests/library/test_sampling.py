@@ -1,6 +1,7 @@
 """Balanced draws: their frequencies, and that seed and epoch alone decide them."""
 
 import concurrent.futures
+import tracemalloc
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import keras_ldam
 from keras_ldam import sampling
-from keras_ldam.sampling import class_chances
+from keras_ldam.sampling import BalancedFiles, class_chances
 
 COUNTS = np.array([890, 100, 10])
 LABELS = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], COUNTS))
@@ -314,3 +315,89 @@ def test_tiny_weights_are_not_taken_for_equal_ones():
     source = sampling._Arrays((np.arange(100.0), np.repeat([0, 1], [50, 50])), None)
     order = source.order(np.array([1e-9, 9e-9]), seed=0, epoch=0)
     assert 80 <= np.sum(order >= 50) <= 99
+
+
+# ----------------------------------------------------------------------------- many files
+
+
+def files(sizes=(300, 0, 120, 90)):
+    """Labels of files, and a reader of their examples: the number of each over all files."""
+    generator = np.random.default_rng(3)
+    labels = [np.minimum(generator.geometric(0.4, n) - 1, 5).astype("uint16") for n in sizes]
+    starts = np.cumsum([0, *sizes])
+    asked = []
+
+    def read(file, rows):
+        assert np.all(np.diff(rows) > 0) and rows[-1] < sizes[file]
+        asked.append(len(rows))
+        return {"x": starts[file] + rows, "twice": 2 * (starts[file] + rows)}
+
+    return labels, read, asked
+
+
+@pytest.mark.parametrize("part", [7, 2**16])
+def test_draws_from_files_have_their_labels_and_come_as_often_as_they_should(part, monkeypatch):
+    monkeypatch.setattr(sampling, "_PART", part)
+    labels, read, _ = files()
+    batches = BalancedFiles(labels, read, power=0.5, batch_size=51, seed=4)
+    every, held = np.concatenate(labels), np.bincount(np.concatenate(labels))
+    assert len(batches) == 10 and batches.counts.tolist() == held.tolist()
+    numbers = []
+    for epoch in range(40):
+        batches.epoch = epoch
+        for x, y in batches:
+            np.testing.assert_array_equal(every[x["x"]], y)
+            np.testing.assert_array_equal(2 * x["x"], x["twice"])
+            numbers.append(x["x"])
+    numbers = np.concatenate(numbers)
+    expected = len(numbers) * np.sqrt(held) / np.sqrt(held).sum()
+    assert np.all(np.abs(np.bincount(every[numbers]) - expected) < 4 * np.sqrt(expected))
+    # Of a class all examples, equally often.
+    rare = np.bincount(numbers, minlength=len(every))[every == held.argmin()]
+    assert rare.min() > 0 and np.abs(rare - rare.mean()).max() < 5 * np.sqrt(rare.mean())
+
+
+def test_two_workers_draw_what_one_draws_and_read_their_part_alone():
+    labels, read, asked = files()
+    one = BalancedFiles(labels, read, batch_size=32, seed=1)
+    two = [BalancedFiles(labels, read, batch_size=32, seed=1, share=(n, 2)) for n in range(2)]
+    for batches in (one, *two):
+        batches.epoch = 3
+    for index in (9, 2):
+        x, y = one[index]
+        asked.clear()
+        parts = [batches[index] for batches in two]
+        assert sum(asked) <= 32
+        np.testing.assert_array_equal(np.concatenate([part[0]["x"] for part in parts]), x["x"])
+        np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), y)
+    other = BalancedFiles(labels, read, batch_size=32, seed=2)
+    other.epoch = 3
+    assert not np.array_equal(other[2][0]["x"], x["x"])
+
+
+def test_files_take_less_than_16_bytes_an_example():
+    size = 2**20
+    labels = [np.arange(size // 2, dtype="int32") // (8 * (1 + file)) for file in range(2)]
+    tracemalloc.start()
+    try:
+        BalancedFiles(labels, lambda *_: None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * size
+
+
+def test_files_that_cannot_be_drawn_from_get_a_sentence():
+    labels, read, _ = files()
+    for given, how, message in (
+        ([np.array([0, 2])], {}, "an example of each of the 3 classes. Received: none of class 1"),
+        ([np.array([0, -1])], {}, "whole numbers of at least 0.*-1 among them"),
+        ([np.array([0.0])], {}, "whole numbers of at least 0.*float64"),
+        ([], {}, "`labels` must hold examples. Received: none"),
+        (labels, {"share": (2, 2)}, r"Received: share=\(2, 2\)"),
+        (labels, {"share": (0, 3)}, "a divisor of `batch_size`"),
+        (labels, {"counts": [1, 2]}, "one entry for each of the 6 classes.*Received: 2"),
+        (labels, {"power": 2}, "`power`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BalancedFiles(given, read, **how)
