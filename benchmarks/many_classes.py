@@ -3,8 +3,9 @@
     python benchmarks/many_classes.py
 
 A step is one forward and backward pass of a head with K class vectors and its loss, for a batch of
-features: Keras' own sparse cross-entropy on `Dense`, `LDAM` on `CosineDense` with all scores at
-once, and both losses in chunks of classes, as `keras_ldam.ChunkedTraining` computes them. Each case
+features: Keras' own cross-entropy on `Dense`, with sparse labels and with one-hot ones, which the
+step makes of them; `LDAM` on `CosineDense` with all scores at once; both losses in chunks of
+classes, as `keras_ldam.ChunkedTraining` computes them; and `LDAM` with sampled negatives. Each case
 runs in a process of its own. Memory is what the compiler of JAX lays out for the step beyond what
 goes in and what comes out, the class vectors and their gradient, which are the same for all.
 """
@@ -21,7 +22,14 @@ import sys
 import time
 from pathlib import Path
 
-CASES = ("keras", "ldam", "chunked_cross_entropy", "chunked_ldam")
+CASES = (
+    "keras_one_hot",
+    "keras",
+    "ldam",
+    "chunked_cross_entropy",
+    "chunked_ldam",
+    "sampled_ldam",
+)
 FILE = Path(__file__).with_suffix(".json")
 
 
@@ -34,17 +42,24 @@ def measure(case: str, classes: int, features: int, batch: int, chunk: int, step
 
     generator = np.random.default_rng(0)
     counts = np.maximum(1, 10**6 // np.arange(1, classes + 1))
-    if case in ("keras", "chunked_cross_entropy"):
+    if case in ("keras_one_hot", "keras", "chunked_cross_entropy"):
         head = keras.layers.Dense(classes)
         loss = keras_ldam.CrossEntropy()
         if case == "keras":
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if case == "keras_one_hot":
+
+            def loss(y_true, y_pred):
+                y_true = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), classes)
+                return keras.losses.categorical_crossentropy(y_true, y_pred, from_logits=True)
     else:
         head = keras_ldam.CosineDense(classes)
         loss = keras_ldam.LDAM(counts, gradual=False)
     model = keras.Sequential([keras.Input((features,)), head])
     if case.startswith("chunked"):
         model = keras_ldam.ChunkedTraining(model, chunk_size=chunk)
+    if case.startswith("sampled"):
+        model = keras_ldam.ChunkedTraining(model, negatives=min(chunk, classes), seed=0)
     x = generator.normal(size=(batch, features)).astype("float32")
     y = generator.integers(0, classes, batch).astype("int32")
     step, memory = compiled(model, loss, x, y)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CASES = {
+    "keras_one_hot": "`Dense`, Keras' cross-entropy, one-hot labels",
     "keras": "`Dense`, Keras' sparse cross-entropy",
     "chunked_cross_entropy": "`Dense`, `CrossEntropy` in chunks",
     "ldam": "`CosineDense`, `LDAM`",
     "chunked_ldam": "`CosineDense`, `LDAM` in chunks",
+    "sampled_ldam": "`CosineDense`, `LDAM`, sampled negatives",
 }
 
 
@@ -32,7 +34,7 @@ def table() -> str:
     lines += [
         "",
         f"One forward and backward pass of head and loss, batch {found['batch']}, "
-        f"{found['features']} features, chunks of {found['chunk']:,}.",
+        f"{found['features']} features, chunks of {found['chunk']:,}, as many negatives.",
         "MB: temporary memory that JAX's compiler plans, without inputs and outputs (class vectors "
         "and their gradient).",
         f"Machine: {found['machine']}, shared; load average {low} to {high} during the runs.",
@@ -40,5 +42,30 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def sharded() -> str:
+    """Returns what `benchmarks/jax_devices.json` says of divided classes, in Markdown."""
+    found = json.loads((ROOT / "benchmarks" / "jax_devices.json").read_text())["memory"]
+    lines = [
+        "| devices | class vectors, MB a device | their gradient | temporary | loss, difference | "
+        "gradient, largest difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        sizes = (row[name] / 1e6 for name in ("variables", "gradient", "temporary"))
+        cells = [str(row["devices"]), *(f"{size:,.0f}" for size in sizes)]
+        cells += [f"{row['loss_difference']:.1g}", f"{row['gradient_difference']:.1g}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"`LDAM` on a `CosineDense`, {found['classes']:,} classes, {found['features']} features, "
+        f"batch {found['batch']}, on virtual devices of a CPU: what JAX's compiler plans for each "
+        "device, and loss and gradient against those of one device, whose gradient is at most "
+        f"{found['rows'][0]['largest_gradient']:.2g}.",
+    ]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     print(table())
+    print()
+    print(sharded())

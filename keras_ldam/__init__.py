@@ -52,8 +52,8 @@ from keras_ldam.metrics import (
 )
 from keras_ldam.mixing import mixed
 from keras_ldam.optimizers import MomentumSGD
-from keras_ldam.sampling import EpochClock, balanced
-from keras_ldam.sharding import ShardedClasses
+from keras_ldam.sampling import BalancedFiles, EpochClock, balanced
+from keras_ldam.sharding import ShardedBatches, ShardedClasses
 from keras_ldam.sharpness import SharpnessAwareTraining
 from keras_ldam.version import __version__ as __version__
 
@@ -65,6 +65,7 @@ __all__ = [
     "Advice",
     "AsymmetricFocal",
     "BalancedAccuracy",
+    "BalancedFiles",
     "ChunkedTraining",
     "ClassErrors",
     "ClassMargins",
@@ -81,6 +82,7 @@ __all__ = [
     "MomentumSGD",
     "OfProbabilities",
     "RandomCropFlip",
+    "ShardedBatches",
     "ShardedClasses",
     "SharpnessAwareTraining",
     "VectorScaling",

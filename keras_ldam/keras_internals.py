@@ -177,3 +177,31 @@ def _make_device_datasets_untunable() -> None:
         return dataset.with_options(options) if _untuned.get() else dataset
 
     multi_device_iterator_ops._create_device_dataset = create_device_dataset
+
+
+@functools.cache
+def lay_out_each_batch() -> None:
+    """Makes `fit`, `evaluate` and `predict` on JAX ask a distribution for the layout of each batch.
+
+    `keras.src.backend.jax.trainer.JAXEpochIterator._get_distributed_iterator`. Keras asks for that
+    of the first batch and lays out all others alike, which fails for a last batch that the devices
+    cannot share out evenly. On several machines each process has the whole batch here, and keeps
+    its part.
+
+    The method is replaced once, by one that acts differently only for the distributions of
+    `keras_ldam.sharding`, whose tests fail where Keras no longer calls it.
+    """
+    from keras.src.backend.jax import trainer
+
+    theirs = trainer.JAXEpochIterator._get_distributed_iterator
+
+    @functools.wraps(theirs)
+    def ours(self: Any, distribution: Any) -> Iterator[Any]:
+        place = getattr(distribution, "place", None)
+        if place is None:
+            yield from theirs(self, distribution)
+            return
+        for data in self.data_adapter.get_jax_iterator():
+            yield keras.tree.map_structure(place, data)
+
+    trainer.JAXEpochIterator._get_distributed_iterator = ours

@@ -1,4 +1,4 @@
-"""The classes of a model divided among devices, on Keras' JAX backend."""
+"""Batches, and the classes of a model, divided among devices, on Keras' JAX backend."""
 
 from __future__ import annotations
 
@@ -8,11 +8,76 @@ from typing import Any
 import keras
 
 from keras_ldam import counts as class_counts
+from keras_ldam import keras_internals
 
 _REPLICAS, _CLASSES = "replicas", "classes"
 
 
-class ShardedClasses(keras.distribution.ModelParallel):
+_Distribution: Any = object
+"""Nothing; but to a type checker the mixin has what the Keras distribution beside it has."""
+
+
+class _EveryBatch(_Distribution):
+    """Mixin for a Keras distribution: batches that cannot be shared out evenly stay whole."""
+
+    def get_data_layout(self, data_shape: Sequence[int]) -> Any:
+        """Returns where the parts of a batch lie."""
+        if data_shape[0] % self.num_model_replicas == 0:
+            return super().get_data_layout(data_shape)
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all devices belong to this process."""
+        return bool(self.num_processes == 1)
+
+    def place(self, array: Any) -> Any:
+        """Returns an array of a batch, laid out over the devices; every process has all of it."""
+        import jax  # Installed, since it is the backend.
+
+        if array is None:
+            return None
+        layout = self.get_data_layout(array.shape).backend_layout
+        if self.is_local:
+            return jax.device_put(array, layout)
+        return jax.make_array_from_callback(array.shape, layout, lambda part: array[part])
+
+
+class ShardedBatches(_EveryBatch, keras.distribution.DataParallel):
+    """A Keras distribution that divides each batch among devices, and takes every size of batch.
+
+    It is `keras.distribution.DataParallel`, with the whole model on each device, for data whose
+    last batch is smaller: a batch that the devices cannot share out evenly is computed by each of
+    them as a whole. The devices compute one program over the global batch, so that losses, class
+    weights, metrics, batch normalization and random draws are those of one device, up to rounding,
+    wherever the examples of a class lie.
+
+    Create model, loss and metrics after `keras.distribution.set_distribution` of it, and train with
+    plain `fit`, in batches of the global size. It needs Keras' JAX backend. On several machines
+    call `keras.distribution.initialize` first, and give every process the whole batches.
+
+    Args:
+        devices: Names of devices, as of `keras.distribution.list_devices()`; all of them by
+            default.
+
+    Raises:
+        ValueError: if a device does not exist, or the backend is another one.
+
+    Example:
+
+    ```python
+    keras.distribution.set_distribution(keras_ldam.ShardedBatches())
+    model.compile("sgd", loss=keras_ldam.LDAM(counts))
+    model.fit(x, y, batch_size=128)
+    ```
+    """
+
+    def __init__(self, *, devices: Sequence[str] | None = None) -> None:
+        super().__init__(devices=_devices("ShardedBatches", devices), auto_shard_dataset=False)
+        keras_internals.lay_out_each_batch()
+
+
+class ShardedClasses(_EveryBatch, keras.distribution.ModelParallel):
     """A Keras distribution that divides everything that has an entry per class among devices.
 
     Class vectors, biases, what an optimizer keeps for them, class weights and the sums of metrics
@@ -30,7 +95,7 @@ class ShardedClasses(keras.distribution.ModelParallel):
         devices: Names of devices, as of `keras.distribution.list_devices()`; all of them by
             default.
         replicas: Number of groups of devices, each of which has all classes and its part of a
-            batch, which must then be a multiple of it. With 1 every device sees the whole batch.
+            batch, where it is a multiple of it. With 1 every device sees the whole batch.
 
     Raises:
         ValueError: if an argument is not as described, a device does not exist, or the backend is
@@ -51,15 +116,7 @@ class ShardedClasses(keras.distribution.ModelParallel):
     ) -> None:
         class_counts.check_whole("num_classes", num_classes, 2)
         class_counts.check_whole("replicas", replicas, 1)
-        if keras.backend.backend() != "jax":
-            raise ValueError(
-                f"`ShardedClasses` needs Keras' JAX backend. Received: {keras.backend.backend()!r}"
-            )
-        known = keras.distribution.list_devices()
-        chosen = list(known if devices is None else devices)
-        missing = [device for device in chosen if device not in known]
-        if missing or not chosen:
-            raise ValueError(f"`devices` must be some of {', '.join(known)}. Received: {devices!r}")
+        chosen = _devices("ShardedClasses", devices)
         if len(chosen) % replicas:
             raise ValueError(
                 f"`replicas` must divide the number of devices, {len(chosen)}. Received: {replicas}"
@@ -72,7 +129,9 @@ class ShardedClasses(keras.distribution.ModelParallel):
                 f"{-(-num_classes // parts) * parts}. Received: {num_classes}"
             )
         mesh = keras.distribution.DeviceMesh((replicas, parts), (_REPLICAS, _CLASSES), chosen)
-        super().__init__(layout_map=keras.distribution.LayoutMap(mesh), batch_dim_name=_REPLICAS)
+        layouts = keras.distribution.LayoutMap(mesh)
+        super().__init__(layout_map=layouts, batch_dim_name=_REPLICAS, auto_shard_dataset=False)
+        keras_internals.lay_out_each_batch()
         self.num_classes = int(num_classes)
 
     def get_variable_layout(self, variable: Any) -> Any:
@@ -92,3 +151,19 @@ def check_sharded(num_classes: int) -> None:
             f"The classes of this head would not be divided: it has {num_classes}, and "
             f"ShardedClasses was made for {distribution.num_classes}."
         )
+
+
+def _devices(name: str, devices: Sequence[str] | None) -> list[str]:
+    """Returns the devices that are asked for; all by default."""
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            f"`{name}` needs Keras' JAX backend. Received: {keras.backend.backend()!r}"
+        )
+    known = keras.distribution.list_devices()
+    chosen = list(known if devices is None else devices)
+    missing = [device for device in chosen if device not in known]
+    if missing or not chosen:
+        raise ValueError(f"`devices` must be some of {', '.join(known)}. Received: {devices!r}")
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"`devices` must name each device once. Received: {devices!r}")
+    return chosen

@@ -1,6 +1,6 @@
 """Trains on several virtual devices of a CPU, and tells what came out as JSON.
 
-KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/sharded.py
+KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/sharded.py
 """
 
 import json
@@ -13,6 +13,7 @@ import numpy as np
 import keras_ldam
 
 K, BATCH = 32, 8
+FOUR = ["cpu:0", "cpu:1", "cpu:2", "cpu:3"]
 COUNTS = np.arange(1, K + 1) ** 2
 
 
@@ -38,6 +39,52 @@ def train(distribution, head):
     return model, model.get_weights(), history.history
 
 
+def train_in_batches(devices):
+    """Twenty steps on parts of batches, with everything that could tell parts from the whole.
+
+    The last batch of an epoch has three examples, the first half of each batch lacks class 4, class
+    weights come in the second epoch, and there are batch normalization and dropout.
+    """
+    sharded = devices and keras_ldam.ShardedBatches(devices=devices)
+    keras.distribution.set_distribution(sharded)
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(75, 6)).astype("float32")
+    y = generator.integers(0, 5, 75).astype("int32")
+    y[np.arange(75) % 8 < 4] %= 4
+    counts = np.bincount(y, minlength=5)
+    inputs = keras.Input((6,))
+    features = keras.layers.Dense(16, "relu")(inputs)
+    # A tenth of it: the statistics of few examples make much of rounding errors in twenty steps.
+    normalized = keras.layers.Rescaling(0.1)(keras.layers.BatchNormalization()(features))
+    features = keras.layers.Dropout(0.2)(features + normalized)
+    model = keras.Model(inputs, keras_ldam.CosineDense(5)(features))
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        loss=keras_ldam.LDAM(counts),
+        metrics=[keras_ldam.ClassErrors(counts)],
+    )
+    history = model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[keras_ldam.DRW(1, verbose=0)],
+    )
+    scores = model.predict(x[:11], verbose=0)
+    held = {len(v.value.sharding.device_set) for v in model.variables}
+    return [*model.get_weights(), scores], history.history, held
+
+
+def place_of(**changes):
+    from keras_ldam.experiments.config import Config
+    from keras_ldam.experiments.place import Place
+
+    return Place.of(Config(**changes).resolve())
+
+
 def program(model):
     """The compiled loss and gradient of a batch, as text."""
     x, y = (part[:BATCH] for part in examples())
@@ -52,7 +99,7 @@ def program(model):
 
 def error(**arguments):
     try:
-        keras_ldam.ShardedClasses(**{"num_classes": K, **arguments})
+        keras_ldam.ShardedClasses(**{"num_classes": K, "devices": FOUR, **arguments})
     except ValueError as error:
         return str(error)
     return None
@@ -66,9 +113,28 @@ def main():
     def head():
         return keras_ldam.CosineDense(K, name="last")
 
-    _, expected, history = train(None, head)
     told = {}
-    model, weights, found = train(keras_ldam.ShardedClasses(K, replicas=2), head)
+    expected, history, _ = train_in_batches(None)
+    weights, found, held = train_in_batches(keras.distribution.list_devices())
+    told["batches"] = {
+        "weights": difference(weights, expected),
+        "history": max(difference(found[name], history[name]) for name in history),
+        "devices": sorted(held),
+    }
+    told["refused"] = []
+    for mistake in (
+        lambda: keras_ldam.ShardedBatches(devices=["gpu:0"]),
+        lambda: place_of(strategy="mirrored", replicas=9),
+        lambda: place_of(strategy="mirrored", batch_size=12),
+        lambda: place_of(strategy="cores"),
+    ):
+        try:
+            mistake()
+        except ValueError as refused:
+            told["refused"].append(str(refused))
+
+    _, expected, history = train(None, head)
+    model, weights, found = train(keras_ldam.ShardedClasses(K, devices=FOUR, replicas=2), head)
     told["weights"] = difference(weights, expected)
     told["history"] = max(abs(found[name][0] - history[name][0]) for name in history)
     # All class vectors, their momentum, class weights and sums of errors; of two devices each.
@@ -86,6 +152,7 @@ def main():
     told["errors"] = [
         error(num_classes=33),
         error(devices=["cpu:0", "cpu:9"]),
+        error(devices=["cpu:0", "cpu:0"]),
         error(replicas=3),
     ]
     for mistake in (

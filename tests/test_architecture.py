@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms of each wing by floor: a room imports from lower floors only.
 LIBRARY = [
-    {"extras", "files", "keras_internals", "version"},
+    {"cluster", "extras", "files", "keras_internals", "version"},
     {"counts", "hardware", "labels"},
     {"counting", "sharding", "two_passes"},
     {

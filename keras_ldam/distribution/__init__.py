@@ -9,11 +9,10 @@
 It needs Keras' TensorFlow backend, and raises `MissingExtraError` without TensorFlow.
 """
 
+from keras_ldam.cluster import Cluster, WorkerLostError
 from keras_ldam.distribution.step import ReplicatedModel, ReplicatedStep
 from keras_ldam.distribution.strategies import (
     STRATEGIES,
-    Cluster,
-    WorkerLostError,
     distribute,
     is_multiworker,
     make_strategy,

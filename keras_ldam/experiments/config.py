@@ -357,8 +357,8 @@ class Config:
         "none",
         "none: one device; cores: replicas on parts of the cores, without an accelerator; "
         "mirrored: the devices of this machine; multiworker: those of several machines, each "
-        "started with this command, its own TF_CONFIG and one shared run_dir; replicas normalize "
-        "batches by their own part",
+        "started with this command, its own TF_CONFIG and one shared run_dir; on TensorFlow "
+        "replicas normalize batches by their own part",
         choices=("none", "cores", "mirrored", "multiworker"),
     )
     replicas: int = _option(

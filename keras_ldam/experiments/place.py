@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 
 from keras_ldam import hardware
+from keras_ldam.cluster import WORKER_LOST, Cluster, WorkerLostError, meet
 from keras_ldam.experiments import datasets, feeding
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.sampling import Batches
+from keras_ldam.sharding import ShardedBatches
 
 
 class Place:
     """The devices that a run is computed on.
 
     Args:
-        strategy: A `tf.distribute` strategy; `None` for one device.
-        first: Number of this process's first replica.
-        local: Number of this process's replicas.
+        strategy: A `tf.distribute` strategy, or on JAX a Keras distribution; `None` for one device.
+        replicas: Number of devices that divide a batch.
+        shares: Number of shares that the pipeline cuts a batch into; on JAX that is done later.
+        own: The shares of this process.
         writes: Whether this process writes the run folder.
         at_once: Number of batches to evaluate side by side: as many as the cores are divided for.
     """
@@ -28,14 +32,14 @@ class Place:
         self,
         strategy: Any = None,
         *,
-        first: int = 0,
-        local: int = 1,
+        replicas: int = 1,
+        shares: int = 1,
+        own: range = range(1),
         writes: bool = True,
         at_once: int = 1,
     ):
         self.strategy, self.writes, self.at_once = strategy, writes, at_once
-        self.replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-        self.own = range(first, first + local)
+        self.replicas, self.shares, self.own = replicas, shares, own
 
     @classmethod
     def of(cls, config: Config) -> Place:
@@ -53,9 +57,11 @@ class Place:
         if config.strategy == "none":
             divide_cores(config)
             return cls()
+        if keras.backend.backend() == "jax":
+            return cls._on_jax(config)
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
-                f"strategy {config.strategy} needs Keras' TensorFlow backend. "
+                f"strategy {config.strategy} needs Keras' TensorFlow or JAX backend. "
                 f"Received: {keras.backend.backend()!r}"
             )
         from keras_ldam import distribution
@@ -63,11 +69,45 @@ class Place:
         strategy = distribution.make_strategy(
             config.strategy, replicas=config.replicas, worker_timeout=config.worker_timeout
         )
-        local = len(strategy.extended.worker_devices)
-        if config.strategy != "multiworker":
-            return cls(strategy, local=local, at_once=local if config.strategy == "cores" else 1)
-        worker = distribution.Cluster.from_environment().index
-        return cls(strategy, first=worker * local, local=local, writes=worker == 0)
+        local, replicas = len(strategy.extended.worker_devices), strategy.num_replicas_in_sync
+        worker = 0
+        if config.strategy == "multiworker":
+            worker = Cluster.from_environment().index
+        return cls(
+            strategy,
+            replicas=replicas,
+            shares=replicas,
+            own=range(worker * local, (worker + 1) * local),
+            writes=worker == 0,
+            at_once=local if config.strategy == "cores" else 1,
+        )
+
+    @classmethod
+    def _on_jax(cls, config: Config) -> Place:
+        if config.strategy == "cores":
+            raise ValueError(
+                "strategy cores needs Keras' TensorFlow backend, whose threads it divides; on JAX "
+                "choose none or mirrored."
+            )
+        writes = True
+        if config.strategy == "multiworker":
+            writes = _join(Cluster.from_environment(), config.worker_timeout)
+        devices = keras.distribution.list_devices()
+        if config.strategy == "mirrored":
+            count = config.replicas or len(devices)
+            if not 2 <= count <= len(devices):
+                kind = devices[0].partition(":")[0].upper()
+                raise ValueError(
+                    f"Strategy mirrored needs at least 2 devices, and at most the {len(devices)} "
+                    f"({kind}) of this machine. Received: replicas={config.replicas or 'all'}"
+                )
+            devices = devices[:count]
+        if config.batch_size % len(devices):
+            raise ValueError(
+                f"`batch_size` must be a multiple of the number of replicas, {len(devices)}. "
+                f"Received: batch_size={config.batch_size}"
+            )
+        return cls(ShardedBatches(devices=devices), replicas=len(devices), writes=writes)
 
     def scope(self) -> contextlib.AbstractContextManager:
         """The strategy's scope, for everything that makes variables."""
@@ -75,20 +115,79 @@ class Place:
 
     def feed(self, batches: Batches) -> Any:
         """What `fit` takes to train on batches here."""
-        if self.strategy is None:
+        if self.strategy is None or self._on_mesh:
             return feeding.feed(batches)
         from keras_ldam import distribution
 
         steps = len(batches) // len(self.own)
         return distribution.distribute(self.strategy, feeding.feed(batches), steps)
 
-    def naming_lost_workers(self) -> contextlib.AbstractContextManager:
-        """Turns TensorFlow's error for a lost worker into one sentence."""
-        if self.strategy is None:
-            return contextlib.nullcontext()
-        from keras_ldam import distribution
+    def spread(self, batches: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+        """What to evaluate on: batches whose examples lie on all devices, where they can."""
+        if not self._on_mesh or not self.strategy.is_local:
+            return batches
+        return ((self.strategy.place(examples), labels) for examples, labels in batches)
 
-        return distribution.naming_lost_workers(self.strategy)
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Within it `fit` is called: the error for a lost worker becomes one sentence."""
+        if self.strategy is None:
+            yield
+        elif self._on_mesh:
+            with self.strategy.scope(), _naming_lost_processes(self.strategy):
+                yield
+        else:
+            from keras_ldam import distribution
+
+            with distribution.naming_lost_workers(self.strategy):
+                yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it, what Keras makes to write a file concerns no other process."""
+        if not self._on_mesh:
+            yield
+            return
+        distribution = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(distribution)
+
+    @property
+    def _on_mesh(self) -> bool:
+        return isinstance(self.strategy, ShardedBatches)
+
+
+def _join(cluster: Cluster, timeout: int) -> bool:
+    """Makes this process one of a cluster on JAX; returns whether it is the chief."""
+    import jax
+
+    if not jax.distributed.is_initialized():
+        meet(cluster, timeout)
+        # On CPUs two programs that run at a time would get each other's sums.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        jax.distributed.initialize(
+            cluster.addresses[0],
+            cluster.size,
+            cluster.index,
+            initialization_timeout=timeout,
+            heartbeat_timeout_seconds=timeout,
+        )
+    return cluster.is_chief
+
+
+@contextlib.contextmanager
+def _naming_lost_processes(distribution: ShardedBatches) -> Iterator[None]:
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if distribution.is_local:
+            raise
+        raise WorkerLostError(WORKER_LOST.format(error=type(error).__name__)) from error
 
 
 def divide_cores(config: Config) -> None:

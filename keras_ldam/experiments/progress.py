@@ -102,7 +102,7 @@ class Progress(keras.callbacks.Callback):
         """Keeps the errors after an epoch; returns them as columns of the history."""
         errors = evaluation.class_errors(
             self.plain,
-            self.data.test.batches(EVALUATION_BATCH),
+            self.place.spread(self.data.test.batches(EVALUATION_BATCH)),
             self.data.counts,
             at_once=self.place.at_once,
         )
@@ -125,7 +125,8 @@ class Progress(keras.callbacks.Callback):
         }
         write_json(_state_file(weights), state)
         # The weights come last: where they are, everything that belongs to them is there too.
-        write_whole(weights, self.model.save_weights)
+        with self.place.alone():
+            write_whole(weights, self.model.save_weights)
         for old in self.folder.checkpoints.iterdir():
             if not old.name.startswith(f"epoch-{epoch:05d}."):
                 old.unlink()

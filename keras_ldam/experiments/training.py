@@ -77,7 +77,7 @@ def train(
         data = datasets.load(config)
         folder.check_data(data.describe())
         _describe(config, data, place)
-        batches = feeding.training_batches(config, data, replicas=place.replicas, own=place.own)
+        batches = feeding.training_batches(config, data, replicas=place.shares, own=place.own)
         callbacks = [EpochClock(batches), *schedule(config)]
         with place.scope():
             model = compiled_model(config, data)
@@ -199,7 +199,7 @@ def fit(
             if isinstance(callback, DRW):
                 callback.set_model(model)
                 callback.on_epoch_begin(epochs - 1)
-    with place.naming_lost_workers(), feeding.naming_unreadable(batches), warnings.catch_warnings():
+    with place.training(), feeding.naming_unreadable(batches), warnings.catch_warnings():
         # Where steps_per_execution does not divide the steps of an epoch, its end cuts them off.
         warnings.filterwarnings("ignore", "Your input ran out of data")
         model.fit(
@@ -215,7 +215,7 @@ def fit(
 def compiled_model(config: Config, data: Data) -> keras.Model:
     """The network of a config with its loss, optimizer and metric; to be called in a scope."""
     model = models.build(config, data)
-    if config.strategy != "none":
+    if config.strategy != "none" and keras.backend.backend() == "tensorflow":
         from keras_ldam import distribution
 
         model = distribution.ReplicatedModel(model.inputs, model.outputs, name=model.name)

@@ -4,7 +4,10 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +105,29 @@ def test_a_run_that_was_begun_on_one_device_may_go_on_elsewhere(tmp_path):
     RunFolder(tmp_path).check(small_config(method="erm", strategy="mirrored", jit="on"))
     with pytest.raises(ValueError, match="precision"):
         RunFolder(tmp_path).check(small_config(method="erm", precision="mixed_bfloat16"))
+
+
+def test_a_run_over_two_devices_on_jax_leaves_a_model_for_every_backend(tmp_path):
+    pytest.importorskip("jax")
+    flags = ["--dataset=digits", "--method=ldam_drw", "--epochs=2", "--drop_at=0.5", "--noprogress"]
+    done = subprocess.run(
+        [sys.executable, "bin/train", *flags, "--strategy=mirrored", f"--run_dir={tmp_path}/run"],
+        cwd=Path(cli.__file__).parent.parent.parent,
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = RunFolder(tmp_path / "run").read_results()
+    assert found["replicas"] == [2]
+    again = training.evaluate(tmp_path / "run")
+    np.testing.assert_allclose(again["per_class_error"], found["last"]["per_class_error"])
 
 
 # ----------------------------------------------------------------------------- wrong settings

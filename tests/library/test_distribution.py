@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import keras_ldam
 from keras_ldam import distribution, hardware, keras_internals
+from keras_ldam.cluster import meet
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +411,7 @@ def test_a_machine_that_does_not_come_is_not_waited_for_for_ever(index):
     cluster = distribution.Cluster(addresses, index)
     begun = time.monotonic()
     with pytest.raises(distribution.WorkerLostError, match=addresses[1 - index]):
-        distribution.strategies._meet(cluster, 1)
+        meet(cluster, 1)
     assert time.monotonic() - begun < 5
 
 
@@ -422,7 +423,7 @@ def test_a_caller_that_is_no_worker_does_not_stand_in_for_one(said):
 
     def chief():
         try:
-            distribution.strategies._meet(distribution.Cluster(addresses, 0), 3)
+            meet(distribution.Cluster(addresses, 0), 3)
         except distribution.WorkerLostError as error:
             failed.append(str(error))
 
@@ -439,7 +440,7 @@ def test_an_address_that_is_taken_gets_a_sentence():
     with socket.create_server(("", 0)) as taken:
         address = f"localhost:{taken.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"cannot listen at {address}"):
-            distribution.strategies._meet(distribution.Cluster((address, "localhost:1"), 0), 1)
+            meet(distribution.Cluster((address, "localhost:1"), 0), 1)
 
 
 # ----------------------------------------------------------------------------- two machines

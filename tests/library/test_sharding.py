@@ -1,4 +1,4 @@
-"""Classes divided among devices: four virtual ones, in a process of their own."""
+"""Batches and classes divided among devices: virtual ones, in a process of their own."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def told():
             **os.environ,
             "KERAS_BACKEND": "jax",
             "PYTHONPATH": str(PROGRAM.parent.parent),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiling takes longer than running.
         },
@@ -32,6 +32,12 @@ def told():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_batches_on_eight_devices_train_as_on_one(told):
+    found = told["batches"]
+    assert found["weights"] < 1e-5 and found["history"] < 1e-5
+    assert found["devices"] == [8]
 
 
 def test_training_is_that_of_one_device(told):
@@ -46,12 +52,24 @@ def test_each_device_has_its_own_classes_of_everything_and_no_device_all_scores(
 
 
 def test_mistakes_are_told_in_one_sentence(told):
-    classes, devices, replicas, head, chunks = told["errors"]
+    classes, devices, twice, replicas, head, chunks = told["errors"]
     assert "`num_classes` must be a multiple of 4" in classes and "up to 36" in classes
-    assert devices.startswith("`devices` must be some of cpu:0, cpu:1, cpu:2, cpu:3.")
+    assert devices.startswith("`devices` must be some of cpu:0, cpu:1, cpu:2, cpu:3, ")
+    assert twice.startswith("`devices` must name each device once.")
     assert replicas == "`replicas` must divide the number of devices, 4. Received: 3"
     assert head.startswith("The classes of this head would not be divided: it has 31")
     assert chunks.startswith("`ChunkedTraining` is for one device's classes")
+
+
+def test_devices_that_do_not_exist_are_told_in_one_sentence(told):
+    named, number, size, cores = told["refused"]
+    assert named.endswith("Received: ['gpu:0']")
+    assert number == (
+        "Strategy mirrored needs at least 2 devices, and at most the 8 (CPU) of this machine. "
+        "Received: replicas=9"
+    )
+    assert size.endswith("the number of replicas, 8. Received: batch_size=12")
+    assert cores.startswith("strategy cores needs Keras' TensorFlow backend")
 
 
 def test_another_backend_is_refused():
@@ -59,3 +77,5 @@ def test_another_backend_is_refused():
         pytest.skip("this is the backend")
     with pytest.raises(ValueError, match="`ShardedClasses` needs Keras' JAX backend"):
         keras_ldam.ShardedClasses(4)
+    with pytest.raises(ValueError, match="`ShardedBatches` needs Keras' JAX backend"):
+        keras_ldam.ShardedBatches()
