@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -168,6 +169,8 @@ def _join(cluster: Cluster, timeout: int) -> bool:
         meet(cluster, timeout)
         # On CPUs two programs that run at a time would get each other's sums.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+        # Otherwise JAX aborts a process that survives another, whatever it is about to say.
+        jax.config.update("jax_enable_recoverability", True)
         jax.distributed.initialize(
             cluster.addresses[0],
             cluster.size,
@@ -178,14 +181,19 @@ def _join(cluster: Cluster, timeout: int) -> bool:
     return cluster.is_chief
 
 
+_LOST = "Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|heartbeat|coordination"
+"""What JAX's errors say where another process is lost."""
+
+
 @contextlib.contextmanager
 def _naming_lost_processes(distribution: ShardedBatches) -> Iterator[None]:
     import jax
 
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if distribution.is_local:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Of an operation between CPUs JAX raises a ValueError.
+        if distribution.is_local or not re.search(_LOST, str(error)):
             raise
         raise WorkerLostError(WORKER_LOST.format(error=type(error).__name__)) from error
 
