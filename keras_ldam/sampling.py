@@ -278,7 +278,7 @@ class BalancedFiles(keras.utils.PyDataset):
     >>> batches = BalancedFiles(labels, lambda file, rows: inputs[file][rows], batch_size=50)
     >>> x, y = batches[0]
     >>> len(batches), x.shape, np.bincount(y).tolist()
-    (20, (50,), [24, 26])
+    (20, (50,), [21, 29])
     """
 
     epoch: int
