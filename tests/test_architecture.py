@@ -37,7 +37,7 @@ LIBRARY = [
     {"distribution", "export", "report", "serving"},
 ]
 EXPERIMENTS = [
-    {"config", "row_encoder", "saved_models", "text", "word_vectors"},
+    {"config", "ngrams", "row_encoder", "saved_models", "text", "word_vectors"},
     {"recipes", "run_folder"},
     {"datasets"},
     {"feeding", "models"},

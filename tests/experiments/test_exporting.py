@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import small_config
 
 from keras_ldam import AdversarialTraining, adjustment, evaluation
-from keras_ldam.experiments import cli, datasets, exporting, text, training
+from keras_ldam.experiments import cli, datasets, exporting, ngrams, text, training
 from keras_ldam.experiments.datasets import imdb
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.losses import LOSSES
@@ -246,14 +246,21 @@ def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(
     np.testing.assert_allclose(answers["probabilities"], expected, rtol=0, atol=1e-6)
 
 
-def test_a_run_with_a_projection_and_adversarial_training_keeps_the_plain_model(
+def test_a_run_with_n_grams_a_projection_and_adversarial_training_keeps_and_serves_the_plain_model(
     small_imdb, tmp_path, monkeypatch
 ):
+    monkeypatch.setitem(ngrams.count.__kwdefaults__, "fewest", 1)
     # Tracing two LSTMs twice takes far longer than these few steps.
     eager = functools.partialmethod(keras.Model.compile, run_eagerly=True)
     monkeypatch.setattr(keras.Model, "compile", eager)
     config = small_config(
-        dataset="imdb", epochs=2, units=4, embedding_dim=4, projection=6, adversarial=0.5
+        dataset="imdb",
+        network="bilstm_ngrams",
+        epochs=2,
+        units=4,
+        embedding_dim=4,
+        projection=6,
+        adversarial=0.5,
     )
     results = training.train(config, tmp_path / "run", progress=False)
     assert {"auc", "oracle_error"} < set(results["last"])
@@ -263,6 +270,13 @@ def test_a_run_with_a_projection_and_adversarial_training_keeps_the_plain_model(
     split = datasets.load(config).test
     errors = evaluation.class_errors(model, split.batches(30), [30, 30])
     assert errors["per_class_error"] == results["last"]["per_class_error"]
+    assert model.get_layer("ngrams").num_bigrams > 1
+    texts, labels = small_imdb
+    facts = exporting.export(tmp_path / "run", tmp_path / "exports" / "reviews")
+    served = tf.saved_model.load(facts["folder"]).signatures["serving_default"]
+    answers = served(text=tf.constant(texts))["probabilities"].numpy()
+    wrong = 100 * np.array([np.mean(answers[labels == k].argmax(axis=1) != k) for k in (0, 1)])
+    np.testing.assert_allclose(wrong, errors["per_class_error"], atol=1e-3)
 
 
 def test_calibration_is_for_the_class_frequencies_where_the_model_is_used(held_out, tmp_path):

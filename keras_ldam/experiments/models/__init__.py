@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam.experiments import datasets, row_encoder
+from keras_ldam.experiments import datasets, ngrams, row_encoder
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
 from keras_ldam.experiments.models.bilateral import bilateral, is_bilateral, one_image
@@ -225,13 +225,17 @@ def _table_mlp(config, data, head):
     return table_mlp(head=head, examples=rows[np.sort(some)], numbers=numbers, ids=ids)
 
 
-def _bilstm(config, data, head):
+def _bilstm(config, data, head, *, with_ngrams=False):
     embedding = datasets.declared(config.dataset).embedding
     if data.vocabulary is not None:
         known = len(data.vocabulary) + 2
     else:
         ids = (split.examples.values for split in (data.train, data.test))
         known = 1 + max(int(each.max(initial=1)) for each in ids)
+    counted = None
+    if with_ngrams:
+        texts = data.train.examples
+        counted = ngrams.count(texts.values, texts.lengths, data.train.labels, known)
     return bilstm(
         head=head,
         vocabulary_size=known,
@@ -242,7 +246,12 @@ def _bilstm(config, data, head):
         head_dropout=config.head_dropout,
         projection=config.projection,
         embedding=None if embedding is None else embedding(config, data),
+        known_ngrams=counted,
     )
+
+
+def _bilstm_ngrams(config, data, head):
+    return _bilstm(config, data, head, with_ngrams=True)
 
 
 _ADAPTED_TO = 100_000
@@ -256,6 +265,7 @@ NETWORKS = {
     "mlp": Network("vectors", _mlp),
     "table_mlp": Network("rows", _table_mlp),
     "bilstm": Network("sequences", _bilstm),
+    "bilstm_ngrams": Network("sequences", _bilstm_ngrams),
 }
 """Every network by the name that `--network` takes."""
 

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ldam.experiments import ngrams
 from keras_ldam.experiments.models import recurrence
+from keras_ldam.experiments.models.ngram_bag import KnownNGrams, WeightedBag
 
 
 def reverse_words(inputs: Any, lengths: Any) -> Any:
@@ -142,6 +144,8 @@ def bilstm(
     head_dropout: float = 0.5,
     projection: int = 0,
     embedding: np.ndarray | None = None,
+    known_ngrams: ngrams.NGrams | None = None,
+    ngram_units: int = 20,
     name: str = "bilstm",
 ) -> keras.Model:
     """Builds word vectors, two bidirectional LSTMs, and pooling over the words.
@@ -166,6 +170,10 @@ def bilstm(
             negative. Defaults to 0.
         embedding: Initial word vectors, shape `(vocabulary_size, embedding_size)`, which are
             trained further. Defaults to random ones.
+        known_ngrams: Words, bigrams and trigrams whose weighted bag, through a small ReLU layer,
+            gives the head more features; of a text's n-grams a share of `head_dropout` is dropped.
+            Defaults to none.
+        ngram_units: Units of that layer. Defaults to 20.
         name: Name of the model. Defaults to `"bilstm"`.
 
     Returns:
@@ -190,12 +198,16 @@ def bilstm(
     x = BiLSTM(units, name="lstm1")(x, lengths)
     x = layers.Dropout(layer_dropout, name="layer_dropout")(x)
     x = BiLSTM(units, name="lstm2")(x, lengths)
-    x = layers.Concatenate(name="pooled")(
-        [
-            PoolWords(maximum=True, name="pooled_states")(x, lengths),
-            PoolWords(name="pooled_vectors")(vectors, lengths),
-        ]
-    )
+    pooled = [
+        PoolWords(maximum=True, name="pooled_states")(x, lengths),
+        PoolWords(name="pooled_vectors")(vectors, lengths),
+    ]
+    if known_ngrams is not None:
+        sizes = vocabulary_size, len(known_ngrams.bigrams), len(known_ngrams.trigrams)
+        numbers, weights = KnownNGrams(*sizes, name="ngrams")(inputs)
+        weights = layers.Dropout(head_dropout, name="ngram_dropout")(weights)
+        pooled.append(WeightedBag(sum(sizes), ngram_units, name="bag")(numbers, weights))
+    x = layers.Concatenate(name="pooled")(pooled)
     x = layers.BatchNormalization(momentum=0.9, center=False, scale=False, name="features")(x)
     x = layers.Dropout(head_dropout, name="head_dropout")(x)
     if projection:
@@ -204,4 +216,6 @@ def bilstm(
     if embedding is not None:
         # Set after building: an initializer would put the whole table into the saved config.
         model.get_layer("vectors").set_weights([embedding])
+    if known_ngrams is not None:
+        model.get_layer("ngrams").assign(known_ngrams)
     return model
