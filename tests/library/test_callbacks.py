@@ -220,7 +220,7 @@ def test_validation_has_the_weights_from_the_first_epoch_on_so_that_its_loss_nev
     assert history["val_loss"] == pytest.approx([history["val_loss"][0]] * 4, rel=1e-6)
     # The mean over the batches of the mean by weights in each.
     x, y = examples
-    each = oracle.cross_entropy(y, np.array(model(x))).reshape(3, 14)
+    each = oracle.cross_entropy(y, keras.ops.convert_to_numpy(model(x))).reshape(3, 14)
     weights = keras_ldam.class_weights(COUNTS, kind="inverse")[y].reshape(3, 14)
     expected = ((weights * each).sum(axis=1) / weights.sum(axis=1)).mean()
     assert history["val_loss"][0] == pytest.approx(expected, rel=1e-5)

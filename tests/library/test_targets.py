@@ -390,7 +390,7 @@ def test_counts_of_labels_and_sides_make_margins_and_weights_label_by_label():
         (lambda: keras_ldam.ClassErrors(COUNTS, axis=None), "`axis` must be a whole number"),
         (
             lambda: keras_ldam.LDAM(SIDES)(np.zeros((2, 3)), np.zeros((2, 2))),
-            "name 3 labels, which",
+            "must have 3 labels on its last axis",
         ),
         (
             lambda: keras_ldam.LDAM(SIDES)(np.zeros(2), np.zeros((2, 3))),
