@@ -155,3 +155,11 @@ def test_the_quantile_zero_is_the_smallest_margin():
     found = metric.result()
     assert float(found["margin_quantile"]) == pytest.approx(0.2, abs=0.02)
     assert float(found["margin_min"]) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_a_class_whose_scores_are_nan_has_no_margin():
+    metric = keras_ldam.ClassMargins(2, quantile=0.5, per_class=True)
+    metric.update_state([0, 1], np.array([[1.0, 0.0], [np.nan, np.nan]], "float32"))
+    found = {name: float(value) for name, value in metric.result().items()}
+    assert found["margin_min_0"] == 1
+    assert np.isnan([found[f"margin_{name}_1"] for name in ("min", "quantile")]).all()

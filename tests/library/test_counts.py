@@ -204,3 +204,9 @@ def test_a_class_of_100_or_20_examples_is_medium():
         "medium": [1, 2],
         "few": [3],
     }
+
+
+@pytest.mark.parametrize("count", [2**54, 2**63, 2**64, 10**400, np.inf])
+def test_a_count_that_no_float_holds_is_refused(count):
+    with pytest.raises(ValueError, match="`counts` must be whole numbers"):
+        keras_ldam.margins([count, 3])
