@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_ldam.counts import shown
 from keras_ldam.losses import LOSSES
 from keras_ldam.mixing import MIXTURES
 
@@ -542,7 +544,9 @@ class Config:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(f"unknown config field {unknown[0]!r}; known: {', '.join(known)}.")
+            near = ", ".join(difflib.get_close_matches(unknown[0], known))
+            hint = f"; known: {near}, …" if near else ""
+            raise ValueError(f"unknown config field {unknown[0][:60]!r}{hint}.")
         return cls(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         ).resolve()
@@ -572,7 +576,7 @@ def _check_field(field, value):
     name, meta = field.name, field.metadata
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    received = f"Received: {name}={value!r}"
+    received = f"Received: {name}={shown(value)}"
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise ValueError(f"`{name}` must be of type {expected.__name__}. {received}")
     if meta["choices"] is not None and value not in meta["choices"]:

@@ -111,8 +111,13 @@ def test_damaged_files_get_a_sentence(tmp_path, config):
     with pytest.raises(ValueError, match="not valid JSON"):
         folder.read_config()
     folder.config_file.write_text('{"sed": 1}')
-    with pytest.raises(ValueError, match="unknown config field 'sed'"):
+    with pytest.raises(ValueError, match="unknown config field 'sed'; known: seed, …"):
         folder.read_config()
+    for long in ({"new": 1}, {"seed": [1] * 1000}, {"method": "x" * 1000}):
+        folder.config_file.write_text(json.dumps(long))
+        with pytest.raises(ValueError) as raised:
+            folder.read_config()
+        assert len(str(raised.value)) < 600
 
 
 @pytest.mark.parametrize(
