@@ -21,7 +21,7 @@ from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.losses import LOSSES
 
-SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gamma": 1.0, "tau": 1.0}
+SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gamma": 1.0, "tau": 1.0, "vs_gamma": 0.3}
 
 
 class KilledError(Exception):

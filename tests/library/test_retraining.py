@@ -219,7 +219,7 @@ def test_the_head_of_one_of_several_outputs_is_named():
         (None, {"data": X}, r"`data` must be \(x, y\)"),
         (None, {"data": (X, {"kind": LABELS})}, "`data` must hold labels"),
         (None, {"data": []}, "`data` must hold examples"),
-        (None, {"power": 2}, "`power` must be a number"),
+        (None, {"power": 3}, "`power` must be a number"),
         (None, {"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         (None, {"epochs": 0}, "`epochs` must be a whole number of at least 1"),
         (None, {"data": (X, LABELS + (LABELS > 0))}, "none of class 1"),
