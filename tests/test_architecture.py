@@ -30,8 +30,8 @@ LIBRARY = [
         "optimizers",
         "sampling",
         "schedules",
-    }
-    | {"sharpness"},
+        "sharpness",
+    },
     {"adjustment", "chunked", "guards", "mixing"},
     {"callbacks", "evaluation"},
     {"distribution", "export", "report", "serving"},

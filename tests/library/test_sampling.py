@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import keras_ldam
-from keras_ldam import sampling
 from keras_ldam.sampling import BalancedFiles, class_chances
+from keras_ldam.sampling import files as sampling_files
+from keras_ldam.sampling.sources import Arrays
 
 COUNTS = np.array([890, 100, 10])
 LABELS = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], COUNTS))
@@ -312,7 +313,7 @@ def test_bad_streams_get_one_sentence(change, arguments, sentence):
 
 
 def test_tiny_weights_are_not_taken_for_equal_ones():
-    source = sampling._Arrays((np.arange(100.0), np.repeat([0, 1], [50, 50])), None)
+    source = Arrays((np.arange(100.0), np.repeat([0, 1], [50, 50])), None)
     order = source.order(np.array([1e-9, 9e-9]), seed=0, epoch=0)
     assert 80 <= np.sum(order >= 50) <= 99
 
@@ -337,7 +338,7 @@ def files(sizes=(300, 0, 120, 90)):
 
 @pytest.mark.parametrize("part", [7, 2**16])
 def test_draws_from_files_have_their_labels_and_come_as_often_as_they_should(part, monkeypatch):
-    monkeypatch.setattr(sampling, "_PART", part)
+    monkeypatch.setattr(sampling_files, "_PART", part)
     labels, read, _ = files()
     batches = BalancedFiles(labels, read, power=0.5, batch_size=51, seed=4)
     every, held = np.concatenate(labels), np.bincount(np.concatenate(labels))
