@@ -50,7 +50,10 @@ def scores_of(folder: RunFolder, most: int) -> tuple[np.ndarray, np.ndarray, np.
     parts = -(-len(test.labels) // most)
     part = fitting.folds(np.asarray(test.labels)[:, None], parts, seed=1)[0]
     scores, labels = evaluation.scores(model, test.take(np.flatnonzero(part)).batches(BATCH))
-    return config.score_scale * scores, labels, np.array(data["counts"]), config.to_json()
+    settings = config.to_json()
+    # Names: where these folders lie is a matter of the machine.
+    settings |= {name: Path(settings[name]).name for name in ("data_dir", "stage_one")}
+    return config.score_scale * scores, labels, np.array(data["counts"]), settings
 
 
 def adjusted(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict:

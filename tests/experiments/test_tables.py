@@ -604,6 +604,8 @@ def test_seeds_with_different_settings_are_told_apart():
     same = made_up_result([20, 10], seed=1, scale=30.0)
     other = made_up_result([20, 10], seed=1, scale=10.0)
     assert collection.unlike([one, same]) == []
+    stages = [made_up_result([20, 10], seed=seed, stage_one=f"erm-{seed}") for seed in (0, 1)]
+    assert collection.unlike(stages) == []  # Each seed continues from its own first stage.
     assert collection.unlike([one, other]) == [
         "erm: seed 1 has scale=10.0, seed 0 has 30.0; their mean mixes two settings."
     ]

@@ -324,6 +324,10 @@ def _difference(run, other):
     return None
 
 
+OF_ONE_RUN = ("seed", "data_dir", "stage_one")
+"""Fields of a config in which runs of one setting differ."""
+
+
 def unlike(runs: Sequence[Result]) -> list[str]:
     """Returns a sentence for runs of one name whose settings differ in more than the seed."""
     sentences, first = [], {}
@@ -331,7 +335,7 @@ def unlike(runs: Sequence[Result]) -> list[str]:
         other = first.setdefault(run.key[:-1], run)
         for name, value in run.config.items():
             theirs = other.config.get(name, value)
-            if name not in ("seed", "data_dir") and value != theirs:
+            if name not in OF_ONE_RUN and value != theirs:
                 sentences.append(
                     f"{run.method}: seed {run.seed} has {name}={value!r}, seed {other.seed} has "
                     f"{theirs!r}; their mean mixes two settings."

@@ -11,7 +11,7 @@ import numpy as np
 from keras_ldam.experiments import datasets
 from keras_ldam.experiments.config import DATASETS, METHODS, Config
 from keras_ldam.experiments.tables import published
-from keras_ldam.experiments.tables.collection import Result
+from keras_ldam.experiments.tables.collection import OF_ONE_RUN, Result
 from keras_ldam.losses import LOSSES
 from keras_ldam.report import Run
 from keras_ldam.report.tables import Row, Table, columns, seed_errors, spread, warned
@@ -112,9 +112,7 @@ def _record(run, measures, paper):
         demanded=demanded(run),
         start_epoch=start if start > 0 else None,
         published=paper,
-        settings={
-            name: value for name, value in run.config.items() if name not in ("seed", "data_dir")
-        },
+        settings={name: value for name, value in run.config.items() if name not in OF_ONE_RUN},
         facts={name: text for name, text in facts.items() if text},
     )
 
