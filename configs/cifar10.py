@@ -8,8 +8,8 @@ has the results of full runs.
     bin/train --dataset cifar10 --method bbn --recipe bbn
 
 The recipe bbn is that of BBN's authors (Zhou et al., 2020, and their code): Nesterov's momentum, a
-warm-up from a third of the rate, drops at epochs 120 and 160. Method bbn takes two images a step in
-the place of one, so twice the time, by whichever recipe.
+warm-up from a third of the rate, drops at epochs 120 and 160. With any recipe,
+method bbn takes two images a step, and about twice the time.
 
     bin/train --dataset cifar10 --method ldam_drw --recipe strong
 

@@ -7,16 +7,9 @@ has the results of full runs.
 
     bin/train --dataset cifar100 --method bbn --recipe bbn
 
-The recipe bbn is that of BBN's authors (Zhou et al., 2020, and their code): Nesterov's momentum, a
-warm-up from a third of the rate, drops at epochs 120 and 160. Method bbn takes two images a step in
-the place of one, so twice the time, by whichever recipe.
-
     bin/train --dataset cifar100 --method ldam_drw --recipe strong
 
-The recipe strong has what was reported to help most: a cosine, more weight decay, rare images
-pasted on others (CutMix), and sharpness-aware steps, which take twice the time. Its values are
-those of the papers (Park et al., 2022; Rangwani et al., 2022), not chosen on validation images yet,
-which `benchmarks/ablation.py` is for, and no full run has been made.
+`configs/cifar10.py` says where the recipes bbn and strong come from.
 """
 
 from keras_ldam.experiments.config import Config
