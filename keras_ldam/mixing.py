@@ -39,7 +39,7 @@ def mixed(
       that remains.
 
     The result has soft labels, which all losses of this library take. Rare examples appear on many
-    backgrounds instead of many times as they are. What is drawn depends on seed, epoch and batch
+    backgrounds instead of being repeated unchanged. What is drawn depends on seed, epoch and batch
     alone. Mixing comes before what layers of the model do to images, such as shifts and mirrors,
     which the two images of a mixture then share.
 

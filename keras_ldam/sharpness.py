@@ -17,7 +17,7 @@ class SharpnessAwareTraining(TwoPasses):
 
     A step takes the gradient g of the batch at the weights w, moves to w + ρ g / ‖g‖₂, takes the
     gradient there, goes back, and steps by the second gradient with whatever optimizer the model is
-    compiled with. The norm is that of all trainable weights together. Minima that are found so are
+    compiled with. The norm is that of all trainable weights together. The minima found this way are
     flat: small changes of the weights raise the loss little. On long-tailed images the gain was
     reported to be largest for the rare classes, whose minima under re-weighting are the sharpest.
 

@@ -193,9 +193,11 @@ class TwoPasses(keras.Model):
         before = [ops.copy(v.value) for v in variables]
         for variable, value, move in zip(variables, before, moves, strict=True):
             variable.assign(value + move)
-        yield
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
 
     @contextlib.contextmanager
     def _statistics_kept(self) -> Iterator[None]:
@@ -204,9 +206,11 @@ class TwoPasses(keras.Model):
             v for v in self.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)
         ]
         before = [ops.copy(v.value) for v in statistics]
-        yield
-        for variable, value in zip(statistics, before, strict=True):
-            variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in zip(statistics, before, strict=True):
+                variable.assign(value)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal wrapper."""

@@ -154,3 +154,24 @@ def test_an_impossible_length_is_refused(rho):
 def test_a_model_that_is_not_built_is_refused():
     with pytest.raises(ValueError, match="`model` must be a built Keras model"):
         SharpnessAwareTraining(keras.Sequential([keras.layers.Dense(2)]))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="Keras' step on JAX never assigns the moved weights"
+)
+def test_weights_are_back_in_place_when_the_second_pass_fails(monkeypatch):
+    model = linear()
+    before = model.get_weights()
+    trained = compiled(model, rho=0.7)
+    passes, compute = [], trained.compute_loss
+
+    def interrupted(*args, **kwargs):
+        passes.append(args)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr(trained, "compute_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained.fit(X, LABELS, batch_size=6, verbose=0)
+    assert_close(model.get_weights(), before, atol=1e-7)
