@@ -5,6 +5,7 @@ none of it.
 """
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -60,6 +61,17 @@ def _without_start_up_notes():
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def without_graphs():
+    """Within it, models train eagerly: tracing takes far longer than a few steps."""
+    import keras
+
+    eager = functools.partialmethod(keras.Model.compile, run_eagerly=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "compile", eager)
+        yield
 
 
 def small_config(**changes):

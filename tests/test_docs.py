@@ -5,8 +5,8 @@ takes for granted stands in a comment, `<!-- setup … -->`; `<!-- fragment -->`
 that it cannot run by itself. Other blocks are for a terminal: their programs and flags are checked.
 """
 
+import contextlib
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from conftest import without_graphs
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -130,13 +131,8 @@ def test_examples_run(name, backend, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SMOKE", "1")
     if backend == keras.backend.backend():
-        if name in EAGER:
-            monkeypatch.setattr(
-                keras.Model,
-                "compile",
-                functools.partialmethod(keras.Model.compile, run_eagerly=True),
-            )
-        runpy.run_path(script, run_name="__main__")  # A process would import TensorFlow anew.
+        with without_graphs() if name in EAGER else contextlib.nullcontext():
+            runpy.run_path(script, run_name="__main__")  # A process would import TensorFlow anew.
         printed = capsys.readouterr().out
     else:
         monkeypatch.setenv("KERAS_BACKEND", backend)

@@ -1,6 +1,5 @@
 """Exports of finished runs: what they serve, their calibration, runs that are refused."""
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_config
+from conftest import small_config, without_graphs
 
 from keras_ldam import AdversarialTraining, adjustment, evaluation
 from keras_ldam.experiments import cli, datasets, exporting, ngrams, text, training
@@ -210,9 +209,7 @@ def test_reviews_have_few_lengths_where_each_is_compiled(small_imdb, jit):
         assert one_review.shape == (1, 7)
 
 
-def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(
-    small_imdb, tmp_path, monkeypatch
-):
+def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imdb, tmp_path):
     config = small_config(
         dataset="imdb",
         method="ldam_drw",
@@ -223,10 +220,7 @@ def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(
         embedding_dim=4,
         max_tokens=8,
     )
-    with monkeypatch.context() as patch:
-        # Tracing two LSTMs takes far longer than these few steps.
-        eager = functools.partialmethod(keras.Model.compile, run_eagerly=True)
-        patch.setattr(keras.Model, "compile", eager)
+    with without_graphs():
         training.train(config, tmp_path / "run")
     facts = exporting.export(tmp_path / "run", tmp_path / "exports" / "reviews", calibrate=True)
     texts, labels = small_imdb
@@ -250,9 +244,6 @@ def test_a_run_with_n_grams_a_projection_and_adversarial_training_keeps_and_serv
     small_imdb, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(ngrams.count.__kwdefaults__, "fewest", 1)
-    # Tracing two LSTMs twice takes far longer than these few steps.
-    eager = functools.partialmethod(keras.Model.compile, run_eagerly=True)
-    monkeypatch.setattr(keras.Model, "compile", eager)
     config = small_config(
         dataset="imdb",
         network="bilstm_ngrams",
@@ -262,7 +253,8 @@ def test_a_run_with_n_grams_a_projection_and_adversarial_training_keeps_and_serv
         projection=6,
         adversarial=0.5,
     )
-    results = training.train(config, tmp_path / "run", progress=False)
+    with without_graphs():
+        results = training.train(config, tmp_path / "run", progress=False)
     assert {"auc", "oracle_error"} < set(results["last"])
     model = RunFolder(tmp_path / "run").load_model()
     assert not isinstance(model, AdversarialTraining)

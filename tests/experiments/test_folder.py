@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import functools
 import io
 import json
 import os
@@ -13,6 +13,7 @@ import keras
 import made_images
 import numpy as np
 import pytest
+from conftest import without_graphs
 
 from keras_ldam.experiments import cli, models, training
 from keras_ldam.experiments.config import Config
@@ -316,13 +317,7 @@ def test_images_shared_out_over_two_devices_train_as_on_one(
             strategy=strategy,
             drop_at=(0.5,),
         )
-        with monkeypatch.context() as patch:
-            if strategy == "none":
-                patch.setattr(
-                    keras.Model,
-                    "compile",
-                    functools.partialmethod(keras.Model.compile, run_eagerly=True),
-                )
+        with without_graphs() if strategy == "none" else contextlib.nullcontext():
             training.train(config, tmp_path / strategy, progress=False)
         with open(tmp_path / strategy / "history.csv", newline="") as rows:
             histories.append([float(row["loss"]) for row in csv.DictReader(rows)])
