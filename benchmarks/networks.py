@@ -409,6 +409,7 @@ NETWORKS = {
     "plain CNN": Network(cifar10, plain_cnn, lambda: adam(1e-3), 32, 12),
     "ResNet-32": Network(cifar10, resnet32, lambda: momentum(0.1), 64, 12),
     "MobileNet, 100 classes": Network(cifar100, mobilenet, lambda: adamw(2e-3), 64, 8),
+    "MobileNet, 100 classes, 24 epochs": Network(cifar100, mobilenet, lambda: adamw(2e-3), 64, 24),
     "U-Net": Network(canvases, unet, lambda: adam(1e-3), 16, 8),
 }
 
