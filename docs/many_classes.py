@@ -39,7 +39,28 @@ def table() -> str:
         "and their gradient).",
         f"Machine: {found['machine']}, shared; load average {low} to {high} during the runs.",
     ]
-    return "\n".join(lines)
+    return "\n".join(
+        [*lines, "", *(_in_chunks(rows, backend) for backend in ("jax", "tensorflow"))]
+    )
+
+
+def _in_chunks(rows: dict, backend: str) -> str:
+    """Returns what chunks cost with 10⁶ classes, in proportion to all scores at once."""
+    parts = []
+    for whole, chunked, name in (
+        ("keras", "chunked_cross_entropy", "`CrossEntropy`"),
+        ("ldam", "chunked_ldam", "`LDAM`"),
+    ):
+        one, other = rows[backend, 10**6, whole], rows[backend, 10**6, chunked]
+        part = f"{other['seconds'] / one['seconds']:.2f} times the time"
+        if one["megabytes"]:
+            part += f" and {other['megabytes'] / one['megabytes']:.3f} times the memory"
+        parts.append(f"{name} {part}")
+    named = {"jax": "JAX", "tensorflow": "TensorFlow"}[backend]
+    return (
+        f"- On {named}, with 1,000,000 classes, chunks take, compared with all scores at once: "
+        f"{'; '.join(parts)}."
+    )
 
 
 def sharded() -> str:
