@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 import keras_ldam  # noqa: E402
 from keras_ldam import evaluation  # noqa: E402
 from keras_ldam.adjustment import fitting  # noqa: E402
-from keras_ldam.adjustment.criteria import Criterion, confusions  # noqa: E402
+from keras_ldam.adjustment.criteria import Criterion, Decisions  # noqa: E402
 from keras_ldam.experiments import datasets  # noqa: E402
 from keras_ldam.experiments.run_folder import RunFolder  # noqa: E402
 from keras_ldam.hardware import versions  # noqa: E402
@@ -78,8 +78,8 @@ def value(criterion: str, logits: np.ndarray, labels: np.ndarray) -> float:
     if criterion == "nll":
         return float(fitting.losses(logits[:, None], labels[:, None]).mean())
     guesses = logits.argmax(axis=1)[:, None]
-    counted = confusions(labels[:, None], guesses, np.ones(len(labels)), logits.shape[1])
-    return 100 * float(Criterion(criterion).of(counted)[0])
+    found = Decisions(labels[:, None], guesses, np.ones(len(labels)), logits.shape[1])
+    return 100 * float(Criterion(criterion).of(found)[0])
 
 
 def row(runs: list[dict], criterion: str) -> dict:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam.adjustment.criteria import CRITERIA, Criterion, confusions
+from keras_ldam.adjustment.criteria import CRITERIA, Criterion, Decisions
 from keras_ldam.adjustment.fitting import Examples, Fit, Fitter
 from keras_ldam.adjustment.held_out import Form, check_presence, examples_of, held_out
 from keras_ldam.adjustment.measures import Interval, measured, remarks_on
@@ -147,13 +147,16 @@ def adjust(
     * Then τ is chosen, and kept if the criterion gains more than one standard error by it on
       halves of the data that it was not chosen on.
     * Then offsets of the classes are fitted, if each class has at least 20 examples, and kept by
-      the same rule. Two classes, and each of several labels, have one threshold, which is fitted in
-      place of τ and offsets, exactly, over all breakpoints.
+      the same rule; for other criteria than `"nll"` only up to 200 classes. Two classes, and each
+      of several labels, have one threshold, which is fitted in place of τ and offsets, exactly,
+      over all breakpoints.
 
     The measures after the adjustment are those on data that the fit has not seen: the whole fit is
     repeated on four fifths of the held-out examples for each fifth (cross-fitting; on fewer parts
     if a class has fewer than 5 examples). Intervals are of 500 bootstrap draws within the classes.
-    With `target_prior` the examples are weighted as if their classes were so frequent.
+    With `target_prior` the examples are weighted as if their classes were so frequent. All scores
+    of the held-out examples are kept in memory, and a fit takes about 90 bytes for each of them:
+    there may be at most 2·10⁸.
 
     Args:
         model: The trained model.
@@ -428,9 +431,7 @@ def _check_reached(goal: Criterion, fit: Fit, examples: Examples) -> None:
     if goal.name != "recall_at":
         return
     guesses = fit.logits(examples.scores).argmax(axis=2)
-    found = goal.of(
-        confusions(examples.labels, guesses, examples.weights, examples.scores.shape[2])
-    )
+    found = goal.of(Decisions(examples.labels, guesses, examples.weights, examples.scores.shape[2]))
     if found.min() < 0:
         raise ValueError(
             "No threshold reaches `precision` on the held-out data. Received: "

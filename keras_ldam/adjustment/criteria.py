@@ -1,13 +1,58 @@
-"""What a decision is good for: criteria on confusions, and the offset that is best by one."""
+"""What decisions are good for: criteria of them, and the offset that is best by one."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
 CRITERIA = ("nll", "balanced_accuracy", "macro_f1", "recall_at", "cost")
 """What `adjust` can fit for; the first is of probabilities, the others are of decisions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+    """L decisions about each of n examples, and what is right in them, class by class.
+
+    There may be thousands of classes, so there is no array of `(C, C)`.
+
+    Args:
+        labels: `(n, L)`, in 0 … C - 1.
+        guesses: `(n, L)`, likewise.
+        weights: `(n,)`.
+        num_classes: C.
+    """
+
+    labels: np.ndarray
+    guesses: np.ndarray
+    weights: np.ndarray
+    num_classes: int
+
+    @functools.cached_property
+    def held(self) -> np.ndarray:
+        """The weight of each class's examples, `(L, C)`."""
+        return sums_by_class(self.labels, self.weights, self.num_classes)
+
+    @functools.cached_property
+    def guessed(self) -> np.ndarray:
+        """The weight of the guesses of each class, `(L, C)`."""
+        return sums_by_class(self.guesses, self.weights, self.num_classes)
+
+    @functools.cached_property
+    def right(self) -> np.ndarray:
+        """The weight of the examples of each class that are guessed right, `(L, C)`."""
+        weights = np.where(self.labels == self.guesses, self.weights[:, None], 0.0)
+        return sums_by_class(self.labels, weights, self.num_classes)
+
+
+def sums_by_class(labels: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the sums of weights `(n,)` or `(n, L)` by label `(n, L)`, of shape `(L, C)`."""
+    decisions = labels.shape[1]
+    cells = np.arange(decisions) * num_classes + labels
+    each = np.broadcast_to(weights if weights.ndim == 2 else weights[:, None], cells.shape)
+    counted = np.bincount(cells.ravel(), each.ravel(), decisions * num_classes)
+    return counted.reshape(decisions, num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +74,12 @@ class Criterion:
     class_id: int = 1
     positive_only: bool = False
 
-    def of(self, confusion: np.ndarray) -> np.ndarray:
-        """Returns the value of confusions `(…, C, C)`, row the label, of shape `(…)`."""
-        own = np.diagonal(confusion, axis1=-2, axis2=-1)
-        labels, guesses = confusion.sum(axis=-1), confusion.sum(axis=-2)
-        if self.name == "cost":
-            return -(self.costs * confusion).sum(axis=(-2, -1)) / labels.sum(axis=-1)
+    def of(self, decisions: Decisions) -> np.ndarray:
+        """Returns the value of each decision, `(L,)`."""
+        own, labels, guesses = decisions.right, decisions.held, decisions.guessed
+        if self.costs is not None:
+            costs = self.costs[decisions.labels, decisions.guesses]
+            return -(decisions.weights @ costs) / decisions.weights.sum()
         if self.name == "recall_at":
             c = self.class_id
             return _at_precision(own[..., c], guesses[..., c], labels[..., c], self.precision)
@@ -63,13 +108,14 @@ class Criterion:
         """
         sizes = np.bincount(labels, weights, num_classes)
         mine = np.where(labels == c, weights, 0.0)
-        if self.name in ("balanced_accuracy", "cost"):
-            if self.costs is not None:
-                worth = -self.costs / sizes.sum()
-            else:
-                worth = np.diag(_ratio(np.ones(num_classes), sizes)) / np.count_nonzero(sizes)
-            start = (weights * worth[labels, others]).sum()
-            return start + _cumulated(weights * (worth[labels, c] - worth[labels, others]))
+        if self.costs is not None:
+            costs = self.costs / sizes.sum()
+            before, after = costs[labels, others], costs[labels, c]
+            return _cumulated(weights * (before - after)) - (weights * before).sum()
+        if self.name == "balanced_accuracy":
+            worth = (_ratio(np.ones(num_classes), sizes) / np.count_nonzero(sizes))[labels]
+            before, after = worth * (labels == others), worth * (labels == c)
+            return (weights * before).sum() + _cumulated(weights * (after - before))
         right, guessed = _cumulated(mine), _cumulated(weights)
         if self.name == "recall_at":
             return _at_precision(right, guessed, np.asarray(sizes[c]), self.precision)
@@ -99,25 +145,6 @@ class Criterion:
         by_time[order] = changes
         total = of_class * counted[c] + starts.sum() + _cumulated(by_time)
         return total / np.count_nonzero(counted)
-
-
-def confusions(
-    labels: np.ndarray, guesses: np.ndarray, weights: np.ndarray, num_classes: int
-) -> np.ndarray:
-    """Returns the confusions of L decisions about each example, `(L, C, C)`.
-
-    Args:
-        labels: `(n, L)`, in 0 … C - 1.
-        guesses: `(n, L)`.
-        weights: `(n,)`.
-        num_classes: C.
-    """
-    several = labels.shape[1]
-    cells = (np.arange(several) * num_classes + labels) * num_classes + guesses
-    weights = np.broadcast_to(weights[:, None], cells.shape)
-    size = several * num_classes**2
-    counted = np.bincount(cells.ravel(), weights.ravel(), size)
-    return counted.reshape(several, num_classes, num_classes)
 
 
 def best_offset(

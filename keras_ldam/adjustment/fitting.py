@@ -12,10 +12,14 @@ import dataclasses
 import numpy as np
 
 from keras_ldam.adjustment.calibration import TEMPERATURES, log_softmax
-from keras_ldam.adjustment.criteria import Criterion, best_offsets, confusions
+from keras_ldam.adjustment.criteria import Criterion, Decisions, best_offsets, sums_by_class
 
 FEW = 20
 """A class with fewer held-out examples than this has no offset of its own among several classes."""
+
+MOST_CLASSES = 200
+"""Among more classes decisions get no offsets of their own: each takes a pass over all scores, five
+times, in every one of some thirty fits."""
 
 _TAUS = (-1.0, 2.5)
 """The range in which τ is fitted."""
@@ -45,13 +49,16 @@ class Examples:
     def frequencies(self) -> np.ndarray:
         """Returns the weighted frequency of each class, `(L, C)`."""
         shares = self.weights / self.weights.sum()
-        one_hot = self.labels[:, :, None] == np.arange(self.scores.shape[2])
-        return np.tensordot(shares, one_hot.astype(np.float64), axes=1)
+        return sums_by_class(self.labels, shares, self.scores.shape[2])
+
+    def present(self) -> np.ndarray:
+        """Returns the number of examples of each class, `(L, C)`."""
+        ones = np.ones(len(self.labels))
+        return sums_by_class(self.labels, ones, self.scores.shape[2]).astype(np.int64)
 
     def fewest(self) -> int:
         """Returns the number of examples of the rarest class."""
-        classes = np.arange(self.scores.shape[2])
-        return int((self.labels[:, :, None] == classes).sum(axis=0).min())
+        return int(self.present().min())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +150,12 @@ class Fitter:
         return found
 
     def _families(self, examples: Examples) -> list[int]:
-        two = examples.scores.shape[2] == 2
+        classes = examples.scores.shape[2]
+        two, many = classes == 2, self.criterion.name != "nll" and classes > MOST_CLASSES
         families = []
         if self.direction is not None and not (two and self.offsets):
             families.append(1)
-        if self.offsets and (two or examples.fewest() >= FEW):
+        if self.offsets and (two or (examples.fewest() >= FEW and not many)):
             families.append(2)
         return families
 
@@ -192,7 +200,7 @@ class Fitter:
             values = []
             for tau in taus:
                 guesses = (logits + tau * self.direction).argmax(axis=2)
-                found = confusions(examples.labels, guesses, examples.weights, logits.shape[2])
+                found = Decisions(examples.labels, guesses, examples.weights, logits.shape[2])
                 values.append(self.criterion.of(found).mean())
             good = taus[np.array(values) >= max(values) - 1e-12]
             return float(good[np.argmin(abs(good))])
@@ -222,7 +230,7 @@ class Fitter:
         def gain(index: np.ndarray | slice) -> np.ndarray:
             values = [
                 self.criterion.of(
-                    confusions(
+                    Decisions(
                         examples.labels[index],
                         guess[index],
                         examples.weights[index],

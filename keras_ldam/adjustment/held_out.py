@@ -15,6 +15,9 @@ from keras_ldam.adjustment.outputs import Output
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import Probabilities
 
+MOST_SCORES = 2 * 10**8
+"""Each takes about 90 bytes in a fit."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
@@ -74,7 +77,17 @@ class Form:
 
 def held_out(found: Output, data: Any) -> HeldOut:
     """Predicts held-out examples. Arguments and errors are those of `keras_ldam.adjust`."""
-    parts = [(found.model.predict_on_batch(batch[0]), *batch[1:]) for batch in batches_of(data)]
+    parts, kept = [], 0
+    for examples, *rest in batches_of(data):
+        parts.append((_array(found.model.predict_on_batch(examples), found), *rest))
+        kept += parts[-1][0].size
+        if kept > MOST_SCORES:
+            raise ValueError(
+                f"`data` may have at most {MOST_SCORES:,} scores, examples times "
+                f"{parts[-1][0].shape[-1]:,} classes, since all of them are kept in memory: take "
+                "fewer examples of each class, or pass `temperature`, `tau` and `offsets` in place "
+                f"of data. Received: {kept:,} or more"
+            )
 
     def column(place: int) -> np.ndarray:
         return np.concatenate([_array(part[place], found) for part in parts])
@@ -152,8 +165,7 @@ def check_presence(examples: Examples, form: Form) -> np.ndarray:
     Raises:
         ValueError: if there are not two of each class.
     """
-    own = examples.labels[:, :, None] == np.arange(form.num_classes)
-    present = own.sum(axis=0)
+    present = examples.present()
     lacking = np.argwhere(present < 2)
     if len(lacking):
         decision, c = lacking[0]

@@ -7,8 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_ldam.adjustment.calibration import TEMPERATURES
-from keras_ldam.adjustment.criteria import Criterion, confusions
-from keras_ldam.adjustment.fitting import FEW, Examples, Fit, Fitter, draws, losses
+from keras_ldam.adjustment.criteria import Criterion, Decisions
+from keras_ldam.adjustment.fitting import (
+    FEW,
+    MOST_CLASSES,
+    Examples,
+    Fit,
+    Fitter,
+    draws,
+    losses,
+)
 from keras_ldam.adjustment.held_out import Form
 
 _DRAWS = 500
@@ -44,16 +52,16 @@ def measured(
 
     def measures(guesses: np.ndarray, nll: np.ndarray, index: Any) -> dict[str, float]:
         weights = examples.weights[index]
-        found = confusions(examples.labels[index], guesses[index], weights, num_classes)
+        found = Decisions(examples.labels[index], guesses[index], weights, num_classes)
         values = {name: each.of(found).mean() for name, each in criteria.items()}
         values["nll"] = np.average(nll[index], weights=weights)
         if goal.name == "cost":
             values["cost"] = -goal.of(found).mean()
         if goal.name == "recall_at":
             c = goal.class_id
-            own, row, column = found[:, c, c], found[:, c].sum(-1), found[:, :, c].sum(-1)
-            values["recall"] = (own / np.maximum(row, 1e-12)).mean()
-            values["precision"] = (own / np.maximum(column, 1e-12)).mean()
+            own, held, guessed = found.right[:, c], found.held[:, c], found.guessed[:, c]
+            values["recall"] = (own / np.maximum(held, 1e-12)).mean()
+            values["precision"] = (own / np.maximum(guessed, 1e-12)).mean()
         first = {"recall_at": "recall"}.get(goal.name, goal.name)
         return {name: float(values[name]) for name in sorted(values, key=lambda n: n != first)}
 
@@ -105,6 +113,11 @@ def remarks_on(
         remarks.append(
             f"Too few held-out examples to tell, below {FEW}, for {len(few)} of {len(present)} "
             f"({shown}{more})."
+        )
+    if fitter.offsets and goal.name not in ("nll", "recall_at") and form.num_classes > MOST_CLASSES:
+        remarks.append(
+            f"Offsets of {form.num_classes:,} classes were not fitted: for decisions that is done "
+            f"up to {MOST_CLASSES} classes."
         )
     if not fit.determined and fitter.factor is None:
         low, high = TEMPERATURES

@@ -32,7 +32,8 @@ class BalancedFiles(keras.utils.PyDataset):
         read: Function from the number of a file and rows of it, ascending, each once, to their
             inputs: an array, or a structure of arrays, with as many entries.
         counts: Training examples per class n_j, shape `(num_classes,)`; counted by default.
-        power: From 0 to 1; or a function from the epoch, counted from zero, to that number.
+        power: From 0 to 2, as for `balanced`; or a function from the epoch, counted from zero, to
+            that number.
         batch_size: Examples in a batch, over all workers.
         seed: Seed of the draws, a whole number of at least 0.
         share: Number of this worker and of all of them. The second must divide `batch_size`.
@@ -72,7 +73,7 @@ class BalancedFiles(keras.utils.PyDataset):
         class_counts.check_whole("seed", seed, 0)
         class_counts.check_whole("batch_size", batch_size, 1)
         if not callable(power):
-            class_counts.check_range("power", power, 0, 1)
+            class_counts.check_range("power", power, 0, 2)
         number, of = share
         if not 0 <= number < of or batch_size % of:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Trained models made into ones of probabilities, on every backend; exports on TensorFlow."""
 
 import itertools
+import tracemalloc
 
 import keras
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 import keras_ldam
 from keras_ldam import adjustment
-from keras_ldam.adjustment import fitting, measures
-from keras_ldam.adjustment.criteria import Criterion, best_offset, best_offsets, confusions
+from keras_ldam.adjustment import fitting, held_out, measures
+from keras_ldam.adjustment.criteria import Criterion, Decisions, best_offset, best_offsets
 from keras_ldam.layers import Probabilities
 
 
@@ -142,7 +143,7 @@ def test_an_offset_is_the_best_of_all_that_there_are(name, rng, metrics):
 
     def value(b):
         guesses = (logits + b * np.eye(3)[c]).argmax(axis=1)
-        found = confusions(labels[:, None], guesses[:, None], weights, 3)
+        found = Decisions(labels[:, None], guesses[:, None], weights, 3)
         if name == "balanced_accuracy":
             return metrics.balanced_accuracy_score(labels, guesses, sample_weight=weights)
         if name == "macro_f1":
@@ -158,9 +159,14 @@ def test_an_offset_is_the_best_of_all_that_there_are(name, rng, metrics):
 def test_criteria_are_those_of_scikit_learn(rng, metrics):
     labels, guesses = rng.integers(0, 4, 80), rng.integers(0, 4, 80)
     weights = rng.random(80)
-    found = confusions(labels[:, None], guesses[:, None], weights, 4)
-    expected = metrics.confusion_matrix(labels, guesses, sample_weight=weights)
-    np.testing.assert_allclose(found[0], expected)
+    found = Decisions(labels[:, None], guesses[:, None], weights, 4)
+    confusion = metrics.confusion_matrix(labels, guesses, sample_weight=weights)
+    np.testing.assert_allclose(found.right[0], np.diag(confusion))
+    np.testing.assert_allclose(found.held[0], confusion.sum(axis=1))
+    np.testing.assert_allclose(found.guessed[0], confusion.sum(axis=0))
+    costs = rng.random((4, 4))
+    expected = -(costs * confusion).sum() / confusion.sum()
+    assert Criterion("cost", costs).of(found)[0] == pytest.approx(expected)
     for name, oracle in (
         ("balanced_accuracy", metrics.balanced_accuracy_score),
         ("macro_f1", lambda *a, **k: metrics.f1_score(*a, average="macro", **k)),
@@ -168,6 +174,35 @@ def test_criteria_are_those_of_scikit_learn(rng, metrics):
     ):
         value = oracle(labels, guesses, sample_weight=weights)
         assert Criterion(name).of(found)[0] == pytest.approx(value)
+
+
+def test_thousands_of_classes_take_no_array_of_their_squares(rng):
+    num_classes, n = 4000, 8000
+    labels, guesses = rng.integers(0, num_classes, (2, n))
+    criterion = Criterion("balanced_accuracy")
+    tracemalloc.start()
+    try:
+        found = criterion.of(Decisions(labels[:, None], guesses[:, None], np.ones(n), num_classes))
+        along = criterion.along(labels, guesses, np.ones(n), 0, num_classes)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert along[0] == pytest.approx(found[0])
+    assert peak < num_classes**2 / 8
+
+
+def test_more_classes_than_get_offsets_are_remarked_upon_and_too_many_scores_refused(
+    rng, monkeypatch
+):
+    monkeypatch.setattr(fitting, "MOST_CLASSES", 2)
+    monkeypatch.setattr(measures, "MOST_CLASSES", 2)
+    scores, labels = of_frequencies(rng, 300, [0.4, 0.3, 0.3])
+    arguments = {"criterion": "balanced_accuracy", "scale": 1.0, "counts": [8, 1, 1]}
+    found = keras_ldam.adjust(passing(3), (scores, labels), **arguments)
+    assert any(r.startswith("Offsets of 3 classes were not fitted") for r in found.remarks)
+    monkeypatch.setattr(held_out, "MOST_SCORES", 899)
+    with pytest.raises(ValueError, match="at most 899 scores, examples times 3 classes"):
+        keras_ldam.adjust(passing(3), (scores, labels), **arguments)
 
 
 def test_offsets_climb_at_least_as_high_as_any_of_a_grid(rng, metrics):

@@ -336,11 +336,13 @@ def files(sizes=(300, 0, 120, 90)):
     return labels, read, asked
 
 
-@pytest.mark.parametrize("part", [7, 2**16])
-def test_draws_from_files_have_their_labels_and_come_as_often_as_they_should(part, monkeypatch):
+@pytest.mark.parametrize(("part", "power"), [(7, 0.5), (2**16, 2.0)])
+def test_draws_from_files_have_their_labels_and_come_as_often_as_they_should(
+    part, power, monkeypatch
+):
     monkeypatch.setattr(sampling_files, "_PART", part)
     labels, read, _ = files()
-    batches = BalancedFiles(labels, read, power=0.5, batch_size=51, seed=4)
+    batches = BalancedFiles(labels, read, power=power, batch_size=51, seed=4)
     every, held = np.concatenate(labels), np.bincount(np.concatenate(labels))
     assert len(batches) == 10 and batches.counts.tolist() == held.tolist()
     numbers = []
@@ -351,7 +353,7 @@ def test_draws_from_files_have_their_labels_and_come_as_often_as_they_should(par
             np.testing.assert_array_equal(2 * x["x"], x["twice"])
             numbers.append(x["x"])
     numbers = np.concatenate(numbers)
-    expected = len(numbers) * np.sqrt(held) / np.sqrt(held).sum()
+    expected = len(numbers) * class_chances(held, power)
     assert np.all(np.abs(np.bincount(every[numbers]) - expected) < 4 * np.sqrt(expected))
     # Of a class all examples, equally often.
     rare = np.bincount(numbers, minlength=len(every))[every == held.argmin()]
@@ -398,7 +400,7 @@ def test_files_that_cannot_be_drawn_from_get_a_sentence():
         (labels, {"share": (2, 2)}, r"Received: share=\(2, 2\)"),
         (labels, {"share": (0, 3)}, "a divisor of `batch_size`"),
         (labels, {"counts": [1, 2]}, "one entry for each of the 6 classes.*Received: 2"),
-        (labels, {"power": 2}, "`power`"),
+        (labels, {"power": 2.5}, r"`power` must be a number in \[0, 2\]"),
     ):
         with pytest.raises(ValueError, match=message):
             BalancedFiles(given, read, **how)
