@@ -29,13 +29,18 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Turns `](../results/x.json)` into a link inside the site, and inserts the quickstart."""
 
+    folder = (ROOT / "docs" / page.file.src_uri).parent
+    up = "../" * page.file.src_uri.count("/")
+
     def inside(link):
-        name, anchor = link[1], link[2] or ""
-        target = ROOT / name
+        target = (folder / ".." / link[1]).resolve()
+        if target.is_relative_to(ROOT / "docs"):
+            return link[0]
+        name, anchor = target.relative_to(ROOT).as_posix(), link[2] or ""
         if target.is_dir():
             name = next(p for p in sorted(target.iterdir())).relative_to(ROOT).as_posix()
         suffix = "" if name.endswith(".md") else ".txt"
-        return f"](files/{name}{suffix}{anchor})"
+        return f"]({up}files/{name}{suffix}{anchor})"
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     quickstart = readme.split("## Quickstart")[1].split("\n## ")[0]

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pkgutil
 import re
 import runpy
 import subprocess
@@ -19,10 +20,12 @@ import keras
 import pytest
 from conftest import without_graphs
 
+import keras_ldam
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "benchmarks" / "README.md",
 ]
 BLOCKS = re.compile(
@@ -35,7 +38,10 @@ TUTORIALS = [
 
 
 def names(paths):
-    return [path.name if path.parent != ROOT / "benchmarks" else "benchmarks" for path in paths]
+    return [
+        path.relative_to(ROOT).as_posix().removeprefix("docs/").removesuffix("/README.md")
+        for path in paths
+    ]
 
 
 def python_of(page):
@@ -88,10 +94,19 @@ def test_links_lead_somewhere(page):
 
 def test_every_page_is_in_the_navigation():
     config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    missing = [
-        path.name for path in (ROOT / "docs").glob("*.md") if f" {path.name}\n" not in config
-    ]
-    assert not missing
+    pages = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
+    assert not [page for page in pages if f" {page.as_posix()}\n" not in config]
+
+
+def test_the_reference_has_every_public_name_once():
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    listed = re.findall(r"^::: (\S+)$", text, re.M)
+    assert len(listed) == len(set(listed))
+    by_name = {path.rpartition(".")[2]: ":".join(path.rsplit(".", 1)) for path in listed}
+    assert not set(keras_ldam.__all__) - set(by_name)
+    for name in keras_ldam.__all__:
+        assert pkgutil.resolve_name(by_name[name]) is getattr(keras_ldam, name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
