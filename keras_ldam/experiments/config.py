@@ -343,6 +343,14 @@ class Config:
         "normalization, which use their statistics in training too; or none",
         choices=("body", "batch_norm", "none"),
     )
+    lora: int = _option(
+        0,
+        "pretrained: rank of the additions to the body's kernels that are trained in their place "
+        "(LoRA), where layers offer them: Dense, EinsumDense, Embedding, convolutions; the rest of "
+        "the body stays as it is; 0: none",
+        low=0,
+        high=1024,
+    )
     skip_corrupt: bool = _option(
         False,
         "inaturalist2018, folder: decode every image once before training, and leave out and "
@@ -500,6 +508,12 @@ class Config:
             raise ValueError(
                 "`pretrained` must be empty with strategy multiworker. Received: "
                 f"pretrained={self.pretrained!r}"
+            )
+        if self.lora and (not self.pretrained or self.frozen != "batch_norm"):
+            raise ValueError(
+                "`lora` must be 0 without `pretrained`, and with another `frozen` than batch_norm. "
+                f"Received: lora={self.lora}, pretrained={self.pretrained!r}, "
+                f"frozen={self.frozen!r}"
             )
         if METHODS[self.method].second_stage:
             if self.rule != "rs":

@@ -11,6 +11,7 @@ from keras_ldam import evaluation, hardware
 from keras_ldam.experiments import models
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
+from keras_ldam.experiments.models import lora
 from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.experiments.saved_models import check_unpacked
@@ -60,7 +61,7 @@ class Progress(keras.callbacks.Callback):
             # Before it is built an optimizer has no variables to load into, and Keras only warns.
             self.trained.optimizer.build(self.trained.trainable_variables)
             with warnings.catch_warnings(action="error"):
-                self.trained.load_weights(weights)
+                lora.load_weights(self.trained, weights)
             epoch = state["epoch"]
             self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
         except Exception as error:  # h5py and Keras raise whatever they met first.
@@ -126,7 +127,7 @@ class Progress(keras.callbacks.Callback):
         write_json(_state_file(weights), state)
         # The weights come last: where they are, everything that belongs to them is there too.
         with self.place.alone():
-            write_whole(weights, self.model.save_weights)
+            write_whole(weights, lambda path: lora.save_weights(self.model, path))
         for old in self.folder.checkpoints.iterdir():
             if not old.name.startswith(f"epoch-{epoch:05d}."):
                 old.unlink()
@@ -134,6 +135,7 @@ class Progress(keras.callbacks.Callback):
 
     def finish(self) -> dict:
         """Writes model and results, and removes the checkpoints; returns the results."""
+        self.plain = lora.merged(self.plain)
         results = {
             "dataset": self.config.dataset_name,
             "method": self.config.method,

@@ -8,6 +8,7 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
+from conftest import without_graphs
 
 from keras_ldam import LDAM, AdversarialTraining, CosineDense
 from keras_ldam.adjustment import with_probabilities
@@ -198,6 +199,62 @@ def test_texts_are_trained_exported_and_resumed_where_the_run_was_killed(
     whole, cut = (RunFolder(tmp_path / name).load_model() for name in ("whole", "cut"))
     for one, other in zip(whole.get_weights(), cut.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_lora_resumes_from_its_factors_and_ends_in_the_kernels(tickets, encoder, tmp_path):
+    config = of_texts(tickets, encoder, lora=2, epochs=4, learning_rate=0.05, head_epochs=0)
+    with without_graphs():
+        results = training.train(config, tmp_path / "whole", progress=False)
+    assert results["parameters"] == 8 * 6 + 6 * 3
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        write = progress.Progress._write_checkpoint
+
+        def killed(record, epoch):
+            write(record, epoch)
+            raise KilledError
+
+        patch.setattr(progress.Progress, "_write_checkpoint", killed)
+        with without_graphs():
+            training.train(config, tmp_path / "cut", progress=False)
+    with without_graphs():
+        training.train(config, tmp_path / "cut", progress=False)
+    whole, cut = (RunFolder(tmp_path / name).load_model() for name in ("whole", "cut"))
+    for one, other in zip(whole.get_weights(), cut.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    before = keras.models.load_model(encoder).get_layer("embedding").get_weights()[0]
+    (after,) = [weights for weights in whole.get_weights() if weights.shape == (8, 6)]
+    sizes = np.linalg.svd(after - before, compute_uv=False)
+    assert sizes[1] > 1e-3 and sizes[2] < 1e-5
+
+
+def test_under_lora_a_body_learns_additions_and_biases_alone(image_body):
+    config, data = of_images(image_body, lora=3)
+    model = models.build(config, data)
+    model.compile(keras.optimizers.SGD(0.1), loss=LDAM(data.counts))
+    assert {weights.path for weights in model.trainable_weights} == {
+        "convolution/bias",
+        "convolution/lora_kernel_a",
+        "convolution/lora_kernel_b",
+        "cosines/kernel",
+    }
+    normalization = model.get_layer("body").get_layer("normalization")
+    before = normalization.get_weights()
+    model.train_on_batch(data.train.examples, data.train.labels)
+    for one, other in zip(before, normalization.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_lora_is_refused_where_nothing_offers_it(tmp_path):
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255)]).save(
+        tmp_path / "body.keras"
+    )
+    config, data = of_images(tmp_path / "body.keras", lora=2)
+    with pytest.raises(ValueError, match=r"`lora` needs .* and a body of .*Rescaling"):
+        models.build(config, data)
+    with pytest.raises(ValueError, match="`lora` must be 0 without `pretrained`"):
+        of_images("", lora=2)
+    with pytest.raises(ValueError, match=r"`lora` must be 0 .* frozen='body'"):
+        of_images("body.keras", lora=2, frozen="body")
 
 
 # ----------------------------------------------------------------------------- what is refused

@@ -13,6 +13,7 @@ import numpy as np
 from keras_ldam.experiments import datasets, ngrams, row_encoder
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
+from keras_ldam.experiments.models import lora
 from keras_ldam.experiments.models.bilateral import bilateral, is_bilateral, one_image
 from keras_ldam.experiments.models.bilstm import bilstm
 from keras_ldam.experiments.models.mlp import mlp
@@ -67,7 +68,7 @@ def build(config: Config, data: Data) -> keras.Model:
         last = head(config, num_classes)
         shape = _shape(config, data, form)
         model = pretrained(config, form=form, shape=shape, head=last)
-        freeze(model, last, config.frozen)
+        _freeze(config, model, last)
         return model
     network = named(name)
     if network.form != form:
@@ -88,7 +89,7 @@ def build(config: Config, data: Data) -> keras.Model:
     else:
         model = network.build(config, data, last)
     if config.pretrained:
-        freeze(model, last, config.frozen)
+        _freeze(config, model, last)
     return model
 
 
@@ -141,6 +142,13 @@ def named(name: str) -> Network:
             f"`network` must be one of {', '.join(NETWORKS)}. Received: network={name!r}"
         )
     return NETWORKS[name]
+
+
+def _freeze(config, model, head):
+    if config.lora:
+        lora.enable(model, head, config.lora)
+    else:
+        freeze(model, head, config.frozen)
 
 
 def _check_branches(network, paired):
