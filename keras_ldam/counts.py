@@ -6,6 +6,7 @@ NumPy only. `counts` is always the number of training examples per class, in cla
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -340,22 +341,31 @@ def check_prior(
 
 def check_range(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
     """Raises `ValueError` unless `value` is a finite number in [low, high] (or (low, high])."""
-    inside = isinstance(value, numbers.Real) and low <= float(value) <= high
-    inside = inside and float(value) != np.inf
-    if not inside or (open_low and float(value) == low):
+    number: float = np.nan
+    if isinstance(value, numbers.Real):  # A whole number may be beyond every float.
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+    inside = low <= number <= min(high, sys.float_info.max)
+    if not inside or (open_low and number == low):
         wanted = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
         if high == np.inf:
             wanted = f"a finite number {'above' if open_low else 'of at least'} {low:g}"
-        raise ValueError(f"`{name}` must be {wanted}. Received: {value!r}")
+        raise ValueError(f"`{name}` must be {wanted}. Received: {shown(value)}")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
     """Raises `ValueError` unless `value` is a whole number of at least `least`."""
-    whole = isinstance(value, numbers.Real) and float(value).is_integer()
+    whole = isinstance(value, numbers.Integral)
+    whole = whole or (isinstance(value, numbers.Real) and float(value).is_integer())
     if isinstance(value, bool) or not whole or value < least:
         raise ValueError(
-            f"`{name}` must be a whole number of at least {least}. Received: {value!r}"
+            f"`{name}` must be a whole number of at least {least}. Received: {shown(value)}"
         )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises `ValueError` unless `value` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False. Received: {shown(value)}")
 
 
 def class_weights(

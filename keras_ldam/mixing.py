@@ -86,6 +86,7 @@ def mixed(
         majority.
     """
     check_mixture(how, alpha)
+    class_counts.check_flag("majority", majority)
     if not callable(probability):
         class_counts.check_range("probability", probability, 0, 1)
     parts = tuple(data) if isinstance(data, (tuple, list)) else ()
@@ -141,14 +142,15 @@ class MixedBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> Any:
         epoch = self.epoch
         (x, y), (partner, other) = self.first[index], self.partners[index]
-        probability = self.probability
+        probability = self.probability(epoch) if callable(self.probability) else self.probability
+        class_counts.check_range("probability", probability, 0, 1)
         x, shares = mix(
             self.how,
             x,
             partner,
             np.random.default_rng([self.first.seed, epoch, 4, index]),
             alpha=self.alpha,
-            probability=probability(epoch) if callable(probability) else probability,
+            probability=probability,
             majority=self.majority,
         )
         num_classes = len(self.first.counts)

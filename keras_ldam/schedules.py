@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Mapping
 
 import keras
+
+from keras_ldam import counts as class_counts
 
 
 def stepwise(
@@ -56,22 +60,23 @@ def stepwise(
     - [Cao et al., 2019](https://arxiv.org/abs/1906.07413), appendix B: the CIFAR recipe is
       the example above.
     """
-    drops = dict(sorted((drops or {}).items()))
-    if not learning_rate > 0:
-        raise ValueError(f"`learning_rate` must be above 0. Received: {learning_rate}")
-    if warmup_epochs < 0:
-        raise ValueError(f"`warmup_epochs` must be 0 or more. Received: {warmup_epochs}")
-    if warmup_start is not None and not 0 < warmup_start <= 1:
-        raise ValueError(f"`warmup_start` must be above 0 and at most 1. Received: {warmup_start}")
+    class_counts.check_range("learning_rate", learning_rate, 0, math.inf, open_low=True)
+    class_counts.check_whole("warmup_epochs", warmup_epochs, 0)
+    if warmup_start is not None:
+        class_counts.check_range("warmup_start", warmup_start, 0, 1, open_low=True)
     learning_rate = float(learning_rate)  # Keras refuses whole numbers.
+    drops = {} if drops is None else drops
+    if not isinstance(drops, Mapping):
+        received = class_counts.shown(drops)
+        raise ValueError(f"`drops` must be a mapping from epochs to factors. Received: {received}")
     for epoch, factor in drops.items():
-        if epoch < warmup_epochs:
+        if not isinstance(epoch, numbers.Real) or epoch % 1 or epoch < warmup_epochs:
             raise ValueError(
-                f"`drops` must start at or after `warmup_epochs` = {warmup_epochs}. "
-                f"Received: a drop at epoch {epoch}"
+                "`drops` must have whole epochs for keys, from `warmup_epochs` = "
+                f"{warmup_epochs} on. Received: {class_counts.shown(epoch)}"
             )
-        if not factor > 0:
-            raise ValueError(f"Factors in `drops` must be above 0. Received: {factor}")
+        class_counts.check_range(f"drops[{epoch}]", factor, 0, math.inf, open_low=True)
+    factors = sorted(drops.items())
 
     def learning_rate_at(epoch: int, *_: float) -> float:
         """Returns the rate of `epoch`; Keras also passes the current rate, which is ignored."""
@@ -80,7 +85,7 @@ def stepwise(
         if epoch < warmup_epochs:
             return learning_rate * (epoch + 1) / warmup_epochs
         rate = learning_rate
-        for start, factor in drops.items():
+        for start, factor in factors:
             if epoch >= start:
                 rate *= factor
         return rate
@@ -121,6 +126,7 @@ def cosine(learning_rate: float, *, epochs: int, warmup_epochs: int = 0) -> Call
     - [Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983), without restarts
     """
     warmup = stepwise(learning_rate, warmup_epochs=warmup_epochs)
+    class_counts.check_whole("epochs", epochs, 1)
     if epochs <= warmup_epochs:
         raise ValueError(
             f"`epochs` must be above `warmup_epochs` = {warmup_epochs}. Received: epochs={epochs}"

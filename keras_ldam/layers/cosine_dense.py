@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ldam.counts import check_range, check_whole
+from keras_ldam.counts import check_flag, check_range, check_whole
 from keras_ldam.sharding import check_sharded
 
 _FEW_CLASSES, _CONSTANTS = 10, (1.0, 5.0)
@@ -97,6 +97,7 @@ class CosineDense(keras.layers.Layer):
         self.units: int = int(units)
         check_range("epsilon", epsilon, 0, 1)
         self.epsilon: float = float(epsilon)
+        check_flag("use_bias", use_bias)
         self.use_bias: bool = bool(use_bias)
         if constant is None:
             constant = _CONSTANTS[self.units > _FEW_CLASSES]

@@ -158,8 +158,7 @@ class LDAM(MarginLoss):
             **kwargs,
         )
         class_counts.check_range("tau", tau, 0, np.inf)
-        if not isinstance(gradual, (bool, np.bool_)):
-            raise ValueError(f"`gradual` must be True or False. Received: {gradual!r}")
+        class_counts.check_flag("gradual", gradual)
         self.gradual, self.tau = bool(gradual), float(tau)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

@@ -81,6 +81,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
                 f"score. Received: shape {self.counts.shape}"
             )
         class_counts.check_whole("bins", bins, 2)
+        class_counts.check_flag("per_label", per_label)
         check_target(ignore_class, axis)
         self.per_label, self.bins = bool(per_label), int(bins)
         self.ignore_class, self.axis = ignore_class, axis

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ldam.counts import check_range, check_whole
+from keras_ldam.counts import check_flag, check_range, check_whole
 from keras_ldam.labels import as_index, check_target, class_of, present, weigh
 
 
@@ -66,6 +66,7 @@ class OfProbabilities(keras.metrics.Metric):
         super().__init__(name=name or metric.name, **kwargs)
         self.metric, self.scale = metric, float(scale)
         self.class_id = None if class_id is None else int(class_id)
+        check_flag("multi_label", multi_label)
         check_target(ignore_class, axis)
         self.multi_label, self.ignore_class, self.axis = bool(multi_label), ignore_class, axis
 

@@ -399,7 +399,7 @@ def test_two_drops_at_one_epoch_both_count():
 
 @pytest.mark.parametrize("change", [{"learning_rate": 0.0}, {"drop_factor": 0.0}])
 def test_a_schedule_that_is_refused_leaves_no_run_folder_behind(tmp_path, change):
-    with pytest.raises(ValueError, match="must be above 0"):
+    with pytest.raises(ValueError, match="must be a finite number above 0"):
         training.train(small_config(**change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

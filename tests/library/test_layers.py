@@ -64,7 +64,7 @@ def test_a_layer_of_many_classes_that_was_saved_before_has_the_constant_of_then(
     assert keras_ldam.CosineDense.from_config(config).constant == 1.0
 
 
-@pytest.mark.parametrize("constant", [0.0, -1.0, np.nan, "1"])
+@pytest.mark.parametrize("constant", [0.0, -1.0, np.nan, "1", 10**400])
 def test_a_constant_that_is_no_positive_number_is_refused(constant):
     with pytest.raises(ValueError, match="`constant` must be"):
         keras_ldam.CosineDense(3, constant=constant)
@@ -131,6 +131,12 @@ def test_it_comes_back_from_its_config():
 def test_bad_units_get_a_sentence(units):
     with pytest.raises(ValueError, match="`units` must be a whole number"):
         keras_ldam.CosineDense(units)
+
+
+@pytest.mark.parametrize("use_bias", ["no", 0, None])
+def test_a_flag_is_true_or_false(use_bias):
+    with pytest.raises(ValueError, match="`use_bias` must be True or False"):
+        keras_ldam.CosineDense(3, use_bias=use_bias)
 
 
 @pytest.mark.parametrize("epsilon", [-1e-6, float("nan"), "small"])

@@ -162,6 +162,8 @@ def test_fit_takes_them():
         ("blend", {}, "`how` must be one of mixup, cutmix. Received: how='blend'"),
         ("mixup", {"alpha": 0.0}, r"`alpha` must be a number in \(0, 100\]. Received: 0.0"),
         ("mixup", {"alpha": float("nan")}, "`alpha` must be a number"),
+        ("mixup", {"majority": "no"}, "`majority` must be True or False. Received: 'no'"),
+        ("mixup", {"probability": lambda epoch: 1.5}, r"`probability` must be .* Received: 1.5"),
         ("mixup", {"probability": 1.5}, r"`probability` must be a number in \[0, 1\]"),
         ("mixup", {"power": 3}, r"`power` must be a number in \[0, 2\]"),
         ("mixup", {"data": (IMAGES, LABELS, LABELS)}, "Received: sample weights"),

@@ -160,6 +160,7 @@ def test_all_classes_go_to_a_metric_of_several_labels(x):
         ({"metric": "auc", "scale": 1.0}, "`metric` must be a Keras metric"),
         ({"metric": keras.metrics.AUC(), "scale": 0.0}, "`scale` must be"),
         ({"metric": keras.metrics.AUC(), "scale": 1.0, "class_id": -1}, "`class_id` must be"),
+        ({"metric": keras.metrics.AUC(), "scale": 1.0, "multi_label": 1}, "`multi_label` must be"),
     ],
 )
 def test_bad_arguments_of_the_wrapper_get_a_sentence(arguments, message):

@@ -62,7 +62,15 @@ def test_the_learning_rate_scheduler_of_keras_takes_it():
         ({"learning_rate": 0.1, "warmup_epochs": 2, "warmup_start": 0.0}, "warmup_start"),
         ({"learning_rate": 0.1, "warmup_epochs": 2, "warmup_start": float("nan")}, "warmup_start"),
         ({"learning_rate": 0.1, "warmup_epochs": 5, "drops": {4: 0.1}}, "drops"),
-        ({"learning_rate": 0.1, "drops": {4: 0.0}}, "drops"),
+        ({"learning_rate": 0.1, "drops": {4: 0.0}}, r"drops\[4\]"),
+        ({"learning_rate": 0.1, "drops": {4: float("inf")}}, r"drops\[4\]"),
+        ({"learning_rate": 0.1, "drops": {"4": 0.1}}, "drops"),
+        ({"learning_rate": 0.1, "drops": {float("nan"): 0.1}}, "drops"),
+        ({"learning_rate": 0.1, "drops": [4]}, "drops"),
+        ({"learning_rate": 10**400}, "learning_rate"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"learning_rate": 0.1, "warmup_epochs": 1.5}, "warmup_epochs"),
+        ({"learning_rate": 0.1, "warmup_epochs": None}, "warmup_epochs"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, name):
@@ -84,6 +92,9 @@ def test_the_cosine_starts_at_the_peak_after_the_warm_up_and_ends_above_zero():
         ({"learning_rate": 0.0, "epochs": 3}, "learning_rate"),
         ({"learning_rate": 0.1, "epochs": 3, "warmup_epochs": 3}, "epochs"),
         ({"learning_rate": 0.1, "epochs": 3, "warmup_epochs": -1}, "warmup_epochs"),
+        ({"learning_rate": 0.1, "epochs": float("nan")}, "epochs"),
+        ({"learning_rate": 0.1, "epochs": "3"}, "epochs"),
+        ({"learning_rate": float("inf"), "epochs": 3}, "learning_rate"),
     ],
 )
 def test_a_cosine_with_bad_arguments_is_refused_by_name(arguments, name):
@@ -106,5 +117,5 @@ def test_keras_takes_a_whole_number_as_the_rate():
 
 @pytest.mark.parametrize("rate", [-0.1, float("nan")])
 def test_a_negative_rate_and_one_that_is_no_number_are_refused(rate):
-    with pytest.raises(ValueError, match="`learning_rate` must be above 0"):
+    with pytest.raises(ValueError, match="`learning_rate` must be a finite number above 0"):
         stepwise(rate)
