@@ -205,6 +205,11 @@ class EpochClock(keras.callbacks.Callback):
 
     def __init__(self, batches: Any):
         super().__init__()
+        if not hasattr(batches, "epoch"):
+            raise ValueError(
+                "`batches` must be what `balanced` or `mixed` has made of arrays or of a "
+                f"`PyDataset`, or a `BalancedFiles`. Received: {type(batches).__name__}"
+            )
         self.batches = batches
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,16 +75,21 @@ class BalancedFiles(keras.utils.PyDataset):
         class_counts.check_whole("batch_size", batch_size, 1)
         if not callable(power):
             class_counts.check_range("power", power, 0, 2)
-        number, of = share
-        if not 0 <= number < of or batch_size % of:
+        whole = isinstance(share, (tuple, list)) and len(share) == 2
+        if whole:
+            whole = all(isinstance(part, numbers.Integral) for part in share)
+        if not whole or not 0 <= share[0] < share[1] or batch_size % share[1]:
             raise ValueError(
                 "`share` must be the number of a worker, from 0, and how many there are, a divisor "
-                f"of `batch_size`. Received: share={share}, batch_size={batch_size}"
+                f"of `batch_size`. Received: share={class_counts.shown(share)}, "
+                f"batch_size={batch_size}"
             )
-        self._labels, self._read = list(labels), read
+        if not callable(read):
+            raise ValueError(f"`read` must be a function. Received: {class_counts.shown(read)}")
+        self._labels, self._read = _of_files(labels), read
         self.power, self.seed, self.batch_size, self.epoch = power, int(seed), int(batch_size), 0
-        own = batch_size // of
-        self._own = slice(number * own, (number + 1) * own)
+        own = self.batch_size // share[1]
+        self._own = slice(share[0] * own, (share[0] + 1) * own)
         sizes = [len(part) for part in self._labels]
         if not sum(sizes):
             raise ValueError("`labels` must hold examples. Received: none")
@@ -117,6 +123,11 @@ class BalancedFiles(keras.utils.PyDataset):
         held = np.zeros(0, "int64")
         for _, part in self._parts():
             classes, times = np.unique(part, return_counts=True)
+            if classes[-1] >= self._starts[-1]:  # And memory may not do for so many classes.
+                raise ValueError(
+                    "`labels` must have an example of each class. Received: class "
+                    f"{classes[-1]} among {self._starts[-1]} examples"
+                )
             if classes[-1] >= len(held):
                 held = np.concatenate([held, np.zeros(int(classes[-1]) + 1 - len(held), "int64")])
             held[classes] += times
@@ -159,12 +170,43 @@ class BalancedFiles(keras.utils.PyDataset):
         single, back = np.unique(numbers, return_inverse=True)
         files = np.searchsorted(self._starts, single, side="right") - 1
         read = [
-            self._read(int(file), single[files == file] - self._starts[file])
+            self._rows(int(file), single[files == file] - self._starts[file])
             for file in np.unique(files)
         ]
-        x = keras.tree.map_structure(lambda *parts: np.concatenate(parts)[back], *read)
+        try:
+            x = keras.tree.map_structure(lambda *parts: np.concatenate(parts)[back], *read)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`read` must return arrays of one structure, and of one shape but for the first "
+                f"axis, for all files. Received: {str(error)[:200]}"
+            ) from None
         return x, classes
+
+    def _rows(self, file: int, rows: np.ndarray) -> Any:
+        read = self._read(file, rows)
+        shapes = [np.shape(leaf) for leaf in keras.tree.flatten(read)]
+        wrong = [shape for shape in shapes if shape[:1] != rows.shape]
+        if wrong or not shapes:  # Labels would be of other examples.
+            raise ValueError(
+                "`read` must return arrays with an entry for each row that it is asked for. "
+                f"Received: {f'shape {wrong[0]}' if wrong else 'none'} for {len(rows)} rows of "
+                f"file {file}"
+            )
+        return read
 
     def on_epoch_end(self) -> None:
         """Goes on to the next epoch; an `EpochClock` says which that is."""
         self.epoch += 1
+
+
+def _of_files(labels: Any) -> list[Any]:
+    try:
+        parts = list(labels)
+    except TypeError:
+        parts = [labels]
+    if any(np.ndim(part) != 1 for part in parts):
+        raise ValueError(
+            "`labels` must be a list with an array of whole numbers for each file. Received: "
+            f"{class_counts.shown(labels)}"
+        )
+    return parts

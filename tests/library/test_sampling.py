@@ -393,14 +393,44 @@ def test_files_take_less_than_16_bytes_an_example():
 def test_files_that_cannot_be_drawn_from_get_a_sentence():
     labels, read, _ = files()
     for given, how, message in (
-        ([np.array([0, 2])], {}, "an example of each of the 3 classes. Received: none of class 1"),
+        (
+            [np.array([0, 2, 0])],
+            {},
+            "an example of each of the 3 classes. Received: none of class 1",
+        ),
         ([np.array([0, -1])], {}, "whole numbers of at least 0.*-1 among them"),
         ([np.array([0.0])], {}, "whole numbers of at least 0.*float64"),
         ([], {}, "`labels` must hold examples. Received: none"),
+        ([np.array([0, 10**15])], {}, "class 1000000000000000 among 2 examples"),
+        (labels[0], {}, "a list with an array of whole numbers for each file"),
+        (5, {}, "a list with an array .* Received: 5"),
+        (labels, {"read": labels}, "`read` must be a function"),
+        (labels, {"share": 2}, "Received: share=2"),
+        (labels, {"share": (0, 0.5)}, r"Received: share=\(0, 0.5\)"),
         (labels, {"share": (2, 2)}, r"Received: share=\(2, 2\)"),
         (labels, {"share": (0, 3)}, "a divisor of `batch_size`"),
         (labels, {"counts": [1, 2]}, "one entry for each of the 6 classes.*Received: 2"),
         (labels, {"power": 2.5}, r"`power` must be a number in \[0, 2\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            BalancedFiles(given, read, **how)
+            BalancedFiles(given, **{"read": read, **how})
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda file, rows: np.zeros(300), r"an entry for each row.* Received: shape \(300,\)"),
+        (lambda file, rows: None, r"an entry for each row.* Received: shape \(\)"),
+        (lambda file, rows: {}, "an entry for each row.* Received: none"),
+        (lambda file, rows: np.zeros((len(rows), 1 + file)), "of one structure, and of one shape"),
+        (lambda file, rows: {file: rows}, "of one structure, and of one shape"),
+    ],
+)
+def test_what_is_read_must_belong_to_its_rows(read, message):
+    with pytest.raises(ValueError, match=message):
+        BalancedFiles(files()[0], read)[0]
+
+
+def test_a_clock_is_for_batches_with_an_epoch():
+    with pytest.raises(ValueError, match=r"`batches` must be what .* Received: tuple"):
+        keras_ldam.EpochClock((LABELS, LABELS))
