@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -51,6 +52,12 @@ def estimate_batch_norm(
     if batches is not None:
         class_counts.check_whole("batches", batches, 1)
     class_counts.check_whole("batch_size", batch_size, 1)
+    endless = getattr(data, "num_batches", 0) is None
+    endless = endless or (hasattr(data, "cardinality") and int(data.cardinality()) == -1)
+    if endless and batches is None:
+        raise ValueError("`data` must end, or `batches` be given. Received: an infinite dataset")
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"`model` must be a built Keras model. Received: {model!r}")
     layers = [
         layer
         for layer in keras_internals.layers_of(model)
@@ -62,9 +69,10 @@ def estimate_batch_norm(
             f"{model!r}"
         )
     statistics = [v for each in layers for v in (each.moving_mean, each.moving_variance)]
-    momenta = [layer.momentum for layer in layers]
     sums, number = [np.zeros(v.shape) for v in statistics], 0
     before = [keras.ops.convert_to_numpy(v) for v in statistics]
+    momenta = [layer.momentum for layer in layers]
+    found = before
     try:
         for layer in layers:
             layer.momentum = 0.0  # The statistics are then those of the last batch.
@@ -78,14 +86,18 @@ def estimate_batch_norm(
                 for total, v in zip(sums, statistics, strict=True)
             ]
             number += 1
-    finally:
+        if not number:
+            raise ValueError("`data` must have at least one batch. Received: none")
+        if not all(np.isfinite(total).all() for total in sums):
+            raise ValueError(
+                "The statistics of `data` must be finite: look at it, and at the weights of `model`"
+            )
+        found = [total / number for total in sums]
+    finally:  # After an error all is as it was.
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        found = [total / number for total in sums] if number else before
         for variable, value in zip(statistics, found, strict=True):
             variable.assign(value.astype(before[0].dtype))
-    if not number:
-        raise ValueError("`data` must have at least one batch. Received: none")
 
 
 def _training_pass(model: keras.Model) -> Callable[[Any], None]:
@@ -122,14 +134,26 @@ def _training_pass(model: keras.Model) -> Callable[[Any], None]:
 
 
 def _inputs(data: Any, batch_size: int) -> Iterator[Any]:
-    if isinstance(data, tuple):
+    if isinstance(data, tuple) and data:
         data = data[0]
+    if hasattr(data, "__array__"):  # A tensor too, whose rows are no batches.
+        data = keras.ops.convert_to_numpy(data)
     if isinstance(data, (np.ndarray, dict)):
-        size = len(keras.tree.flatten(data)[0])
+        kinds = {np.asarray(leaf).dtype.kind for leaf in keras.tree.flatten(data)}
+        if kinds & set("OSU") and keras.backend.backend() != "tensorflow":
+            raise ValueError("`data` must hold numbers. Received: texts or objects")
+        sizes = {np.shape(leaf)[:1] for leaf in keras.tree.flatten(data)}
+        if len(sizes) > 1 or () in sizes:
+            raise ValueError("`data` must have as many examples in each array")
+        size = sizes.pop()[0] if sizes else 0
         for some in (slice(start, start + batch_size) for start in range(0, size, batch_size)):
             yield keras.tree.map_structure(operator.itemgetter(some), data)
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(len(data)))
+        steps = itertools.count() if data.num_batches is None else range(data.num_batches)
+        data = map(data.__getitem__, steps)
+    if not hasattr(data, "__iter__") or isinstance(data, str):
+        received = class_counts.shown(data)
+        raise ValueError(f"`data` must be arrays, or an iterable of batches. Received: {received}")
     for batch in data:
         yield batch[0] if isinstance(batch, (tuple, list)) else batch

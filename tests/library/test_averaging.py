@@ -36,6 +36,12 @@ def assert_close(found, wanted):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+class Endless(keras.utils.PyDataset):
+    @property
+    def num_batches(self):
+        return None
+
+
 class Batches(keras.utils.PyDataset):
     def __len__(self):
         return 3
@@ -74,6 +80,12 @@ def test_frozen_layers_keep_theirs_and_a_model_of_these_alone_is_refused():
         (X, {"batch_size": 1.5}, "`batch_size` must be a whole number"),
         ([], {}, "`data` must have at least one batch"),
         (X[:0], {}, "`data` must have at least one batch"),
+        ({}, {}, "`data` must have at least one batch"),
+        ((), {}, "`data` must have at least one batch"),
+        (5, {}, "must be arrays, or an iterable of batches. Received: 5"),
+        ({"a": X, "b": X[1:]}, {}, "as many examples in each array"),
+        ([X, np.full_like(X, np.nan)], {}, "must be finite"),
+        (Endless(), {}, "`data` must end, or `batches` be given"),
     ],
 )
 def test_bad_input_is_refused_and_changes_nothing(data, changes, message):
@@ -82,3 +94,24 @@ def test_bad_input_is_refused_and_changes_nothing(data, changes, message):
     with pytest.raises(ValueError, match=message):
         estimate_batch_norm(model, data, **changes)
     assert_close(statistics(model), before)
+
+
+def test_an_error_halfway_changes_nothing():
+    model = two_layers()
+    before = statistics(model)
+    with pytest.raises(Exception, match="incompatible with the layer"):
+        estimate_batch_norm(model, [X, X[:, :3]])
+    assert_close(statistics(model), before)
+    assert [model.layers[i].momentum for i in (0, 2)] == [0.99, 0.99]
+
+
+def test_rows_of_a_tensor_are_no_batches():
+    model = two_layers()
+    estimate_batch_norm(model, keras.ops.convert_to_tensor(X), batch_size=30)
+    assert_close(statistics(model), expected(model, [X[:30], X[30:60], X[60:]]))
+
+
+@pytest.mark.parametrize("model", [keras.Sequential([keras.layers.BatchNormalization()]), None])
+def test_a_model_that_is_not_built_is_refused(model):
+    with pytest.raises(ValueError, match="`model` must be a built Keras model"):
+        estimate_batch_norm(model, X)
