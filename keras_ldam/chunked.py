@@ -82,6 +82,8 @@ class ChunkedTraining(keras.Model):
         class_counts.check_whole("chunk_size", chunk_size, 1)
         class_counts.check_range("power", power, 0, 1)
         head, features = _head_of(model)
+        if seed is not None:
+            class_counts.check_whole("seed", seed, 0)
         if negatives is not None:
             class_counts.check_whole("negatives", negatives, 1)
             if negatives > head.units:
@@ -96,10 +98,11 @@ class ChunkedTraining(keras.Model):
             )
         super().__init__(**kwargs)
         self.model, self.chunk_size = model, int(chunk_size)
-        self.negatives, self.power, self.seed = negatives, float(power), seed
+        self.negatives = None if negatives is None else int(negatives)
+        self.power, self.seed = float(power), None if seed is None else int(seed)
         self._draws: Negatives | None = None
         if negatives is not None:
-            self._seeds = keras.random.SeedGenerator(seed)
+            self._seeds = keras.random.SeedGenerator(self.seed)
         # As functions: as attributes, their layers would be saved a second time.
         self._features = keras.Model(inputs_of(model), features).__call__
         self._head = lambda: head
@@ -247,12 +250,16 @@ class ChunkedTraining(keras.Model):
             ValueError: if `k` is out of range.
         """
         class_counts.check_whole("k", k, 1)
+        class_counts.check_whole("batch_size", batch_size, 1)
+        if not np.shape(x) or not len(x):
+            raise ValueError(f"`x` must be an array of examples. Received: {class_counts.shown(x)}")
         chunks = self._chunks()
         if k > chunks.num_classes:
             raise ValueError(f"`k` must be at most {chunks.num_classes}. Received: k={k}")
         found = []
-        for start in range(0, len(x), batch_size):
-            pair = chunks.best(self._products(x[start : start + batch_size], False), k)
+        for start in range(0, len(x), int(batch_size)):
+            batch = x[start : start + int(batch_size)]
+            pair = chunks.best(self._products(batch, False), int(k))
             found.append([ops.convert_to_numpy(part) for part in pair])
         scores, classes = zip(*found, strict=True)
         return np.concatenate(scores), np.concatenate(classes)

@@ -116,6 +116,7 @@ class ShardedClasses(_EveryBatch, keras.distribution.ModelParallel):
     ) -> None:
         class_counts.check_whole("num_classes", num_classes, 2)
         class_counts.check_whole("replicas", replicas, 1)
+        num_classes, replicas = int(num_classes), int(replicas)
         chosen = _devices("ShardedClasses", devices)
         if len(chosen) % replicas:
             raise ValueError(
@@ -132,7 +133,7 @@ class ShardedClasses(_EveryBatch, keras.distribution.ModelParallel):
         layouts = keras.distribution.LayoutMap(mesh)
         super().__init__(layout_map=layouts, batch_dim_name=_REPLICAS, auto_shard_dataset=False)
         keras_internals.lay_out_each_batch()
-        self.num_classes = int(num_classes)
+        self.num_classes = num_classes
 
     def get_variable_layout(self, variable: Any) -> Any:
         """Returns where the parts of a variable lie."""
@@ -160,7 +161,10 @@ def _devices(name: str, devices: Sequence[str] | None) -> list[str]:
             f"`{name}` needs Keras' JAX backend. Received: {keras.backend.backend()!r}"
         )
     known = keras.distribution.list_devices()
-    chosen = list(known if devices is None else devices)
+    try:
+        chosen = list(known if devices is None else devices)
+    except TypeError:
+        chosen = []
     missing = [device for device in chosen if device not in known]
     if missing or not chosen:
         raise ValueError(f"`devices` must be some of {', '.join(known)}. Received: {devices!r}")

@@ -293,5 +293,13 @@ def test_what_is_drawn_is_told_and_what_cannot_be_is_refused(tmp_path):
     assert loaded.rare_share == wrapper.rare_share
     with pytest.raises(ValueError, match=r"`negatives` must be at most 23.*negatives=24"):
         ChunkedTraining(network(), negatives=24)
+    with pytest.raises(ValueError, match="`seed` must be a whole number"):
+        ChunkedTraining(network(), negatives=3, seed="x")
+    assert ChunkedTraining(network(), negatives=3.0, seed=1.0).get_config()["seed"] == 1
+    for given, message in ((x[:0], "array of examples"), (3, "array of examples. Received: 3")):
+        with pytest.raises(ValueError, match=message):
+            exact.best(given)
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number"):
+        exact.best(x, batch_size=0)
     with pytest.raises(ValueError, match="`rare_share` needs `negatives`"):
         exact.rare_share  # noqa: B018
