@@ -539,6 +539,11 @@ class Config:
                 "validated on, and an `imbalance`. Received: validation_fraction="
                 f"{self.validation_fraction:g}, imbalance={self.imbalance!r}"
             )
+        if self.decay == "cosine" and self.warmup_start:
+            raise ValueError(
+                "`warmup_start` must be 0 with decay cosine, whose warm-up starts from "
+                f"1 / warmup_epochs. Received: warmup_start={self.warmup_start:g}"
+            )
         if self.warmup_epochs >= self.epochs > 1:
             raise ValueError(
                 f"`warmup_epochs` must be below `epochs`. Received: "

@@ -87,6 +87,10 @@ def test_a_resolved_config_comes_back_from_json():
         ({"mix": "blend"}, "`mix` must be one of mixup, cutmix. Received: mix='blend'"),
         ({"mix_alpha": 0.0}, "`mix_alpha` must be from 0.001"),
         ({"mix": "mixup", "method": "bbn"}, "`mix` must be empty with rule bilateral"),
+        (
+            {"decay": "cosine", "warmup_epochs": 5, "warmup_start": 0.5},
+            "`warmup_start` must be 0 with decay cosine",
+        ),
         ({"decay": "linear"}, "`decay` must be one of drops, cosine"),
         ({"left_out": True}, "`left_out` needs a `validation_fraction` above 0"),
         (
