@@ -147,6 +147,7 @@ def test_counts_and_epochs_out_of_range_get_a_sentence(counts, epochs, message):
         ('{"a": 120, "b": 7}', {"a": 120, "b": 7}),
         ("\ufeffcat,120\ndog,7\n", {"cat": 120, "dog": 7}),
         ("class,count\n\ncat,120\ndog,7\n", {"cat": 120, "dog": 7}),
+        ("0,500\n2,30\n1,50\n", {"0": 500, "2": 30, "1": 50}),
         ("1,120\n2,7\n", {"1": 120, "2": 7}),
         ('"cat; tame"\t120\ndog\t7\n', {"cat; tame": 120, "dog": 7}),
         ('class,count\n"cat, tame","5,120"\ndog,40\n', {"cat, tame": 5120, "dog": 40}),
@@ -172,6 +173,15 @@ def test_counts_are_read_as_people_write_them(tmp_path, text, counts):
         (b"[1, 2", "not valid JSON"),
         (b'{"a": [3], "b": 4}', "must be whole numbers"),
         (b"\xff\xfe\x00", "it is not text"),
+        (b"cat,5000,100,400\ndog,50,9,9\n", "line 1 has 4 fields, so its count is ambiguous"),
+        (b"class,count,percent\ncat,5000,99\ndog,50,1\n", "line 2 has 3 fields"),
+        (b"cat,1,234\ndog,50\n", "line 1 has 3 fields"),
+        (b"1,234\n5,678\n", "line 1 is ambiguous: '1,234'"),
+        (b"cat;5.000\ndog;50\n", "line 1 is ambiguous: '5.000' may group thousands"),
+        (b"cat,n/a\ndog,50\n", "line 1 does not end in a count: 'n/a'"),
+        (b"cat,50\ndog,7\nTotal,57\n", "line 3 .Total. is the sum of the other counts"),
+        (b'{"cat": 50, "cat": 7, "dog": 1}', "'cat' appears twice"),
+        (b'{"counts": [50, 7], "class_names": ["cat", "cat"]}', "'cat' appears twice"),
     ],
 )
 def test_a_file_without_counts_gets_a_sentence_with_its_name(tmp_path, content, message):
@@ -179,6 +189,15 @@ def test_a_file_without_counts_gets_a_sentence_with_its_name(tmp_path, content, 
     file.write_bytes(content)
     with pytest.raises(ValueError, match=f"counts.csv.*{message}"):
         advice.read_counts(file)
+
+
+def test_counts_by_number_come_in_class_order():
+    assert keras_ldam.advise({"0": 500, "2": 30, "1": 50}).to_json()["counts"] == [500, 50, 30]
+
+
+def test_a_count_that_may_be_a_total_is_asked_about():
+    assert "equals the sum of all others" in str(keras_ldam.advise({"a": 50, "b": 7, "c": 57}))
+    assert "equals the sum" not in str(keras_ldam.advise({"a": 50, "b": 7, "c": 56}))
 
 
 def test_true_and_false_are_the_classes_one_and_zero():
