@@ -73,7 +73,8 @@ def export_saved_model(
     missing number is NaN, a missing text is empty.
 
     Outputs of both: `probabilities` and `logits`, float32 `(batch, num_classes)`, `class_index`,
-    int64 `(batch,)`, and `label`, strings `(batch,)`, with
+    int64 `(batch,)`, and `label`, strings `(batch,)`; for pixels `(batch, height, width, …)`, and
+    without `label`, whose names `export.json` lists; with
 
     probabilities = softmax(logits), logits_j = s z_j / T + log π_j - log ρ_j
 
@@ -90,10 +91,10 @@ def export_saved_model(
 
     Args:
         model: Built functional or sequential Keras model with one input and scores of shape
-            `(batch, num_classes)` on the TensorFlow backend; not probabilities, unless the model
-            comes from `keras_ldam.adjust`. A model of images
-            must take pixels as they are stored, 0 to 255: put scaling into it, for example
-            `keras.layers.Rescaling(1 / 255)`.
+            `(batch, num_classes)`, or of images `(batch, height, width, num_classes)`, on the
+            TensorFlow backend; not probabilities, unless the model comes from `keras_ldam.adjust`.
+            A model of images must take pixels as they are stored, 0 to 255: put scaling into it,
+            for example `keras.layers.Rescaling(1 / 255)`.
         output: `DIR/NAME` for the next version of that name (1, 2, …), or `DIR/NAME/VERSION`.
         class_names: Name of each class; the names must differ.
         tokenizer: For texts: maps strings `(batch,)` to the model's input with TensorFlow ops. A
@@ -108,7 +109,8 @@ def export_saved_model(
             of decoding and resizing as above.
         columns: For tables: `"number"` or `"text"` for the name of each column of a row.
         encode: For tables: maps the columns, float32 or strings `(batch,)` by name, to the model's
-            input with TensorFlow ops. A layer or a `tf.Module` if it holds a table of words.
+            input with TensorFlow ops. A layer or a `tf.Module` if it holds a table of words. None:
+            the model takes a vector of numbers, the columns in their order, and none is missing.
         scale: s > 0. Defaults to the scale of the loss that the model was compiled with (`LDAM`
             has one), or 1 if the loss has none.
         temperature: T > 0; see `keras_ldam.adjustment.fit_temperature`.
@@ -151,7 +153,7 @@ def export_saved_model(
 
     scores, layer = _scores_of(model)
     adjusted = layer is not None
-    num_scores = int(scores.output_shape[1])
+    num_scores = int(scores.output_shape[-1])
     num_classes = max(2, num_scores)
     class_names = _checked_names(class_names, num_classes)
     losses = keras.tree.flatten(getattr(model, "loss", None))
@@ -213,6 +215,7 @@ def export_saved_model(
         "temperature": temperature,
         "offsets": layer.offsets,
         "adjusted": adjusted,
+        "of_pixels": len(scores.output_shape) == 4,
         "several_labels": layer.activation == "sigmoid" and num_scores > 1,
         "target_prior": target_prior,
         "source_prior": source_prior,
@@ -255,11 +258,18 @@ def _scores_of(model: keras.Model) -> tuple[keras.Model, Probabilities | None]:
             f"{len(inputs)} inputs"
         )
     shape = model.output_shape
-    if len(outputs) > 1 or not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
+    ranks = (2, 4) if len(inputs[0].shape) == 4 else (2,)
+    if (
+        len(outputs) > 1
+        or not isinstance(shape, tuple)
+        or len(shape) not in ranks
+        or shape[-1] is None
+    ):
         raise ValueError(
-            "The model must return scores of shape (batch, num_classes). Select them from other "
-            'outputs: keras.Model(model.inputs, model.output["scores"]). Received: output of '
-            f"shape {shape}"
+            "The model must return scores of shape (batch, num_classes), or for pixels of images "
+            "(batch, height, width, num_classes). Select them from other outputs: "
+            'keras.Model(model.inputs, model.output["scores"]). Received: output of shape '
+            f"{shape}"
         )
     scores, layer = adjustment.split(model)
     if layer is None and (

@@ -48,6 +48,7 @@ def model_card(facts: dict[str, Any]) -> str:
 
 def _summary(facts: dict[str, Any]) -> str:
     kind = {"image": "images", "row": "rows of a table"}.get(facts["input"], "texts")
+    kind = f"the pixels of {kind}" if facts.get("of_pixels") else kind
     text = f"A classifier of {kind} with {len(facts['class_names'])} classes"
     if "dataset" in facts:
         text += (
@@ -60,7 +61,8 @@ def _summary(facts: dict[str, Any]) -> str:
 
 def _use(facts: dict[str, Any]) -> str:
     if facts["input"] == "image":
-        kind = "images like those of its training data"
+        pixels = "the pixels of " if facts.get("of_pixels") else ""
+        kind = f"{pixels}images like those of its training data"
     elif facts["input"] == "row":
         kind = "rows like those of its training data"
     else:
@@ -78,7 +80,8 @@ def _classes(facts: dict[str, Any]) -> str:
     names, counts, results = facts["class_names"], facts["counts"], facts.get("results")
     head, rule = "| class | name |", "|---|---|"
     if counts:
-        head, rule = head + " training examples |", rule + "---|"
+        unit = "pixels" if facts.get("of_pixels") else "examples"
+        head, rule = f"{head} training {unit} |", rule + "---|"
     if results:
         head, rule = head + f" error on {results['split']}, % |", rule + "---|"
     rows = []

@@ -40,7 +40,8 @@ def served(
         ValueError: for a model of none of texts, images and rows.
     """
     if columns is not None or encode is not None:
-        return ServedRows(answer, _checked_columns(columns), encode)
+        columns = _checked_columns(columns)
+        return ServedRows(answer, columns, encode or _stacking(columns, model))
     shape = tuple(model.inputs[0].shape[1:])
     if tokenizer is None and model.inputs[0].dtype == "string" and shape in ((), (1,)):
         # The model has its own tokenizer.
@@ -51,8 +52,8 @@ def served(
     if len(shape) != 3 or not isinstance(shape[2], int):
         raise ValueError(
             "Images must have shape (height, width, channels). For texts pass `tokenizer`, for "
-            "rows of a table `columns` and `encode`; export a model of other inputs as "
-            "keras_ldam.with_probabilities(model).export(folder). "
+            "vectors of numbers `columns`, for rows of a table `columns` and `encode`; export a "
+            "model of other inputs as keras_ldam.with_probabilities(model).export(folder). "
             f"Received: input of shape {shape}"
         )
     height, width, channels = shape
@@ -63,7 +64,8 @@ class Answer(tf.Module):
     """Maps the model's input to the outputs.
 
     Args:
-        model: Model with scores z of shape `(batch, num_scores)`.
+        model: Model with scores z of shape `(batch, num_scores)`, or for each pixel
+            `(batch, height, width, num_scores)`.
         layer: What makes probabilities of them.
         class_names: Name of each class.
     """
@@ -93,17 +95,20 @@ class Answer(tf.Module):
         outputs = keras.tree.flatten(self._model.it(padded, training=False))
         scores = tf.cast(outputs[0][:batch], tf.float32)
         logits = self._layer.it.logits(scores)
-        several = self._layer.it.activation == "sigmoid" and scores.shape[1] > 1
-        if scores.shape[1] == 1:  # One sigmoid is a softmax beside a zero.
-            logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
+        several = self._layer.it.activation == "sigmoid" and scores.shape[-1] > 1
+        if scores.shape[-1] == 1:  # One sigmoid is a softmax beside a zero.
+            logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
         index = tf.argmax(logits, axis=-1)
-        return {
+        answer = {
             "probabilities": tf.sigmoid(logits) if several else tf.nn.softmax(logits),
             "logits": logits,
             "class_index": index,
-            "label": tf.gather(tf.constant(self._class_names), index),
-            **({"present": logits > 0} if several else {}),
         }
+        if index.shape.rank == 1:  # Not a name for each pixel.
+            answer["label"] = tf.gather(tf.constant(self._class_names), index)
+        if several:
+            answer["present"] = logits > 0
+        return answer
 
 
 class _Untracked:
@@ -238,11 +243,9 @@ class ServedRows(tf.Module):
         self,
         answer: Answer,
         columns: Mapping[str, str],
-        encode: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None,
+        encode: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
     ) -> None:
         super().__init__()
-        if encode is None:
-            raise ValueError("`columns` needs `encode`, which makes the model's input of them.")
         self._answer, self._encode = answer, encode
         self._columns = _Untracked(dict(columns))
         self._arguments = _Untracked(_arguments(columns))
@@ -297,6 +300,26 @@ def _checked_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
             f"columns={columns!r}"
         )
     return {str(name): kind for name, kind in columns.items()}
+
+
+def _stacking(
+    columns: Mapping[str, str], model: keras.Model
+) -> Callable[[Mapping[str, tf.Tensor]], tf.Tensor]:
+    """What makes a vector of numbers, in the order of their columns."""
+    shape = tuple(model.inputs[0].shape[1:])
+    if set(columns.values()) != {"number"} or shape != (len(columns),):
+        raise ValueError(
+            "`columns` needs `encode`, which makes the model's input of them, unless each is a "
+            "number and the model takes a vector of them. Received: "
+            f"{len(columns)} columns, and a model whose input has the shape {shape}"
+        )
+
+    def stacked(given: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        missing = [_refuse(tf.math.is_nan(given[name]), f"{name} is missing") for name in columns]
+        with tf.control_dependencies(missing):
+            return tf.stack([given[name] for name in columns], axis=1)
+
+    return stacked
 
 
 def _arguments(columns: Mapping[str, str]) -> dict[str, str]:

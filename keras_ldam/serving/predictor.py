@@ -57,8 +57,9 @@ class Predictor:
 
         Yields:
             `{"line", "label", "class_index", "probability", "probabilities"}`, for images also
-            `"path"`, for several labels `"present"`; for a line that cannot be answered
-            `{"line", "error"}`. Lines count from 1.
+            `"path"`, for several labels `"present"`, for pixels `"class_index"` and
+            `"probabilities"` of each alone; for a line that cannot be answered `{"line", "error"}`.
+            Lines count from 1.
 
         Raises:
             ValueError: if `batch_size` is less than 1.
@@ -108,14 +109,16 @@ class Predictor:
             if isinstance(outputs, RefusedError):
                 yield {"error": str(outputs)}
                 continue
-            columns = (outputs[name].tolist() for name in ("label", "class_index", "probabilities"))
-            for place, (label, index, row) in enumerate(zip(*columns, strict=True)):
-                answer = {
-                    "label": label.decode(),
-                    "class_index": index,
-                    "probability": row[index],
-                    "probabilities": row,
-                }
+            for place, index in enumerate(outputs["class_index"].tolist()):
+                row = outputs["probabilities"][place].tolist()
+                answer = {"class_index": index, "probabilities": row}
+                if "label" in outputs:  # Not where each pixel has a class.
+                    answer = {
+                        "label": outputs["label"][place].decode(),
+                        "class_index": index,
+                        "probability": row[index],
+                        "probabilities": row,
+                    }
                 if "present" in outputs:
                     answer["present"] = outputs["present"][place].tolist()
                 yield answer

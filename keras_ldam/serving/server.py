@@ -237,7 +237,7 @@ def _answers(signature: Signature, rows: list[Any], most: int) -> dict[str, np.n
                     place = f"instance {answered}, from 0: " if len(rows) > 1 else ""
                     raise InvalidInput(f"{place}{part}")
                 parts.append(part)
-                answered += len(part["label"])
+                answered += len(part["class_index"])
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

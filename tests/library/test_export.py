@@ -21,6 +21,7 @@ import keras_ldam
 from keras_ldam import extras
 from keras_ldam.export import graphs, image_files, limits, version_folders
 from keras_ldam.export.card import model_card
+from keras_ldam.serving.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -586,7 +587,10 @@ def two_inputs(x):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: keras.Model(x, keras.layers.Conv2D(2, 1)(x)), "scores of shape (batch, num_cla"),
+        (
+            lambda x: keras.Model(x, keras.layers.Reshape((16, 1))(x)),
+            "(batch, num_classes), or for",
+        ),
         (two_inputs, "one input"),
         (lambda x: keras.Model(x, outputs_of(x)), 'keras.Model(model.inputs, model.output["scores'),
         (lambda x: Subclassed(), "inputs = keras.Input(shape); model = keras.Model(inputs, model("),
@@ -878,6 +882,43 @@ def test_a_model_of_other_inputs_is_exported_as_the_refusal_says(number, tmp_pat
     expected = tf.nn.softmax(10.0 * model.predict(values, verbose=0))
     given = values if number > 1 else values[0]
     np.testing.assert_allclose(loaded.serve(given), expected, rtol=1e-5)
+
+
+def test_a_class_for_each_pixel_is_served_without_names(tmp_path, rng):
+    inputs = keras.Input((4, 5, 3))
+    scores = keras_ldam.CosineDense(1, scale=9)(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, scores)
+    model.compile(loss=keras_ldam.LDAM([50, 9], scale=9))
+    folder = keras_ldam.export_saved_model(model, tmp_path / "m", class_names=["a", "b"])
+    x = rng.integers(0, 256, size=(2, 4, 5, 3), dtype=np.uint8)
+    z = 9.0 * model.predict(x.astype("float32"), verbose=0).astype("float64")
+    z = np.concatenate([0 * z, z], axis=-1)
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, pixels in zip(files, x, strict=True):
+        file.write_bytes(png(pixels))
+    answers = list(Predictor(folder).predict([str(file).encode() for file in files]))
+    wanted = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose([a["probabilities"] for a in answers], wanted, rtol=1e-4)
+    assert [a["class_index"] for a in answers] == z.argmax(axis=-1).tolist()
+    assert set(answers[0]) == {"line", "path", "class_index", "probabilities"}
+    assert "of the pixels of images" in (folder / "model_card.md").read_text()
+
+
+def test_vectors_of_numbers_are_asked_by_column_and_none_may_be_missing(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.layers[0].set_weights([np.array([[2.0], [-1.0]]), np.zeros(1)])
+    folder = keras_ldam.export_saved_model(
+        model, tmp_path / "m", class_names=["no", "yes"], columns={"b": "number", "a": "number"}
+    )
+    rows = [b'{"a": 1, "b": 3}', b'{"b": 3}', b'{"a": 4, "b": 1}']
+    first, second, third = Predictor(folder).predict(rows)
+    assert (first["label"], third["label"]) == ("yes", "no")
+    assert first["probability"] == pytest.approx(1 / (1 + np.exp(-5)))
+    assert second["error"] == "a is missing"
+    with pytest.raises(ValueError, match=r"takes a vector of them. Received: 1 columns, and .*2"):
+        keras_ldam.export_saved_model(
+            model, tmp_path / "n", class_names=["no", "yes"], columns={"a": "number"}
+        )
 
 
 @pytest.mark.parametrize(("units", "counts"), [(1, [90, 10]), (3, [[90, 10], [40, 60], [97, 3]])])
