@@ -265,7 +265,8 @@ def _ranking(preferences: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     below = np.append(0, np.cumsum(first))
     area = np.sum(second * (below[:-1] + below[1:]) / 2)
     errors = (1 - below + np.append(0, np.cumsum(second))) / 2
-    return {"auc": round(100 * float(area), 4), "oracle_error": round(100 * errors.min(), 4)}
+    least = max(float(errors.min()), 0.0)  # Rounding may leave it just below.
+    return {"auc": round(100 * float(area), 4), "oracle_error": round(100 * least, 4)}
 
 
 # ----------------------------------------------------------------------------- the diagnosis

@@ -90,14 +90,17 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
 
         def __call__(self, given: Mapping[str, tf.Tensor]) -> tf.Tensor:
             def of(kind: str) -> list[tf.Tensor]:
-                return [given[column["name"]] for column in columns if column["kind"] == kind]
+                return [given[name] for name in names_of(kind)]
 
-            dates = [part for text in of("date") for part in parts_of(text)]
+            dates = [part for name in names_of("date") for part in parts_of(name, given[name])]
             ids = [
                 ids_of(lookup, text)
                 for lookup, text in zip(self.lookups, of("category"), strict=True)
             ]
             return tf.stack([tf.cast(x, tf.float32) for x in [*of("number"), *dates, *ids]], axis=1)
+
+    def names_of(kind: str) -> list[str]:
+        return [column["name"] for column in columns if column["kind"] == kind]
 
     def plain(text: tf.Tensor) -> tf.Tensor:
         text = tf.strings.strip(text)
@@ -113,7 +116,7 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
             return tf.cast(text != "", tf.int64)
         return lookup(text)
 
-    def parts_of(text: tf.Tensor) -> list[tf.Tensor]:
+    def parts_of(name: str, text: tf.Tensor) -> list[tf.Tensor]:
         text = plain(text)
         known = tf.strings.regex_full_match(text, _DATE.pattern)
         missing = text == ""
@@ -132,8 +135,8 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
         length = tf.gather(_MONTHS, month - 1) + tf.cast(leap & (month == 2), tf.int64)
         right = missing | (known & (day <= length) & (year > 0))
         message = (
-            "a date must be like 2026-11-29 or 2026-11-29T14:30:05, of a day that there is: "
-            "number in the batch, from 0:"
+            f"column {name}: a date must be like 2026-11-29 or 2026-11-29T14:30:05, of a day "
+            "that there is: number in the batch, from 0:"
         )
         with tf.control_dependencies(
             [tf.debugging.Assert(tf.reduce_all(right), [message, tf.where(~right)[:1, 0]])]
