@@ -28,6 +28,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_ldam
+from keras_ldam import hardware
 
 SMOKE = bool(os.environ.get("SMOKE"))  # Set by the tests: one short run.
 SEEDS = 1 if SMOKE else 3
@@ -151,7 +152,7 @@ for way, errors in found.items():
         )
     ]
     print(f"| {way} | {' | '.join(cells)} |")
-print(f"\nErrors in percent, n = {SEEDS} seeds.")
+print(f"\nErrors in percent, n = {SEEDS} seeds; {hardware.made_with()}.")
 
 """
 ## What came of it
