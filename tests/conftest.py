@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
+from forks import Forks
 
 # Small runs take as long to compile as to train; one configuration serves many tests.
 SMALL = {
@@ -153,6 +154,33 @@ def reported(compared_runs, tmp_path_factory):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert cli.main("report", arguments) == 0
     return printed.getvalue(), folder
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "tensorflow_text"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import keras_ldam
+"""
+
+
+@pytest.fixture(scope="session")
+def on_jax():
+    """Runs programs, and returns what `subprocess.run` would; TensorFlow cannot be imported."""
+    pytest.importorskip("jax")
+    forks = Forks(
+        WITHOUT_TENSORFLOW,
+        KERAS_BACKEND="jax",
+        JAX_PLATFORMS="cpu",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",  # Compiling takes longer than running.
+    )
+    yield forks.run
+    forks.end()
 
 
 @pytest.fixture

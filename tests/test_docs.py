@@ -139,7 +139,7 @@ EAGER = ("multi_label", "segmentation_with_void")
     ("name", "backend"),
     [(path.stem, b) for path in TUTORIALS for b in BACKENDS.get(path.stem, ("tensorflow",))],
 )
-def test_examples_run(name, backend, tmp_path, monkeypatch, capsys):
+def test_examples_run(name, backend, tmp_path, monkeypatch, capsys, request):
     for module in ("sklearn", backend):
         pytest.importorskip(module)
     script = str(ROOT / "examples" / f"{name}.py")
@@ -150,15 +150,8 @@ def test_examples_run(name, backend, tmp_path, monkeypatch, capsys):
             runpy.run_path(script, run_name="__main__")  # A process would import TensorFlow anew.
         printed = capsys.readouterr().out
     else:
-        monkeypatch.setenv("KERAS_BACKEND", backend)
-        # Compiling takes longer than running.
-        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        # Keras would import TensorFlow to set seeds: most of a start.
-        program = "import runpy, sys; sys.modules['tensorflow'] = None; "
-        program += "runpy.run_path(sys.argv[1], run_name='__main__')"
-        done = subprocess.run(
-            [sys.executable, "-c", program, script], capture_output=True, text=True
-        )
+        program = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+        done = request.getfixturevalue("on_jax")(program, script, SMOKE="1")
         assert done.returncode == 0, done.stderr
         printed = done.stdout
     assert "|" in printed, "no table"

@@ -3,11 +3,7 @@
 import dataclasses
 import importlib
 import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,13 +80,8 @@ def test_a_pickle_that_is_no_archive_is_refused_before_it_runs(tmp_path):
         datasets.load(config)
 
 
-WITHOUT_TENSORFLOW = """
-import importlib.abc, sys
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "tensorflow_text"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
+TRAIN = """
+import sys
 from keras_ldam.experiments import cli, models
 from keras_ldam.experiments.models.small_cnn import small_cnn
 # ResNet-32 takes a minute to compile; what is tried here is all that stands around it.
@@ -101,20 +92,10 @@ sys.exit(cli.main("train", sys.argv[1:]))
 """
 
 
-def test_training_on_jax_needs_no_tensorflow(tmp_path):
+def test_training_on_jax_needs_no_tensorflow(on_jax, tmp_path):
     write_archive(tmp_path, "cifar10")
     flags = ["--dataset=cifar10", f"--data_dir={tmp_path}", "--imbalance_ratio=10", "--smoke"]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, *flags, f"--run_dir={tmp_path / 'run'}"],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
-        },
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
+    done = on_jax(TRAIN, *flags, f"--run_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "DRW on, class weights" in done.stderr
     assert json.loads(done.stdout)["last"]["epoch"] == 1

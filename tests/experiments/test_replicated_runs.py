@@ -4,10 +4,7 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,21 +104,13 @@ def test_a_run_that_was_begun_on_one_device_may_go_on_elsewhere(tmp_path):
         RunFolder(tmp_path).check(small_config(method="erm", precision="mixed_bfloat16"))
 
 
-def test_a_run_over_two_devices_on_jax_leaves_a_model_for_every_backend(tmp_path):
-    pytest.importorskip("jax")
+def test_a_run_over_two_devices_on_jax_leaves_a_model_for_every_backend(on_jax, tmp_path):
     flags = ["--dataset=digits", "--method=ldam_drw", "--epochs=2", "--drop_at=0.5", "--noprogress"]
-    done = subprocess.run(
-        [sys.executable, "bin/train", *flags, "--strategy=mirrored", f"--run_dir={tmp_path}/run"],
-        cwd=Path(cli.__file__).parent.parent.parent,
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        },
-        capture_output=True,
-        text=True,
+    flags += ["--strategy=mirrored", f"--run_dir={tmp_path}/run"]
+    done = on_jax(
+        "import sys; from keras_ldam.experiments import cli; sys.exit(cli.main('train'))",
+        *flags,
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = RunFolder(tmp_path / "run").read_results()

@@ -1,9 +1,5 @@
 """Tests of ResNet-32 against a NumPy forward pass, and of what surrounds the network."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -213,8 +209,7 @@ np.save(sys.argv[2], np.array(model(np.load(sys.argv[3]))))
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="compares JAX with this backend")
-def test_jax_crops_steps_and_computes_as_this_backend_does(model, tmp_path):
-    pytest.importorskip("jax")
+def test_jax_crops_steps_and_computes_as_this_backend_does(model, on_jax, tmp_path):
     path, outputs, images = (
         str(tmp_path / name) for name in ("model.keras", "outputs.npy", "images.npy")
     )
@@ -223,18 +218,7 @@ def test_jax_crops_steps_and_computes_as_this_backend_does(model, tmp_path):
     part = keras.Model(model.input, PaddedShortcut(32)(block))
     part.save(path)
     np.save(images, raw_images())
-    result = subprocess.run(
-        [sys.executable, "-c", ON_JAX, path, outputs, images],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = on_jax(ON_JAX, path, outputs, images)
     assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(np.load(outputs), part(raw_images()), rtol=1e-3, atol=1e-4)
 

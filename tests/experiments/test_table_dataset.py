@@ -6,9 +6,6 @@ import contextlib
 import csv
 import datetime
 import json
-import os
-import subprocess
-import sys
 import time
 
 import keras
@@ -359,8 +356,7 @@ def test_a_saved_network_of_tables_gives_the_same_scores(tmp_path, rng):
     )
 
 
-def test_the_network_is_trained_on_jax():
-    pytest.importorskip("jax")
+def test_the_network_is_trained_on_jax(on_jax):
     code = """
 import keras, numpy as np
 from keras_ldam.experiments.models.table_mlp import table_mlp
@@ -370,13 +366,7 @@ model = table_mlp(head=keras.layers.Dense(2), examples=rows, numbers=1, ids=[3],
 model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 assert np.isfinite(model.fit(rows, np.array([0, 1, 0, 1]), verbose=0).history["loss"]).all()
 """
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
+    done = on_jax(code)
     assert done.returncode == 0, done.stderr
 
 

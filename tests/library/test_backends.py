@@ -1,13 +1,12 @@
 """The library on the other backends: the same tests once more in a process with each."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
+from conftest import WITHOUT_TENSORFLOW
+from forks import Forks
 
 TESTS = Path(__file__).parent
 SHARED = {
@@ -47,29 +46,25 @@ SHARED = {
 
 RUN = """
 import sys
-sys.modules["tensorflow"] = None  # Keras would import it to set seeds: most of a start.
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_losses_layers_metrics_callbacks_and_diagnostics_do_the_same_on_another_backend(backend):
+def test_losses_layers_metrics_callbacks_and_diagnostics_do_the_same_on_another_backend(
+    backend, request
+):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("this is the other backend already")
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     tests = [str(TESTS / f"test_{room}.py::{name}") for room in SHARED for name in SHARED[room]]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, "-x", *tests],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than running
-        },
-        cwd=TESTS.parent,
-        capture_output=True,
-        text=True,
-    )
+    if backend == "jax":
+        done = request.getfixturevalue("on_jax")(RUN, "-x", *tests)
+    else:
+        forks = Forks(WITHOUT_TENSORFLOW, KERAS_BACKEND=backend)
+        done = forks.run(RUN, "-x", *tests)
+        forks.end()
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout

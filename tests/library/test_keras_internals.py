@@ -7,8 +7,6 @@ setup.cfg.
 import ast
 import contextlib
 import importlib.metadata
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -206,13 +204,8 @@ def test_no_other_private_method_of_keras_is_replaced():
             assert known, f"{file} replaces {node.name}, which Keras has too"
 
 
-def test_the_module_imports_without_tensorflow():
-    program = (
-        "import sys, runpy; sys.modules['tensorflow'] = None; "
-        f"runpy.run_path({str(PACKAGE / 'keras_internals.py')!r})"
-    )
-    environment = {"KERAS_BACKEND": "jax", "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+def test_the_module_imports_without_tensorflow(on_jax):
+    done = on_jax(
+        "import runpy, sys; runpy.run_path(sys.argv[1])", str(PACKAGE / "keras_internals.py")
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,8 +1,6 @@
 """Reports: tables and figures of few and of many classes, the page, a user's own models."""
 
-import os
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -515,10 +513,8 @@ def test_warnings_on_the_training_examples_stand_below_the_table(own, without_fi
     assert text.count("Warning, flat: ") == 1
 
 
-def test_without_matplotlib_a_report_says_what_to_install():
-    code = "import sys; sys.modules['matplotlib'] = None; from keras_ldam import report"
-    lean = {**os.environ, "KERAS_BACKEND": "jax"}  # Imports in a third of the time.
-    done = subprocess.run([sys.executable, "-c", code], env=lean, capture_output=True, text=True)
+def test_without_matplotlib_a_report_says_what_to_install(on_jax):
+    done = on_jax("import sys; sys.modules['matplotlib'] = None; from keras_ldam import report")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         "keras_ldam.extras.MissingExtraError: a report needs matplotlib, which is not installed: "

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
+from forks import Forks
 
 import keras_ldam
 from keras_ldam.extras import MissingExtraError
@@ -43,27 +43,32 @@ with contextlib.redirect_stdout(sys.stderr):
 """
 
 
-def start(model, log, *, program=SERVE, settings=None, **arguments):
+# KServe would take an argument of the program for its own, and refuse it.
+IMPORTS = """
+import sys
+sys.argv.append("--http_port=none")
+import tensorflow_text
+from keras_ldam.serving import server
+"""
+
+
+@pytest.fixture(scope="module")
+def forks():
+    forks = Forks(IMPORTS, PYTHON)
+    yield forks
+    forks.end()
+
+
+@pytest.fixture(scope="module")
+def start(forks):
     """Starts a server with these arguments of `serve`, and settings of its module."""
-    given = json.dumps([str(model), arguments, settings or {}])
-    with open(log, "wb") as file:
-        return subprocess.Popen(
-            [PYTHON, "-c", program, given], cwd=ROOT, stdout=subprocess.PIPE, stderr=file
-        )
 
+    def start(model, log, *, program=SERVE, settings=None, **arguments):
+        given = json.dumps([str(model), arguments, settings or {}])
+        with open(log, "wb") as file:
+            return forks.start(program, given, stderr=file)
 
-@contextlib.contextmanager
-def started(*args, **kwargs):
-    """The URL of a server, which is ended afterwards."""
-    program = start(*args, **kwargs)
-    try:
-        line = program.stdout.readline()
-        assert line, Path(args[1]).read_text()[-2000:]
-        yield json.loads(line)["url"]
-    finally:
-        program.terminate()
-        program.wait(30)
-        program.stdout.close()
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,7 @@ def image_export(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def urls(image_export, text_export, tmp_path_factory):
+def urls(image_export, text_export, start, tmp_path_factory):
     """Where four exports are served; each by a process of its own, on loopback."""
     any_size_export = made_exports.of_any_size(tmp_path_factory.mktemp("exports"))
     row_export = made_exports.of_rows(tmp_path_factory.mktemp("exports"))
@@ -192,7 +197,7 @@ def test_rows_of_a_table_are_answered_as_objects(rows):
 
 
 @needs_kserve
-def test_foreign_models_adjusted_in_three_lines_are_answered(pixels, tmp_path):
+def test_foreign_models_adjusted_in_three_lines_are_answered(pixels, start, tmp_path):
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     binary = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(x))
@@ -413,12 +418,19 @@ def connected(url):
 
 
 @pytest.fixture(scope="module")
-def strict(text_export, tmp_path_factory):
+def strict(text_export, start, tmp_path_factory):
     """The URL of a server with narrow limits, and its log."""
     log = tmp_path_factory.mktemp("logs") / "log"
     settings = {"REQUEST_SECONDS": 2, "MAX_REQUEST_BYTES": 200_000, "LOG_LINES_A_MINUTE": 400}
-    with started(text_export, log, name="reviews", settings=settings) as url:
-        yield url, log
+    program = start(text_export, log, name="reviews", settings=settings)
+    try:
+        line = program.stdout.readline()
+        assert line, log.read_text()[-2000:]
+        yield json.loads(line)["url"], log
+    finally:
+        program.terminate()
+        program.wait(30)
+        program.stdout.close()
 
 
 @needs_kserve
@@ -524,7 +536,7 @@ server.ServedModel._predict = answer
 
 @needs_kserve
 def test_a_server_told_to_end_still_answers_and_waits_little_for_half_a_request(
-    text_export, tmp_path
+    text_export, start, tmp_path
 ):
     program = start(text_export, tmp_path / "log", program=SLOW, settings={"GRACE_SECONDS": 2})
     with program, ThreadPoolExecutor(1) as clients:
@@ -545,13 +557,11 @@ def test_a_server_told_to_end_still_answers_and_waits_little_for_half_a_request(
 # ----------------------------------------------------------------------------- wrong settings
 
 
-# KServe would take the first of the program's arguments for its own, and refuse it.
 WRONG = """
 import json, sys
 from keras_ldam.serving import server
 
-option, given = sys.argv[1:]
-path, several = json.loads(given)
+path, several = json.loads(sys.argv[1])
 for arguments in several:
     try:
         next(server.serve(path, **{"port": 0, **arguments}))
@@ -561,11 +571,9 @@ for arguments in several:
 
 
 @needs_kserve
-def test_wrong_arguments_get_a_sentence(text_export):
+def test_wrong_arguments_get_a_sentence(text_export, forks):
     arguments = [{"port": 70_000}, {"name": "a/b"}, {"host": "256.1.1.1"}]
-    given = json.dumps([str(text_export), arguments])
-    command = [PYTHON, "-c", WRONG, "--http_port=none", given]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forks.run(WRONG, json.dumps([str(text_export), arguments]))
     assert done.returncode == 0, done.stderr[-2000:]
     port, name, host = done.stdout.splitlines()
     assert port == "`port` must be from 0 to 65535. Received: 70000"

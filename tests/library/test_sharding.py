@@ -1,9 +1,6 @@
 """Batches and classes divided among devices: virtual ones, in a process of their own."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -15,21 +12,8 @@ PROGRAM = Path(__file__).parent.parent / "sharded.py"
 
 
 @pytest.fixture(scope="module")
-def told():
-    pytest.importorskip("jax")
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM)],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "jax",
-            "PYTHONPATH": str(PROGRAM.parent.parent),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiling takes longer than running.
-        },
-        capture_output=True,
-        text=True,
-    )
+def told(on_jax):
+    done = on_jax(PROGRAM.read_text(), XLA_FLAGS="--xla_force_host_platform_device_count=8")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
