@@ -96,8 +96,9 @@ def write() -> None:
         "disk is in [jpeg_pipeline.json](jpeg_pipeline.json), by `jpeg_pipeline.py`; how fast",
         "`bin/predict` answers is in [prediction.json](prediction.json), by `prediction.py`; time",
         "and memory of 10,000 to 1,000,000 classes are in [many_classes.json](many_classes.json),",
-        "by `many_classes.py`; devices on JAX are in [jax_devices.json](jax_devices.json), by",
-        "`jax_devices.py`.",
+        "by `many_classes.py`, and what counts of 10,000,000 cost alone in",
+        "[class_counts.json](class_counts.json), by `class_counts.py`; devices on JAX are in",
+        "[jax_devices.json](jax_devices.json), by `jax_devices.py`.",
     ]
     sections = {
         "training.json": training,

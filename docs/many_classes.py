@@ -86,7 +86,37 @@ def sharded() -> str:
     return "\n".join(lines)
 
 
+def counted() -> str:
+    """Returns what `benchmarks/class_counts.json` says of counts alone, in Markdown."""
+    found = json.loads((ROOT / "benchmarks" / "class_counts.json").read_text())
+    names = {
+        "import": "importing Keras and the library, and the counts",
+        "advise": "`advise`, as text",
+        "LDAM": "`LDAM`, its class weights set",
+        "ClassErrors": "`ClassErrors`, three compiled steps and results",
+        "ClassErrors, not compiled": "the same, not compiled",
+        "report": "report of two models, 1,000,000 test examples",
+    }
+    sizes = sorted({row["classes"] for row in found["rows"]})
+    rows = {(row["case"], row["classes"]): row for row in found["rows"]}
+    heads = [f"{size:,} classes: {what}" for size in sizes for what in ("seconds", "MB")]
+    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for case, name in names.items():
+        cells = (
+            f"{rows[case, size][what]:,}" for size in sizes for what in ("seconds", "megabytes")
+        )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Processor seconds without imports, and the most memory that the process had, imports "
+        f"included. Machine: {found['machine']}; Keras {found['versions']['keras']} on JAX.",
+    ]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     print(table())
+    print()
+    print(counted())
     print()
     print(sharded())

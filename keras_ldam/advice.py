@@ -158,20 +158,6 @@ def _some(counts: np.ndarray, most: int = 24) -> list[int | None]:
     return [*order[: most // 2].tolist(), None, *order[-most // 2 :].tolist()]
 
 
-class _Numbers(Sequence[str]):
-    """The numbers of classes as their names, each made when it is read: there may be 10⁷."""
-
-    def __init__(self, num_classes: int) -> None:
-        self._classes = range(num_classes)
-
-    def __len__(self) -> int:
-        return len(self._classes)
-
-    def __getitem__(self, j: Any) -> Any:
-        found = self._classes[j]
-        return tuple(map(str, found)) if isinstance(found, range) else str(found)
-
-
 def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: int = 200) -> Advice:
     """Suggests margins, weights and hyper-parameters from class counts alone.
 
@@ -215,7 +201,9 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: in
     ]
     return Advice(
         counts=counts,
-        class_names=_Numbers(len(counts)) if names is None else tuple(map(str, names)),
+        class_names=class_counts.ClassNumbers(len(counts))
+        if names is None
+        else tuple(map(str, names)),
         imbalance_ratio=ratio,
         strength=strength,
         worthwhile=strength != "none",

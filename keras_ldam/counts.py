@@ -39,6 +39,11 @@ def check_counts(
     """
     if hasattr(counts, "items"):
         counts = in_class_order("counts", counts, len(list(counts.items())), class_names)
+    if isinstance(counts, np.ndarray) and counts.dtype.kind in "iu" and counts.ndim == 1:
+        given = np.asarray(counts)
+        # Where there is nothing to say, no copies of ten million numbers are made.
+        if len(given) > 1 and given.min() >= 1 and given.max() <= _LARGEST:
+            return given.astype(np.int64)
     try:
         values = np.asarray(counts, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -139,6 +144,30 @@ def in_class_order(
     )
 
 
+class ClassNumbers(Sequence[str]):
+    """The numbers of classes as their names, each made when it is read: there may be 10⁷.
+
+    Args:
+        num_classes: K.
+
+    Example:
+
+    >>> names = ClassNumbers(10_000_000)
+    >>> names[9_999_999], names[:3]
+    ('9999999', ('0', '1', '2'))
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._classes = range(num_classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __getitem__(self, j: Any) -> Any:
+        found = self._classes[j]
+        return tuple(map(str, found)) if isinstance(found, range) else str(found)
+
+
 def per_class(
     name: str, values: Any, num_classes: int, class_names: Sequence[str] | None = None
 ) -> np.ndarray:
@@ -147,7 +176,9 @@ def per_class(
     Raises:
         ValueError: if there is not exactly one number per class.
     """
-    ordered = in_class_order(name, values, num_classes, class_names)
+    ordered = values  # An array is not made a list of ten million numbers.
+    if not isinstance(values, np.ndarray) or values.shape != (num_classes,):
+        ordered = in_class_order(name, values, num_classes, class_names)
     try:
         numbers = np.asarray(ordered, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -128,6 +128,48 @@ def diagnose(
     }
 
 
+def errors_of_guesses(
+    labels: np.ndarray, guesses: np.ndarray, counts: Sequence[int] | np.ndarray
+) -> dict[str, Any]:
+    """Returns the errors of guesses by class, in percent, where there are no scores of all classes.
+
+    For very many classes: `keras_ldam.ChunkedTraining.best` gives the guesses.
+
+    Args:
+        labels: Class of each example, whole numbers of shape `(n,)`.
+        guesses: Its guess, of shape `(n,)`, or the k best ones, best first, `(n, k)`.
+        counts: Training examples per class, shape `(num_classes,)`, for the groups.
+
+    Returns:
+        What `class_errors` returns, but `per_class_error` as a float64 array of shape
+        `(num_classes,)`, NaN for a class without examples; `top5_error` needs five guesses.
+
+    Raises:
+        ValueError: if labels do not fit `counts` or the guesses, or there are no examples.
+
+    Example:
+
+    >>> found = errors_of_guesses([0, 0, 1], [0, 1, 1], [900, 100, 10])
+    >>> found["per_class_error"].tolist(), found["mean_error"]
+    ([50.0, 0.0, nan], 25.0)
+    """
+    counts = class_counts.check_counts(counts)
+    labels, guesses = np.asarray(labels), np.asarray(guesses)
+    if labels.ndim != 1 or not labels.size or guesses.shape[:1] != labels.shape:
+        raise ValueError(
+            "`labels` must have the shape (n,), and `guesses` (n,) or (n, k), n at least 1. "
+            f"Received: shapes {labels.shape} and {guesses.shape}"
+        )
+    check_labels(labels, len(counts))
+    guesses = guesses.reshape(len(labels), -1)
+    right = guesses == labels[:, None]
+    ranks = np.where(right.any(axis=1), right.argmax(axis=1), guesses.shape[1])
+    errors, per_class = _rates(ranks, labels.astype(np.int64, copy=False), counts)
+    if guesses.shape[1] < 5:
+        errors.pop("top5_error", None)
+    return {"per_class_error": per_class, **errors}
+
+
 def scores(model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the output of a model on examples, with their labels.
 
@@ -225,14 +267,24 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def _errors(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    errors, per_class = _rates(ranks, labels, counts)
+    plain = [None if np.isnan(error) else round(float(error), 4) for error in per_class]
+    return {"per_class_error": plain, **errors}
+
+
+def _rates(
+    ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The errors over classes, and those of each class, NaN without examples."""
     num_classes = len(counts)
     totals = np.bincount(labels, minlength=num_classes)
+    known = np.flatnonzero(totals)
     wrong = np.bincount(labels[ranks > 0], minlength=num_classes)
-    with np.errstate(invalid="ignore"):
-        per_class = 100.0 * wrong / totals
-    mean = float(np.nanmean(per_class))
+    per_class = np.full(num_classes, np.nan)
+    per_class[known] = 100.0 * wrong[known] / totals[known]
+    del totals, wrong  # There may be 10⁷ classes.
+    mean = float(per_class[known].mean())
     errors = {
-        "per_class_error": [None if np.isnan(e) else round(float(e), 4) for e in per_class],
         "mean_error": round(mean, 4),
         "balanced_accuracy": round(100 - mean, 4),
         "error": round(100.0 * float(np.mean(ranks > 0)), 4),
@@ -240,9 +292,10 @@ def _errors(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[s
     if num_classes > 5:
         errors["top5_error"] = round(100.0 * float(np.mean(ranks >= 5)), 4)
     for group, classes in class_counts.shot_groups(counts).items():
-        if np.isfinite(per_class[classes]).any():
-            errors[f"{group}_error"] = round(float(np.nanmean(per_class[classes])), 4)
-    return errors
+        own = per_class[classes]
+        if np.isfinite(own).any():
+            errors[f"{group}_error"] = round(float(np.nanmean(own)), 4)
+    return errors, per_class
 
 
 def _preferences(scores: np.ndarray) -> np.ndarray:
@@ -346,21 +399,24 @@ def class_margins(
         `{"unit": …, "min": […], "q05": […], "q50": […]}`, None for a class without examples or
         with a margin that is not finite.
     """
-    order = np.argsort(labels, kind="stable")
-    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
-    own = np.split(np.asarray(margins)[order], ends[:-1])
-    return {
-        "unit": unit,
-        **{
-            name: [
-                round(float(np.quantile(values, q)), 5)
-                if len(values) and np.isfinite(values).all()
-                else None
-                for values in own
-            ]
-            for name, q in QUANTILES.items()
-        },
-    }
+    margins = np.asarray(margins, dtype=np.float64)
+    sizes = np.bincount(labels, minlength=num_classes)
+    broken = np.bincount(labels[~np.isfinite(margins)], minlength=num_classes) > 0
+    known = np.flatnonzero((sizes > 0) & ~broken)
+    ordered = margins[np.lexsort((margins, labels))]
+    first = (np.cumsum(sizes) - sizes)[known]
+
+    def quantile(q: float) -> list[float | None]:
+        place = q * (sizes[known] - 1)
+        below = np.floor(place).astype(np.int64)
+        low = ordered[first + below]
+        high = ordered[first + np.minimum(below + 1, sizes[known] - 1)]
+        found: list[float | None] = [None] * num_classes
+        for j, value in zip(known, low + (high - low) * (place - below), strict=True):
+            found[j] = round(float(value), 5)
+        return found
+
+    return {"unit": unit, **{name: quantile(q) for name, q in QUANTILES.items()}}
 
 
 def _confusions(labels: np.ndarray, guesses: np.ndarray, counts: np.ndarray) -> dict[str, Any]:

@@ -26,6 +26,15 @@ def test_the_guide_has_the_tables_of_the_benchmarks():
     page = program("many_classes")
     assert page.table() in text("many_classes.md")
     assert page.sharded() in text("many_classes.md")
+    assert page.counted() in text("many_classes.md")
+
+
+def test_ten_million_counts_stay_about_a_gigabyte_and_some_seconds():
+    found = json.loads((ROOT / "benchmarks" / "class_counts.json").read_text())["rows"]
+    assert max(row["classes"] for row in found) == 10**7
+    for row in found:
+        assert row["megabytes"] < 1000 or row["case"] == "ClassErrors, not compiled"
+        assert row["megabytes"] < 1100 and row["seconds"] < 20
 
 
 def test_memory_for_each_device_falls_with_their_number_and_nothing_else_changes():

@@ -14,6 +14,9 @@ from keras_ldam.labels import check_classes, check_target, present
 from keras_ldam.metrics.decisions import are_guesses, decisions, guessed_decisions
 from keras_ldam.metrics.sums import ClassSums
 
+_GROUPS = ("many", "medium", "few")
+_MOST_LOGS = 10_000
+
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class ClassErrors(keras.metrics.Metric):
@@ -49,14 +52,15 @@ class ClassErrors(keras.metrics.Metric):
     Args:
         counts: Training examples per class, shape `(num_classes,)`, or per label and side,
             `(num_labels, 2)`.
-        per_class: Whether the result holds the error of each class too.
+        per_class: Whether the result holds the error of each class too, of at most 10,000 classes.
         ignore_class: Integer label that counts nowhere, such as 255 for void pixels.
         axis: Axis of the classes in `y_pred`, and in one-hot labels.
         name: Name of the metric.
         **kwargs: `dtype`.
 
     Raises:
-        ValueError: if `counts` are not whole numbers ≥ 1, or do not fit `y_pred`.
+        ValueError: if `counts` are not whole numbers ≥ 1, or do not fit `y_pred`, and for
+            `per_class` of more classes.
 
     Example:
 
@@ -81,9 +85,39 @@ class ClassErrors(keras.metrics.Metric):
         super().__init__(name=name, **kwargs)
         self.counts = class_counts.check_counts(counts, multi_label=True)
         check_target(ignore_class, axis)
+        if per_class and len(self.counts) > _MOST_LOGS:
+            raise ValueError(
+                f"`per_class` logs an error for each class, of at most {_MOST_LOGS:,} classes; "
+                "keras_ldam.evaluation.errors_of_guesses has those of more in an array. Received: "
+                f"{len(self.counts):,} classes"
+            )
         self.per_class, self.ignore_class, self.axis = per_class, ignore_class, axis
+        # A variable: of a constant of 10⁷ classes compilers make others, and it lies on one device.
+        self._group_of = self.add_variable(
+            (len(self.counts),),
+            initializer="zeros",
+            # Each replica has that of all, and Keras would sum them.
+            aggregation="only_first_replica",
+            name="group",
+            dtype="float32",
+        )
+        numbers = self._set_groups()
+        self._groups = {name: i for i, name in enumerate(_GROUPS) if np.any(numbers == i)}
         self._total = ClassSums(self, self.counts.size, "total")
         self._wrong = ClassSums(self, self.counts.size, "wrong")
+
+    def _set_groups(self) -> np.ndarray:
+        groups = class_counts.shot_groups(self.counts)
+        numbers = np.zeros(len(self.counts), "float32")
+        for i, name in enumerate(_GROUPS):
+            numbers[groups.pop(name)] = i
+        self._group_of.assign(numbers)
+        return numbers
+
+    def reset_state(self) -> None:
+        """Forgets all batches."""
+        super().reset_state()  # Sets everything to zero, the groups of the classes too.
+        self._set_groups()
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch.
@@ -152,11 +186,9 @@ class ClassErrors(keras.metrics.Metric):
             "balanced_error": balanced,
             "balanced_accuracy": 1.0 - balanced,
         }
-        for group, classes in class_counts.shot_groups(self.counts).items():
-            if len(classes):
-                indicator = np.zeros(len(self.counts), dtype="float32")
-                indicator[classes] = 1
-                result[f"{group}_error"] = mean_over(ops.convert_to_tensor(indicator))
+        for group, i in self._groups.items():
+            of_group = ops.convert_to_tensor(self._group_of) == i
+            result[f"{group}_error"] = mean_over(ops.cast(of_group, "float32"))
         if self.per_class:
             own = ops.where(seen > 0, errors, float("nan"))
             result.update({f"error_{j}": own[j] for j in range(len(self.counts))})

@@ -57,6 +57,10 @@ def example_margins(y_true: Any, y_pred: Any) -> Any:
     return ops.where(known, own - rivals, float("nan"))
 
 
+_MOST_BINS = 20_000_000
+"""Each is 8 bytes, and 12 more while they change."""
+
+
 def _smallest_over_replicas(values: Any) -> Any:
     """Returns the smallest of each entry over the replicas; a strategy sums, but cannot compare."""
     if keras.backend.backend() != "tensorflow":
@@ -91,7 +95,7 @@ class ClassMargins(keras.metrics.Metric):
         quantile: Which low quantile, 0 to 1.
         low: Left end of the histogram; margins below it count as if they lay there.
         high: Right end. The defaults suit cosines; widen them for unbounded scores.
-        bins: Bins of the histogram, for each class.
+        bins: Bins of the histogram, for each class; at most 2·10⁷ / K, which is 20 for 10⁶ classes.
         per_class: Whether the result holds the margins of each class too.
         ignore_class: Integer label that counts nowhere, such as 255 for void pixels.
         axis: Axis of the classes in `y_pred`, and in one-hot labels.
@@ -130,6 +134,11 @@ class ClassMargins(keras.metrics.Metric):
         if not low < high:
             raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}")
         class_counts.check_whole("bins", bins, 1)
+        if num_classes * bins > _MOST_BINS:
+            raise ValueError(
+                f"`bins` may be at most {max(1, _MOST_BINS // int(num_classes))} for "
+                f"{num_classes:,} classes, each of which has a histogram. Received: bins={bins}"
+            )
         self.num_classes, self.quantile, self.per_class = int(num_classes), quantile, per_class
         check_target(ignore_class, axis)
         self.ignore_class, self.axis = ignore_class, axis

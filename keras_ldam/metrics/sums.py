@@ -32,10 +32,13 @@ class ClassSums:
         """Adds values `(n,)` to the sums of their classes, int32 `(n,)` in 0 … size - 1."""
         # In several parts, so that none of them adds ones to a sum of 2**24.
         parts = max(1, min(_PARTS, _MOST_CELLS // self.size))
-        part = ops.arange(ops.shape(classes)[0], dtype="int32") % parts
-        place = ops.cast(classes * parts + part, "int32")
-        sums = ops.segment_sum(values, place, self.size * parts)
-        added = ops.sum(ops.reshape(sums, (self.size, parts)), axis=1)
+        place = ops.cast(classes, "int32")
+        if parts > 1:
+            part = ops.arange(ops.shape(classes)[0], dtype="int32") % parts
+            place = ops.cast(place * parts + part, "int32")
+        added = ops.segment_sum(values, place, self.size * parts)
+        if parts > 1:
+            added = ops.sum(ops.reshape(added, (self.size, parts)), axis=1)
         # What the addition rounds off is kept (Knuth's two-sum).
         high, low = ops.convert_to_tensor(self._high), ops.convert_to_tensor(self._low)
         total = high + added

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_ldam import extras
 from keras_ldam.files import write_whole
@@ -17,7 +18,7 @@ with extras.needed("report", by="a report"):
     from keras_ldam.report.page import GENERATOR, SECTIONS, page, shown
     from keras_ldam.report.record import Run
 
-__all__ = ["Run", "check_figures", "check_folder", "compare", "draw", "save"]
+__all__ = ["Run", "check_figures", "check_folder", "compare", "compare_guesses", "draw", "save"]
 
 
 def compare(
@@ -74,6 +75,57 @@ def compare(
     runs = comparison.runs_of(
         models, train, test, class_names=class_names, histories=histories, scale=scale
     )
+    return _write(runs, output_dir, title)
+
+
+def compare_guesses(
+    guesses: Mapping[str, Any],
+    labels: Any,
+    counts: Sequence[int] | np.ndarray,
+    output_dir: str | Path,
+    *,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
+    histories: Mapping[str, Any] | None = None,
+    title: str = "Comparison",
+) -> str:
+    """Compares models by what they guess: a page of errors for very many classes.
+
+    `compare` needs all scores of each example. Here the best classes are enough, as of
+    `keras_ldam.ChunkedTraining.best`, and counts of ten million classes. There are no margins,
+    confusions or reliability.
+
+    Args:
+        guesses: Guesses for the test examples by the names of the models on the page: classes,
+            `(n,)`, or the k best ones, best first, `(n, k)`.
+        labels: Class of each test example, `(n,)`.
+        counts: Training examples per class, `(num_classes,)`.
+        output_dir: Folder for the page; see `compare`.
+        class_names: Name of each class; numbers by default.
+        histories: See `compare`.
+        title: Heading of the page.
+
+    Returns:
+        The table of errors, in Markdown.
+
+    Raises:
+        ValueError: for guesses, labels and counts that do not fit together, or a folder with
+            another page.
+
+    Example:
+
+    ```python
+    _, classes = trained.best(x_test, 5)
+    report.compare_guesses({"LDAM-DRW": classes}, y_test, counts, "my-report")
+    ```
+    """
+    check_folder(output_dir)
+    runs = comparison.runs_of_guesses(
+        guesses, labels, counts, class_names=class_names, histories=histories
+    )
+    return _write(runs, output_dir, title)
+
+
+def _write(runs: Sequence[Run], output_dir: str | Path, title: str) -> str:
     table = tables.plain(runs, title)
     save(draw(runs, table), output_dir)
     return tables.markdown(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 
 from keras_ldam import evaluation
 from keras_ldam.adjustment import softmax_scale
-from keras_ldam.counts import in_class_order
+from keras_ldam.counts import ClassNumbers, check_counts, in_class_order
 from keras_ldam.layers import cosine_heads
 from keras_ldam.losses import weighted_losses
 from keras_ldam.report.record import Run
 
-_BATCH = 256
+_BATCH, _SCORES = 256, 2**23
+"""Examples of arrays that are predicted at a time, and how many scores these may have."""
 _SETTINGS = ("max_margin", "exponent", "scale")
 _Batches = Iterable[tuple[Any, np.ndarray]]
 
@@ -30,15 +32,7 @@ def runs_of(
     scale: float | None,
 ) -> list[Run]:
     """Evaluates models and returns them as runs; see `keras_ldam.report.compare`."""
-    if not models:
-        raise ValueError("`models` must hold at least one model. Received: models={}")
-    histories = histories or {}
-    unknown = sorted(set(histories) - set(models))
-    if unknown:
-        raise ValueError(
-            f"`histories` must have names of models as keys, which are {', '.join(models)}. "
-            f"Received: {unknown[0]!r}"
-        )
+    histories = _histories("models", models, histories)
     splits = {"train": _batches_of("train", train), "test": _batches_of("test", test)}
     losses = [loss for model in models.values() for loss in weighted_losses(model)]
     void = [loss.ignore_class for loss in losses if loss.ignore_class is not None]
@@ -48,6 +42,8 @@ def runs_of(
         labels[name] = found[~np.isin(found, void)]
     most = int(max(found.max() for found in labels.values())) + 1
     names = _names(class_names, most)
+    size = max(1, min(_BATCH, _SCORES // len(names)))
+    splits = {name: functools.partial(batches, size) for name, batches in splits.items()}
     counts = np.bincount(labels["train"], minlength=len(names))
     if not counts.all():
         j = int(counts.argmin())
@@ -60,9 +56,52 @@ def runs_of(
     ]
 
 
-def _names(class_names: Any, most: int) -> tuple[str, ...]:
+def runs_of_guesses(
+    guesses: Mapping[str, Any],
+    labels: Any,
+    counts: Sequence[int] | np.ndarray,
+    *,
+    class_names: Sequence[str] | Mapping[int, str] | None,
+    histories: Mapping[str, Any] | None,
+) -> list[Run]:
+    """Returns guesses as runs; see `keras_ldam.report.compare_guesses`."""
+    histories = _histories("guesses", guesses, histories)
+    counts = check_counts(counts)
+    names = _names(class_names, len(counts))
+    if len(names) != len(counts):
+        raise ValueError(
+            f"`class_names` must name each of the {len(counts)} classes of `counts`. Received: "
+            f"{len(names)} names"
+        )
+    runs = []
+    for name, guessed in guesses.items():
+        rows = _rows(histories.get(name))
+        errors = evaluation.errors_of_guesses(labels, guessed, counts)
+        runs.append(
+            Run(name, names, errors, counts=counts, history=rows, start_epoch=_start_epoch(rows))
+        )
+    return runs
+
+
+def _histories(
+    argument: str, models: Mapping[str, Any], histories: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    if not models:
+        raise ValueError(
+            f"`{argument}` must hold at least one model. Received: {argument}={models!r}"
+        )
+    unknown = sorted(set(histories or {}) - set(models))
+    if unknown:
+        raise ValueError(
+            f"`histories` must have names of models as keys, which are {', '.join(models)}. "
+            f"Received: {unknown[0]!r}"
+        )
+    return histories or {}
+
+
+def _names(class_names: Any, most: int) -> Sequence[str]:
     if class_names is None:
-        return tuple(map(str, range(most)))
+        return ClassNumbers(most)
     names = in_class_order("class_names", class_names, len(class_names))
     if most > len(names):
         raise ValueError(
@@ -77,7 +116,7 @@ def _run(
     model: keras.Model,
     splits: Mapping[str, Callable[[], _Batches]],
     counts: np.ndarray,
-    class_names: tuple[str, ...],
+    class_names: Sequence[str],
     history: Any,
     scale: float | None,
 ) -> Run:
@@ -94,7 +133,7 @@ def _run(
         title=name,
         class_names=class_names,
         errors=errors,
-        counts=counts.tolist(),
+        counts=counts,
         history=rows,
         margins={split: found["margins"] for split, found in diagnosed.items()},
         diagnosis=diagnosed["test"],
@@ -155,14 +194,17 @@ def _start_epoch(rows: Sequence[Mapping[str, float]]) -> int | None:
 # ----------------------------------------------------------------------------- examples and labels
 
 
-def _batches_of(name: str, data: Any) -> Callable[[], _Batches]:
-    """Returns a function that gives the batches of a split, with class numbers as labels."""
+def _batches_of(name: str, data: Any) -> Callable[..., _Batches]:
+    """Returns a function that gives the batches of a split, with class numbers as labels.
+
+    Arrays come in batches of the size that the function is called with.
+    """
     if isinstance(data, tuple | list) and len(data) == 2:
         examples, labels = data[0], _classes(name, data[1])
         if isinstance(examples, tuple | list) and all(isinstance(x, str | bytes) for x in examples):
             examples = np.array(examples, dtype=object)
         _check_sizes(name, examples, labels)
-        return lambda: _slices(examples, labels)
+        return lambda size=_BATCH: _slices(examples, labels, size)
     if isinstance(data, Mapping) or hasattr(data, "shape") or not _is_read_again(data):
         raise ValueError(
             f"`{name}` must be a pair (examples, labels), or a dataset that gives batches of such "
@@ -171,7 +213,7 @@ def _batches_of(name: str, data: Any) -> Callable[[], _Batches]:
     endless = getattr(data, "num_batches", 0) is None
     if endless or (hasattr(data, "cardinality") and int(data.cardinality()) == -1):
         raise ValueError(f"`{name}` must end; take a part of it. Received: an infinite dataset")
-    return lambda: _checked(name, data)
+    return lambda size=_BATCH: _checked(name, data)
 
 
 def _is_read_again(data: Any) -> bool:
@@ -181,9 +223,9 @@ def _is_read_again(data: Any) -> bool:
         return False
 
 
-def _slices(examples: Any, labels: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-    for start in range(0, len(labels), _BATCH):
-        part = slice(start, start + _BATCH)
+def _slices(examples: Any, labels: np.ndarray, size: int) -> Iterator[tuple[Any, np.ndarray]]:
+    for start in range(0, len(labels), size):
+        part = slice(start, start + size)
         yield keras.tree.map_structure(lambda whole, part=part: whole[part], examples), labels[part]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from keras_ldam.report import figures, tables
@@ -150,7 +152,8 @@ def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) ->
             f'<section id="{section.name}"><h2>{escape(section.heading)}</h2><figure>'
             f'<div class="wide" role="img" aria-label="{escape(section.heading)}">{wide}</div>'
             f'<div class="narrow" role="img" aria-label="{escape(section.heading)}">{narrow}</div>'
-            f"<figcaption>{caption}</figcaption></figure></section>"
+            f"<figcaption>{caption}</figcaption></figure>"
+            f"{_classes(about) if section.name == 'class_errors' else ''}</section>"
         )
     parts.append(_settings(first))
     return (
@@ -167,11 +170,12 @@ def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) ->
 def _summary(runs: Sequence[Run]) -> str:
     first = runs[0]
     sentences = []
-    if first.counts:
-        n, ratio = sum(first.counts), max(first.counts) / min(first.counts)
+    if first.counts is not None:
+        counts = np.asarray(first.counts)
+        most, fewest = int(counts.max()), int(counts.min())
         sentences.append(
-            f"{n:,} training examples in {len(first.counts):,} classes, from "
-            f"{max(first.counts):,} down to {min(first.counts):,} a class (ratio {ratio:,.3g})."
+            f"{int(counts.sum()):,} training examples in {len(counts):,} classes, from {most:,} "
+            f"down to {fewest:,} a class (ratio {most / fewest:,.3g})."
         )
     cards = []
     for name, same in by_label(runs).items():
@@ -208,17 +212,27 @@ def _who(section: Section, runs: Sequence[Run]) -> str:
     together = by_label(runs)
     whose = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
     sentences = [f"{whose}."]
-    crowded = len(runs[0].counts or ()) > figures.FEW_CLASSES
+    num_classes = len(runs[0].class_names)
+    crowded, huge = num_classes > figures.FEW_CLASSES, num_classes > figures.MOST_POINTS
     if section.name == "margins":
         sentences.insert(
             0,
-            "A point is the smallest margin of a class, the line their mean over classes of "
+            "Of the smallest margins of the classes the line is the mean over classes of similar "
+            "counts, the band the range of nine tenths of them."
+            if huge
+            else "A point is the smallest margin of a class, the line their mean over classes of "
             "similar counts."
             if crowded
             else "Filled marks are the smallest margin of a class, the dash its 5 % quantile, "
             "hollow marks its median.",
         )
-    if section.name == "class_errors" and crowded:
+    if section.name == "class_errors" and huge:
+        sentences.insert(
+            0,
+            "The line is the mean over classes of similar counts, the band the range of nine "
+            "tenths of them.",
+        )
+    elif section.name == "class_errors" and crowded:
         sentences.insert(0, "A point is a class, the line their mean over similar counts.")
     elif section.name in ("class_errors", "groups") and len(together) < len(runs):
         sentences.append("Bars: standard deviation over seeds.")
@@ -242,6 +256,72 @@ def _most_confused(run: Run, most: Sequence[tuple[int, int, int]]) -> str:
     names = run.class_names
     pairs = ", ".join(f"{names[label]} as {names[guess]} ({n}×)" for label, guess, n in most[:5])
     return f"Most frequent mistakes of {run.title}: {pairs}."
+
+
+_EACH, _WORST = 5, 10
+"""Classes that the table of classes shows: so many of the most frequent ones and of the rarest, and
+so many of the worst."""
+
+
+def _classes(runs: Sequence[Run]) -> str:
+    """Some of many classes, and what the error is at quantiles over all of them."""
+    counts, names = np.asarray(runs[0].counts), runs[0].class_names
+    if len(names) <= figures.FEW_CLASSES:
+        return ""
+    together = by_label(runs)
+    errors = {name: figures.mean_errors(same) for name, same in together.items()}
+    last, worst = list(errors.items())[-1]
+    worst = np.where(np.isnan(worst), -1.0, worst)
+    chosen = {
+        "most frequent": _largest(_EACH, counts),
+        f"largest error of {last}": _largest(_WORST, worst, counts),
+        "rarest": _largest(_EACH, -counts)[::-1],
+    }
+    rows = []
+    for what, classes in chosen.items():
+        for j in classes:
+            cells = (f"<td>{_percent(error[j])}</td>" for error in errors.values())
+            rows.append(
+                f"<tr><th scope=row>{escape(names[j])}</th><td>{escape(what)}</td>"
+                f"<td>{counts[j]:,}</td>{''.join(cells)}</tr>"
+            )
+    for q, what in ((0.05, "5 % of classes below"), (0.5, "median"), (0.95, "5 % above")):
+        cells = (f"<td>{_percent(_quantile(error, q))}</td>" for error in errors.values())
+        rows.append(
+            f"<tr><th scope=row>all classes</th><td>{what}</td>"
+            f"<td>{_quantile(counts, q):,.0f}</td>{''.join(cells)}</tr>"
+        )
+    heads = ("class", "", "training examples", *(f"error of {name}" for name in errors))
+    head = "".join(f"<th scope=col>{escape(text)}</th>" for text in heads)
+    return (
+        f"<p>Of the {len(names):,} classes the table shows the {_EACH} most frequent ones, the "
+        f"{_EACH} rarest, and the {_WORST} with the largest error, of equal ones the most "
+        "frequent; and below them quantiles over all classes. Errors in percent.</p>"
+        f'<div class="scroll" tabindex="0"><table class="classes"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _largest(n: int, values: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:
+    """The places of the n largest values, of equal ones those with the largest `then`, in order."""
+    if len(values) > n:
+        edge = np.partition(values, -n)[-n]
+        above, tied = np.flatnonzero(values > edge), np.flatnonzero(values == edge)
+        left = n - len(above)
+        tied = tied[:left] if then is None else tied[_largest(left, then[tied])]
+        places = np.concatenate([above, tied])
+    else:
+        places = np.arange(len(values))
+    second = np.zeros(len(places)) if then is None else -then[places]
+    return places[np.lexsort((places, second, -values[places]))]
+
+
+def _quantile(values: np.ndarray, q: float) -> float:
+    return float(np.nanquantile(values, q)) if np.isfinite(values).any() else math.nan
+
+
+def _percent(error: float) -> str:
+    return f"{error:.2f}" if math.isfinite(error) else ""
 
 
 def _missing(section: Section) -> str:
@@ -347,6 +427,7 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
   min-width: 100%; }
 th, td { padding: .25rem .6rem; text-align: right; vertical-align: baseline; }
 th:first-child, #table td:nth-child(2), #table th:nth-child(2) { text-align: left; }
+.classes td:nth-child(2) { text-align: left; color: var(--soft); white-space: nowrap; }
 thead th { border-bottom: 1px solid var(--ink); vertical-align: bottom; }
 tr.first > * { border-top: 1px solid var(--line); }
 tbody th { font-weight: 600; white-space: nowrap; }

@@ -19,7 +19,8 @@ class Run:
         title: Its name in tables and figures.
         class_names: Name of each class, in class order.
         errors: Errors in percent, as from `keras_ldam.evaluation.class_errors`: `mean_error`,
-            `per_class_error` (None for a class without an example), and others.
+            `per_class_error` (None or NaN for a class without an example), and others. For very
+            many classes take `keras_ldam.evaluation.errors_of_guesses`.
         split: Name of the split that the errors are measured on.
         seed: Its seed; None if unknown.
         group: The runs that it is compared with, such as `"long-tailed, ratio 100"`; `""` if there
@@ -45,7 +46,7 @@ class Run:
     split: str = "test"
     seed: int | None = None
     group: str = ""
-    counts: Sequence[int] | None = None
+    counts: Sequence[int] | np.ndarray | None = None
     measures: Sequence[tuple[str, str]] = ()
     history: Sequence[Mapping[str, float]] = ()
     margins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -56,6 +57,11 @@ class Run:
     published: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """The error of each class, float64 of shape `(num_classes,)`, NaN where it is unknown."""
+        return np.asarray(self.errors["per_class_error"], dtype=np.float64)
 
     def error(self, measure: str) -> float | None:
         """Returns one of its errors in percent, or None if it is unknown.

@@ -53,6 +53,23 @@ def test_class_errors_are_those_of_scikit_learn(rng):
     assert evaluation.diagnose(identity(8), halves(z, y), np.full(8, 50))[0] == errors
 
 
+def test_errors_of_the_best_guesses_are_those_of_scores(rng):
+    y, z = rng.integers(0, 8, size=300), rng.normal(size=(300, 8)).astype("float32")
+    counts = [500, 300, 90, 80, 30, 10, 5, 4]
+    expected = evaluation.class_errors(identity(8), [(z, y)], counts)
+    best = np.argsort(-z, axis=1)
+    for k in (1, 5):
+        found = evaluation.errors_of_guesses(y, best[:, 0] if k == 1 else best[:, :k], counts)
+        np.testing.assert_allclose(
+            found.pop("per_class_error"), expected["per_class_error"], atol=1e-4
+        )
+        assert found == {
+            name: value
+            for name, value in expected.items()
+            if name != "per_class_error" and (k == 5 or name != "top5_error")
+        }
+
+
 @pytest.mark.parametrize("decimals", [8, 1])  # Without ties and with many.
 def test_two_classes_have_the_area_and_the_error_at_the_best_threshold(rng, decimals):
     oracle = pytest.importorskip("sklearn.metrics")
@@ -249,3 +266,17 @@ def test_a_class_without_an_example_has_no_margin():
 def test_margins_that_are_not_finite_are_told_as_none():
     found = evaluation.class_margins(np.array([0.5, np.inf, 0.25]), np.array([0, 0, 1]), 2)
     assert found["q50"] == [None, 0.25]
+
+
+def test_margins_of_classes_are_the_quantiles_of_numpy(rng):
+    labels, margins = rng.integers(0, 30, 200), rng.normal(size=200)
+    labels[labels == 3] = 4  # No example of class 3.
+    margins[np.flatnonzero(labels == 5)[0]] = np.nan
+    found = evaluation.class_margins(margins, labels, 30)
+    for name, q in evaluation.QUANTILES.items():
+        for j in range(30):
+            own = margins[labels == j]
+            if j in (3, 5):
+                assert found[name][j] is None
+            else:
+                assert found[name][j] == pytest.approx(np.quantile(own, q), abs=6e-6)

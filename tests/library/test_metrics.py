@@ -282,3 +282,10 @@ def test_labels_of_eight_bits_are_those_of_32(dtype, num_classes):
     metric.update_state(labels.astype(dtype), np.eye(num_classes, dtype="float32")[guesses])
     assert float(metric.result()["error"]) == 1 / 2
     assert float(metric.result()["balanced_error"]) == pytest.approx((0 + 1 / 2 + 1) / 3)
+
+
+def test_what_grows_with_very_many_classes_is_bounded_by_a_sentence():
+    with pytest.raises(ValueError, match=r"at most 10,000 classes; .* Received: 10,001 classes"):
+        keras_ldam.ClassErrors(np.ones(10_001, int), per_class=True)
+    with pytest.raises(ValueError, match="`bins` may be at most 20 for 1,000,000 classes, each"):
+        keras_ldam.ClassMargins(10**6)

@@ -16,7 +16,7 @@ import keras_ldam
 from keras_ldam import losses, report
 from keras_ldam.report import figures, tables
 from keras_ldam.report.canvas import Canvas, looks
-from keras_ldam.report.comparison import runs_of
+from keras_ldam.report.comparison import runs_of, runs_of_guesses
 from keras_ldam.report.page import SECTIONS
 
 
@@ -428,6 +428,68 @@ def test_a_nested_models_probabilities_are_scaled_too(own, scale):
     assert one == two
     (other,) = runs_of({"flat": flat}, train, test, scale=20.0, **settings)
     assert one != other.diagnosis
+
+
+# ----------------------------------------------------------------------------- very many classes
+
+
+def of_many(num_classes=30_000):
+    """Guesses of two models for half of the classes, of which class 7 is always wrong."""
+    rng = np.random.default_rng(0)
+    counts = np.maximum(1, 20_000 // np.arange(1, num_classes + 1))
+    labels = np.sort(rng.permutation(num_classes)[: num_classes // 2])
+    right = {"ERM": rng.random(len(labels)) < 0.2, "LDAM-DRW": labels % 8 != 7}
+    return {name: np.where(each, labels, 3) for name, each in right.items()}, labels, counts
+
+
+def test_very_many_classes_have_bands_and_a_table_of_few_of_them():
+    guesses, labels, counts = of_many()
+    runs = runs_of_guesses(guesses, labels, counts, class_names=None, histories=None)
+    (axes,) = figures.class_errors(runs, Canvas()).axes
+    assert max(len(line.get_xdata()) for line in axes.lines) <= 12  # No point for each class …
+    assert len(axes.collections) == 2  # … but a band for each model.
+    text = sys.modules["keras_ldam.report.page"]._classes(runs)
+    assert "Of the 30,000 classes the table shows the 5 most frequent ones, the 5 rarest" in text
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in text.split("<tr>")[2:]]
+    assert [row[:3] for row in rows[:2]] == [
+        ["0", "most frequent", "20,000"],
+        ["1", "most frequent", "10,000"],
+    ]
+    worst = [row for row in rows if row[1] == "largest error of LDAM-DRW"]
+    assert [int(row[0]) for row in worst] == labels[labels % 8 == 7][:10].tolist()
+    assert {row[4] for row in worst} == {"100.00"}
+    rarest = [int(row[0]) for row in rows if row[1] == "rarest"]
+    assert len(rarest) == 5 and set(counts[rarest]) == {1}
+    assert [row[1:] for row in rows[-2:]] == [
+        ["median", "1", "100.00", "0.00"],
+        ["5 % above", "13", "100.00", "100.00"],
+    ]
+
+
+def test_the_largest_are_those_of_a_sort(rng):
+    largest = sys.modules["keras_ldam.report.page"]._largest
+    for n in (1, 4, 20):
+        values, then = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
+        expected = sorted(range(12), key=lambda j: (-values[j], -then[j], j))[:n]
+        assert largest(n, values, then).tolist() == expected
+
+
+def test_guesses_are_compared_without_scores(tmp_path, undrawn):
+    guesses, labels, counts = of_many(200)
+    table = report.compare_guesses(guesses, labels, counts, tmp_path)
+    error = 100 * np.mean(labels % 8 == 7)
+    assert f"| LDAM-DRW | as given | **{error:.2f}**" in table
+    for change, message in (
+        ({"guesses": {}}, "`guesses` must hold at least one model"),
+        ({"labels": labels[1:]}, r"Received: shapes \(99,\) and \(100,\)"),
+        ({"labels": labels + 150}, "Labels must be whole numbers in 0 … 199"),
+        ({"class_names": list(map(str, range(300)))}, "each of the 200 classes .* 300 names"),
+        ({"histories": {"mine": {}}}, "names of models .* Received: 'mine'"),
+    ):
+        given = {"guesses": guesses, "labels": labels, "counts": counts, **change}
+        with pytest.raises(ValueError, match=message):
+            report.compare_guesses(output_dir=tmp_path / "o", **given)
+    assert not (tmp_path / "o").exists()
 
 
 def in_batches(pair):

@@ -3,14 +3,15 @@ the runs do not hold what it shows.
 """
 
 from keras_ldam.report.figures.bound import trade_off
-from keras_ldam.report.figures.classes import class_errors, groups, margins
-from keras_ldam.report.figures.common import FEW_CLASSES
+from keras_ldam.report.figures.classes import class_errors, groups, margins, mean_errors
+from keras_ldam.report.figures.common import FEW_CLASSES, MOST_POINTS
 from keras_ldam.report.figures.diagnoses import FEWEST_GUESSES, confusion, diagnosed, reliability
 from keras_ldam.report.figures.runs import curves, errors
 
 __all__ = [
     "FEWEST_GUESSES",
     "FEW_CLASSES",
+    "MOST_POINTS",
     "class_errors",
     "confusion",
     "curves",
@@ -18,6 +19,7 @@ __all__ = [
     "errors",
     "groups",
     "margins",
+    "mean_errors",
     "reliability",
     "trade_off",
 ]

@@ -12,26 +12,40 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from keras_ldam import counts as class_counts
 from keras_ldam.report.canvas import Canvas, by_label, legend_above, looks
-from keras_ldam.report.figures.common import FEW_CLASSES, SPLIT_TITLES, number, short
+from keras_ldam.report.figures.common import (
+    FEW_CLASSES,
+    MOST_POINTS,
+    SPLIT_TITLES,
+    number,
+    short,
+)
 from keras_ldam.report.record import Run
+
+
+def mean_errors(runs: Sequence[Run]) -> np.ndarray:
+    """Returns the error of each class, the mean over runs, of shape `(num_classes,)`."""
+    if len(runs) == 1:
+        return runs[0].per_class
+    return np.asarray(sum(run.per_class for run in runs) / len(runs))
 
 
 def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     """Draws the error of each class against its training examples, runs overlaid."""
-    runs = [run for run in runs if run.counts]
+    runs = [run for run in runs if run.counts is not None]
     if not runs:
         return None
-    counts = np.array(runs[0].counts)
+    counts = np.asarray(runs[0].counts)
     figure = canvas.figure(3.0 if not canvas.narrow else 3.2)
     axes = figure.subplots()
     given = looks(runs)
     x = _class_axis(axes, runs[0], canvas)
-    order = np.argsort(-counts, kind="stable")
+    similar = _similar(x)
     for name, same in by_label(runs).items():
         color, marker, dashes = given[name]
-        errors = np.array([[number(e) for e in run.errors["per_class_error"]] for run in same])
-        mean = errors.mean(axis=0)
+        mean = mean_errors(same)
         if len(counts) <= FEW_CLASSES:
+            order = np.argsort(-counts, kind="stable")
+            errors = np.array([run.per_class for run in same])
             deviation = errors.std(axis=0, ddof=1) if len(same) > 1 else None
             axes.errorbar(
                 x[order],
@@ -45,8 +59,7 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 label=name,
             )
         else:
-            axes.plot(x, mean, marker, color=color, **_cloud(counts))
-            axes.plot(*_running(x, mean), color=color, ls=dashes, label=name)
+            _draw_classes(axes, x, mean, similar, color, marker, ls=dashes, label=name)
     axes.set_ylabel("error (%)")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.set_ylim(-2, None)
@@ -56,11 +69,11 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
 
 def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     """Draws the margin of each class against its training examples, and what the loss demands."""
-    runs = [run for run in runs if run.counts and run.margins]
+    runs = [run for run in runs if run.counts is not None and run.margins]
     runs = [same[0] for same in by_label(runs).values()]
     if not runs:
         return None
-    counts = np.array(runs[0].counts)
+    counts = np.asarray(runs[0].counts)
     splits = [split for split in runs[0].margins if split in SPLIT_TITLES]
     rows = len(splits) if canvas.narrow else 1
     figure = canvas.figure(2.9 * rows + 0.7)
@@ -70,14 +83,14 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     units = {values["unit"] for run in runs for values in run.margins.values()}
     for axes, split in zip(panels, splits, strict=True):
         x = _class_axis(axes, runs[0], canvas, beside=len(splits) // rows)
-        order = np.argsort(-counts, kind="stable")
+        order, similar = np.argsort(-counts, kind="stable"), _similar(x)
         for place, (name, (run,)) in enumerate(by_label(runs).items()):
             color, marker, _ = given[name]
             values = run.margins.get(split)
             if values is None:
                 continue
             low, q05, q50 = (
-                np.array([number(v) for v in values[key]]) for key in ("min", "q05", "q50")
+                np.array(values[key], dtype=np.float64) for key in ("min", "q05", "q50")
             )
             if few:
                 at = x + (place - (len(runs) - 1) / 2) * 0.16
@@ -86,8 +99,8 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 axes.plot(at, q50, marker, color=color, mfc="none", ms=4.5)
                 axes.plot(at, low, marker, color=color, label=name)
             else:
-                axes.plot(x, low, marker, color=color, **_cloud(counts))
-                axes.plot(*_running(x, low), color=color, label=name)
+                _draw_classes(axes, x, low, similar, color, marker, label=name)
+        order = _some(order)
         for i, (demanded, text) in enumerate(_demanded(runs)):
             dashes = (4, 2) if i == 0 else (1, 1.5)
             axes.plot(
@@ -106,7 +119,7 @@ def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
 
 def _demanded(runs: Sequence[Run]) -> list[tuple[np.ndarray, str]]:
     """Returns the margins that the runs' losses demand, each once, and what they are called."""
-    found: dict[tuple[float, ...], str] = {}
+    found: dict[bytes, tuple[np.ndarray, str]] = {}
     for run in runs:
         if run.demanded is None:
             continue
@@ -117,8 +130,8 @@ def _demanded(runs: Sequence[Run]) -> list[tuple[np.ndarray, str]]:
         else:
             uniform = np.allclose(demanded, demanded[0], rtol=1e-3)
             text = "Δ, the same for all" if uniform else "Δ, as the loss demands"
-        found.setdefault(tuple(np.round(demanded, 6)), text)
-    return [(np.array(demanded), text) for demanded, text in found.items()]
+        found.setdefault(np.round(demanded, 6).tobytes(), (demanded, text))
+    return list(found.values())
 
 
 def _unit_title(units: set[str]) -> str:
@@ -135,8 +148,9 @@ def _class_axis(axes: Axes, run: Run, canvas: Canvas, beside: int = 1) -> np.nda
 
     `beside` is the number of panels that share the width.
     """
-    counts = np.array(run.counts)
-    if len(counts) > FEW_CLASSES and len(np.unique(counts)) > 2:
+    counts = np.asarray(run.counts)
+    between = (counts > counts.min()) & (counts < counts.max())
+    if len(counts) > FEW_CLASSES and between.any():
         axes.set_xscale("log")
         axes.invert_xaxis()
         axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=12))
@@ -165,18 +179,45 @@ def _class_axis(axes: Axes, run: Run, canvas: Canvas, beside: int = 1) -> np.nda
     return places
 
 
-def _cloud(counts: np.ndarray) -> dict[str, Any]:
-    """Returns how points for classes are drawn; thousands as one picture, to keep pages small."""
-    crowded = len(counts) > 500
-    return {"ms": 3, "mew": 0, "alpha": 0.1 if crowded else 0.45, "rasterized": crowded}
-
-
-def _running(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
-    """Returns means over classes of similar counts: a line through a cloud."""
+def _similar(x: np.ndarray) -> list[np.ndarray]:
+    """Returns groups of classes that are side by side on their axis."""
     order = np.argsort(x, kind="stable")
-    groups = np.array_split(order, min(12, len(order)))
-    groups = [group for group in groups if np.isfinite(y[group]).any()]
-    return [x[g].mean() for g in groups], [np.nanmean(y[g]) for g in groups]
+    return np.array_split(order, min(12, len(order)))
+
+
+def _draw_classes(
+    axes: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    similar: Sequence[np.ndarray],
+    color: str,
+    marker: str,
+    **line: Any,
+) -> None:
+    """Draws a point for each class, or of very many the range of nine tenths, and their means."""
+    similar = [group for group in similar if np.isfinite(y[group]).any()]
+    at = [x[group].mean() for group in similar]
+    if len(x) > MOST_POINTS:
+        low, high = np.transpose([np.nanquantile(y[group], [0.05, 0.95]) for group in similar])
+        axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
+    else:  # Thousands as one picture, to keep pages small.
+        crowded = len(x) > 500
+        look: dict[str, Any] = {
+            "ms": 3,
+            "mew": 0,
+            "alpha": 0.1 if crowded else 0.45,
+            "rasterized": crowded,
+        }
+        axes.plot(x, y, marker, color=color, **look)
+    axes.plot(at, [np.nanmean(y[group]) for group in similar], color=color, **line)
+
+
+def _some(order: np.ndarray) -> np.ndarray:
+    """Returns as many of very many classes as make a line."""
+    if len(order) <= MOST_POINTS:
+        return order
+    steps = (np.geomspace(1, len(order), 200) - 1, np.linspace(0, len(order) - 1, 200))
+    return order[np.unique(np.concatenate(steps).astype(np.int64))]
 
 
 def groups(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
@@ -189,7 +230,7 @@ def groups(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     if len(names) < 2:
         return None
     sizes = {}
-    if runs[0].counts:
+    if runs[0].counts is not None:
         sizes = {k: len(v) for k, v in class_counts.shot_groups(runs[0].counts).items()}
     figure = canvas.figure(2.8)
     axes = figure.subplots()

@@ -10,6 +10,10 @@ FEW_CLASSES = 12
 """Up to this many classes are shown side by side under their names."""
 
 
+MOST_POINTS = 20_000
+"""Up to this many classes each is a point; more are shown by quantiles of similar ones."""
+
+
 def number(value: float | None) -> float:
     """Returns a value, or NaN, which is not drawn, if it is missing."""
     return math.nan if value is None else value

@@ -17,7 +17,7 @@ from keras_ldam.report.record import Run
 
 def diagnosed(runs: Sequence[Run]) -> dict[str, tuple[Run, Mapping[str, Any]]]:
     """Returns the first diagnosed run of each name in figures, with its diagnosis."""
-    known = [run for run in runs if run.diagnosis and run.counts]
+    known = [run for run in runs if run.diagnosis and run.counts is not None]
     return {name: (same[0], same[0].diagnosis or {}) for name, same in by_label(known).items()}
 
 
@@ -49,7 +49,7 @@ def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
                 [n for n, h in zip(names, held, strict=True) if h],
             )
         else:
-            order = np.argsort(-np.array(run.counts), kind="stable")
+            order = np.argsort(-np.asarray(run.counts), kind="stable")
             cells = np.array(diagnosis["confusion"], np.float64)[np.ix_(order, order)]
             names = [short(run.class_names, j, 9) for j in order]
         with np.errstate(invalid="ignore"):
