@@ -117,7 +117,9 @@ class Config:
         "", "text, table: column of the classes; empty: the one with a usual name"
     )
     category_columns: str = _option(
-        "", "table: columns of categories that look like numbers or dates, separated by commas"
+        "",
+        "table: columns of categories that look like numbers or dates, separated by commas; "
+        "1.1 and 1.10 are one category, and so are 1 and 1.0",
     )
     ignore_columns: str = _option("", "table: columns to leave out, separated by commas")
     imbalance: str = _option(

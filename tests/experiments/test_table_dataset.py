@@ -287,7 +287,14 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
 
 @pytest.mark.parametrize(
     ("cell", "number"),
-    [("1.50", 1.5), ("10", 10), ("100.0", 100.0), ("0.0000001", 1e-7), ("-2.500", -2.5)],
+    [
+        ("1.50", 1.5),
+        ("10", 10),
+        ("100.0", 100.0),
+        ("0.0000001", 1e-7),
+        ("-2.500", -2.5),
+        ("1.10", 1.1),
+    ],
 )
 def test_a_number_is_the_same_category_in_a_table_and_in_json(cell, number):
     tf = pytest.importorskip("tensorflow")

@@ -117,6 +117,13 @@ def test_effective_number_goes_from_equal_weights_to_inverse_counts_with_beta():
     )
 
 
+def test_a_test_prior_with_keys_is_read_by_class_and_not_by_place():
+    expected = keras_ldam.margins([10] * 3, test_prior=[2000, 10, 100])
+    given = keras_ldam.margins([10] * 3, test_prior={0: 2000, 2: 100, 1: 10})
+    np.testing.assert_array_equal(given, expected)
+    assert given.argmax() == 0 and given.argmin() == 1
+
+
 def test_shot_groups_of_cifar100_are_35_35_30():
     groups = keras_ldam.shot_groups(keras_ldam.long_tailed_counts(100, 500, 100))
     assert [len(groups[name]) for name in ("many", "medium", "few")] == [35, 35, 30]
