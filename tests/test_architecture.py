@@ -200,7 +200,9 @@ told["parts"] = registered(
     "logit_adjusted", "vector_scaling", "cross_entropy", "ldam", "ldam_hinge", "focal",
 )
 import keras_ldam.experiments
-told["networks"] = registered("BiLSTM", "PoolWords", "PaddedShortcut", "TableFeatures")
+told["networks"] = registered(
+    "BiLSTM", "PoolWords", "KnownNGrams", "PaddedShortcut", "TableFeatures", "soft_accuracy"
+)
 print(json.dumps(told))
 """
 

@@ -27,11 +27,16 @@ def training_batches(
         own: The shares of this process; all by default.
 
     Raises:
-        ValueError: for a mixture of examples that are not in memory.
+        ValueError: for pairs of sequences, and for a mixture of examples that are not in memory.
     """
     how, weighting = config.balancing
     pairs = None
     if how == "pair":
+        if isinstance(data.train.examples, Ragged):
+            raise ValueError(
+                f"`rule` must not be bilateral for {data.name}: its networks have one branch. "
+                f"Received: rule={config.rule!r}"
+            )
         pairs = Bilateral(data.counts, round(config.alpha_length * config.epochs))
     if config.mix:
         if data.train.load is not None or not isinstance(data.train.examples, np.ndarray):

@@ -10,11 +10,9 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_ldam import adjustment, evaluation
 from keras_ldam.adversarial import AdversarialTraining
@@ -224,7 +222,7 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
     if config.sharpness:
         model = SharpnessAwareTraining(model, rho=config.sharpness)
     soft = config.mix or config.balancing[0] == "pair"
-    accuracy = soft_accuracy if soft else "sparse_categorical_accuracy"
+    accuracy = models.soft_accuracy if soft else "sparse_categorical_accuracy"
     clipnorm = config.clipnorm or None
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)
@@ -244,20 +242,6 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         steps_per_execution=config.steps_per_execution,
     )
     return model
-
-
-def soft_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """The share that soft labels give to the predicted class, as a metric.
-
-    Args:
-        y_true: Soft labels, shape `(batch, num_classes)`.
-        y_pred: Scores, of the same shape.
-
-    Returns:
-        A tensor of shape `(batch,)`.
-    """
-    predicted = ops.expand_dims(ops.argmax(y_pred, axis=-1), -1)
-    return ops.take_along_axis(y_true, predicted, axis=-1)[..., 0]
 
 
 def schedule(config: Config) -> list[keras.callbacks.Callback]:

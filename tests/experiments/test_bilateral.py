@@ -11,7 +11,7 @@ from conftest import small_config
 
 from keras_ldam.experiments import datasets, exporting, feeding, models, training
 from keras_ldam.experiments.config import Config
-from keras_ldam.experiments.datasets.data import Data, Split
+from keras_ldam.experiments.datasets.data import Data, Ragged, Split
 from keras_ldam.experiments.datasets.sampling import Batches, Bilateral, EpochClock
 from keras_ldam.experiments.models.bilateral import bilateral, is_bilateral, one_image
 from keras_ldam.experiments.models.resnet32 import resnet32, resnet32_branches
@@ -123,7 +123,7 @@ def test_three_steps_are_those_of_the_paper_computed_by_hand():
     model.compile(
         MomentumSGD(0.5, momentum=0.9, nesterov=True, coupled_weight_decay=0.01),
         loss=CrossEntropy([4, 1, 1]),
-        metrics=[training.soft_accuracy],
+        metrics=[models.soft_accuracy],
     )
     history = model.fit(
         feeding.feed(batches), epochs=3, shuffle=False, verbose=0, callbacks=[EpochClock(batches)]
@@ -224,6 +224,12 @@ def test_the_last_bottleneck_of_resnet50_stands_twice():
     statistics = 2 * 26_560  # 23,587,712 counts moving means and variances, two for each channel.
     assert parameters(model) == 23_587_712 - statistics + bottleneck + 4096 * 2 + 2
     assert models.of_one_input(model).get_layer("features").output.shape == (None, 4096)
+
+
+def test_sequences_do_not_come_in_pairs():
+    data = Data("made", ("a", "b"), *[Split(Ragged.from_sequences([[1, 2], [3]]), [0, 1])] * 2)
+    with pytest.raises(ValueError, match="`rule` must not be bilateral for made"):
+        feeding.training_batches(small_config(method="bbn"), data)
 
 
 def test_a_network_that_cannot_have_two_branches_is_refused():

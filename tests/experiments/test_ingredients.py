@@ -38,6 +38,15 @@ def test_a_run_with_everything_is_logged_and_loaded_as_any_other(run):
     assert model.input_shape == (None, 8, 8, 1)
 
 
+def test_a_run_of_mixtures_alone_is_loaded_as_it_was_saved(tmp_path):
+    config = small_config(mix="mixup")
+    saved = training.compiled_model(config, datasets.load(config))
+    saved.optimizer.build(saved.trainable_variables)
+    saved.save(tmp_path / "model.keras")
+    loaded = RunFolder(tmp_path).load_model()
+    assert loaded.get_compile_config() == saved.get_compile_config()
+
+
 def test_mixtures_are_decided_by_seed_epoch_step_and_share():
     config = small_config(**STRONG)
     data = datasets.load(config)
@@ -109,7 +118,7 @@ def left_out_of_digits():
 def test_accuracy_under_soft_labels_is_the_share_of_the_predicted_class():
     scores = np.array([[0.1, 0.9], [2.0, -1.0]], "float32")
     labels = np.array([[0.25, 0.75], [0.0, 1.0]], "float32")
-    found = keras.ops.convert_to_numpy(training.soft_accuracy(labels, scores))
+    found = keras.ops.convert_to_numpy(models.soft_accuracy(labels, scores))
     np.testing.assert_allclose(found, [0.75, 0.0])
 
 

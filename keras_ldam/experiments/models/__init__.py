@@ -21,12 +21,13 @@ from keras_ldam.experiments.models.pretrained import freeze, holds_weights_only,
 from keras_ldam.experiments.models.resnet32 import kaiming_normal, resnet32, resnet32_branches
 from keras_ldam.experiments.models.resnet50 import resnet50, resnet50_branches
 from keras_ldam.experiments.models.small_cnn import small_cnn, small_cnn_branches
+from keras_ldam.experiments.models.soft_accuracy import soft_accuracy
 from keras_ldam.experiments.models.table_mlp import table_mlp
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import LOSSES
 from keras_ldam.two_passes import TwoPasses
 
-__all__ = ["NETWORKS", "Network", "build", "head", "named", "of_one_input"]
+__all__ = ["NETWORKS", "Network", "build", "head", "named", "of_one_input", "soft_accuracy"]
 
 
 @dataclasses.dataclass(frozen=True)
