@@ -11,7 +11,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize(
     ("program", "guide"),
-    [("adjustment_table", "probabilities"), ("many_classes", "many_classes")],
+    [
+        ("adjustment_table", "probabilities"),
+        ("many_classes", "many_classes"),
+        ("pretrained_table", "datasets"),
+    ],
 )
 def test_a_guide_has_the_table_of_its_benchmark(program, guide):
     table = runpy.run_path(ROOT / "docs" / f"{program}.py")["table"]
