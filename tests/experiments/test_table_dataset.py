@@ -426,8 +426,8 @@ def test_rows_are_evaluated_and_predicted_as_trained(trained, capsys):
     errors = [answer["error"] for answer in answers[3:]]
     expected = (
         "'age' is infinite", "is not JSON", "must be a JSON object", "unknown column 'wage'; known",
-        "'age' must be a number, not 'old'", "column since: a date must be like", "'job' must be a text",
-        "NUL",
+        "'age' must be a number, not 'old'", "column since: a date must be like",
+        "'job' must be a text", "NUL",
     )  # fmt: skip
     for error, sentence in zip(errors, expected, strict=True):
         assert sentence in error
