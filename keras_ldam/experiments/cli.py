@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -107,7 +108,8 @@ def main(verb: str | None = None, argv: Sequence[str] | None = None) -> int:
 def _one_sentence(error):
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"unknown flag --{error.flagname}; --help lists the flags."
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return re.sub(r"\(.Non-boolean argument to boolean flag., .*\)$", "must be true or false", text)
 
 
 # ----------------------------------------------------------------------------- flags and help

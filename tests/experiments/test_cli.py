@@ -38,6 +38,7 @@ def test_the_answer_is_on_standard_output_and_the_rest_is_not(tmp_path, capsys):
         ("train", ["--network=magic"], "`network` must be one of small_cnn, resnet32"),
         ("train", ["--epoch=3"], "unknown flag --epoch"),
         ("train", ["--epochs=many"], "epochs"),
+        ("train", ["--left_out=x"], "flag --left_out=x: must be true or false"),
         ("train", ["--epochs=0"], "`epochs` must be from 1"),
         ("train", ["--drop_at=soon"], "--drop_at must be numbers separated by commas"),
         ("train", ["--start_epoch=90", "--epochs=20"], "start_epoch=90"),
