@@ -25,6 +25,7 @@ from pathlib import Path
 import keras
 
 from keras_ldam import files
+from keras_ldam.counts import shown
 from keras_ldam.experiments import saved_models
 from keras_ldam.experiments.config import Config, is_path
 
@@ -191,7 +192,16 @@ class RunFolder:
 
     def read_data(self) -> dict:
         """Returns the contents of `data.json`."""
-        return self.read_json(self.data_file, "name", "class_names", "counts", "vocabulary")
+        data = self.read_json(self.data_file, "name", "class_names", "counts", "vocabulary")
+        forms = {"vocabulary": (_are_texts, "words"), "columns": (_are_columns, "columns")}
+        for name, (fits, what) in forms.items():
+            value = data.get(name)
+            if value is not None and not fits(value):
+                raise ValueError(
+                    f"{self.data_file}: `{name}` must be null or a list of different {what}. "
+                    f"Received: {shown(value)}"
+                )
+        return data
 
     def read_diagnosis(self) -> dict:
         """Returns the contents of `diagnosis.json`; raises `ValueError` if it does not exist."""
@@ -271,3 +281,25 @@ def _is_moved(before: str, now: str) -> bool:
     if not is_path(before.name) or before.name != now.name:
         return False
     return not before.exists() or (now.exists() and before.read_bytes() == now.read_bytes())
+
+
+def _are_texts(values):
+    """Whether values are different texts, in characters that TensorFlow can hold."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        return False
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:  # Half of a surrogate pair.
+        return False
+    return len(set(values)) == len(values)
+
+
+def _are_columns(values):
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        return False
+    categories = [value.get("categories") for value in values if value.get("kind") == "category"]
+    return (
+        _are_texts([value.get("name") for value in values])
+        and all(value.get("kind") in ("number", "date", "category") for value in values)
+        and all(map(_are_texts, categories))
+    )

@@ -65,7 +65,8 @@ class Tokenizer(tf.Module):
         self.max_tokens = max_tokens
         ids = tf.range(2, len(vocabulary) + 2, dtype=tf.int32)
         self.table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary)), ids), UNKNOWN
+            tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary), tf.string), ids),
+            UNKNOWN,
         )
 
     def ragged(self, texts: tf.Tensor) -> tf.RaggedTensor:

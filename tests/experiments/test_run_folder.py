@@ -161,6 +161,24 @@ def test_json_of_the_wrong_form_gets_a_sentence_with_file_and_key(
         folder.read_results()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("vocabulary", value) for value in ({}, "words", [1], ["a", "a"], ["\ud800"])),
+        *(("columns", value) for value in ({}, [3], [{"name": "a"}], [{"kind": "number"}])),
+        ("columns", [{"name": "a", "kind": "category", "categories": None}]),
+        ("columns", 2 * [{"name": "a", "kind": "date"}]),
+    ],
+)
+def test_data_of_the_wrong_form_get_a_sentence(name, value, tmp_path, config):
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config, {**DATA, name: value})
+    with pytest.raises(
+        ValueError, match=f"data.json: `{name}` must be null or a list of different"
+    ):
+        folder.read_data()
+
+
 @pytest.mark.parametrize("text", ["epoch,loss\n0,1.0,7\n", "epoch,loss\n0,low\n", "epoch\nnan\n"])
 def test_a_history_that_is_none_gets_a_sentence(text, tmp_path, config):
     folder = RunFolder(tmp_path / "run")

@@ -39,6 +39,10 @@ def test_ids_start_at_two_and_the_last_words_are_kept():
     assert [ids.tolist() for ids in encoded] == [[1, 2, 3], []]
 
 
+def test_a_tokenizer_may_know_no_word():
+    assert text.Tokenizer((), 5)(tf.constant(["a b"])).numpy().tolist() == [[1, 1]]
+
+
 @pytest.mark.parametrize("batch", [[], [b""]])
 def test_there_is_always_a_column(batch):
     tokenizer = text.Tokenizer(("good",), max_tokens=3)
