@@ -58,14 +58,19 @@ class Tokenizer(tf.Module):
         vocabulary: The known words.
         max_tokens: Number of words that are read of a text: the last ones, as reviews conclude at
             their end.
+
+    Raises:
+        ValueError: for an empty vocabulary.
     """
 
     def __init__(self, vocabulary: Sequence[str], max_tokens: int) -> None:
         super().__init__()
+        if not vocabulary:
+            raise ValueError("The texts hold no word, of letters, digits, ! or ?.")
         self.max_tokens = max_tokens
         ids = tf.range(2, len(vocabulary) + 2, dtype=tf.int32)
         self.table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary), tf.string), ids),
+            tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary)), ids),
             UNKNOWN,
         )
 

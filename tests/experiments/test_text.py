@@ -39,8 +39,9 @@ def test_ids_start_at_two_and_the_last_words_are_kept():
     assert [ids.tolist() for ids in encoded] == [[1, 2, 3], []]
 
 
-def test_a_tokenizer_may_know_no_word():
-    assert text.Tokenizer((), 5)(tf.constant(["a b"])).numpy().tolist() == [[1, 1]]
+def test_texts_without_a_word_get_a_sentence():
+    with pytest.raises(ValueError, match="The texts hold no word"):
+        text.Tokenizer(text.build_vocabulary([b"...", b""], 10), 5)
 
 
 @pytest.mark.parametrize("batch", [[], [b""]])
