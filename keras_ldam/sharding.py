@@ -99,8 +99,8 @@ class ShardedClasses(_EveryBatch, keras.distribution.ModelParallel):
 
     Raises:
         ValueError: if an argument is not as described, a device does not exist, or the backend is
-            another one; from a `CosineDense` of another number of classes, which would be on every
-            device as a whole.
+            another one; from a `CosineDense` of another number of classes, and a loss or a
+            `ClassErrors` with other counts, which would be on every device as a whole.
 
     Example:
 
@@ -144,12 +144,12 @@ class ShardedClasses(_EveryBatch, keras.distribution.ModelParallel):
         return keras.distribution.TensorLayout(axes, self.device_mesh)
 
 
-def check_sharded(num_classes: int) -> None:
-    """Raises `ValueError` where a head would be on every device by mistake."""
+def check_sharded(num_classes: int, what: str = "head") -> None:
+    """Raises `ValueError` where what has an entry per class would be whole on every device."""
     distribution = keras.distribution.distribution()
     if isinstance(distribution, ShardedClasses) and num_classes != distribution.num_classes:
         raise ValueError(
-            f"The classes of this head would not be divided: it has {num_classes}, and "
+            f"The classes of this {what} would not be divided: it has {num_classes}, and "
             f"ShardedClasses was made for {distribution.num_classes}."
         )
 

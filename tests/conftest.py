@@ -170,8 +170,8 @@ import keras_ldam
 
 
 @pytest.fixture(scope="session")
-def on_jax():
-    """Runs programs, and returns what `subprocess.run` would; TensorFlow cannot be imported."""
+def jax_forks():
+    """Starts programs on JAX; TensorFlow cannot be imported."""
     pytest.importorskip("jax")
     forks = Forks(
         WITHOUT_TENSORFLOW,
@@ -179,8 +179,14 @@ def on_jax():
         JAX_PLATFORMS="cpu",
         JAX_DISABLE_MOST_OPTIMIZATIONS="1",  # Compiling takes longer than running.
     )
-    yield forks.run
+    yield forks
     forks.end()
+
+
+@pytest.fixture(scope="session")
+def on_jax(jax_forks):
+    """Runs programs, and returns what `subprocess.run` would; TensorFlow cannot be imported."""
+    return jax_forks.run
 
 
 @pytest.fixture

@@ -140,6 +140,19 @@ def end(processes):
         process.join()
 
 
+def train_on_eight(output):
+    """Trains on eight devices, each with one example of a batch, or none, and saves what came."""
+    import tensorflow as tf
+
+    from keras_ldam import distribution
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 8)
+    strategy = distribution.make_strategy("mirrored")
+    history, weights, _ = train(strategy, distribution.ReplicatedModel, jit_compile=False)
+    np.savez(output, *weights, loss=history["loss"], devices=strategy.extended.worker_devices)
+
+
 def train_and_save(name, output):
     """Trains under the strategy of this name, and writes what came out."""
     import tensorflow as tf

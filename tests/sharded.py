@@ -31,11 +31,12 @@ def train(distribution, head):
     model = keras.Model(inputs, head()(keras.layers.Dense(8, "tanh")(inputs)))
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
-        loss=keras_ldam.LDAM(COUNTS, class_weights=keras_ldam.class_weights(COUNTS)),
+        loss=keras_ldam.LDAM(COUNTS),
         metrics=[keras_ldam.ClassErrors(COUNTS)],
     )
     x, y = examples()
-    history = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+    drw = keras_ldam.DRW(0, verbose=0)
+    history = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[drw])
     return model, model.get_weights(), history.history
 
 
@@ -78,6 +79,31 @@ def train_in_batches(devices):
     return [*model.get_weights(), scores], history.history, held
 
 
+def train_drawn(devices):
+    """Two epochs in chunks of classes: the first of examples as they come, the second balanced."""
+    sharded = devices and keras_ldam.ShardedBatches(devices=devices)
+    keras.distribution.set_distribution(sharded)
+    keras.utils.set_random_seed(0)
+    x, y = examples()
+    y %= 5
+    counts = np.bincount(y)
+    model = keras.Sequential([keras.Input((6,)), keras_ldam.CosineDense(5)])
+    trained = keras_ldam.ChunkedTraining(model, chunk_size=2)
+    trained.compile(
+        keras.optimizers.SGD(0.1),
+        keras_ldam.LDAM(counts, gradual=False),
+        metrics=[keras_ldam.ClassErrors(counts)],
+    )
+    batches = keras_ldam.balanced(
+        (x, y), power=lambda epoch: float(epoch > 0), batch_size=BATCH, seed=1, verbose=0
+    )
+    clock = keras_ldam.EpochClock(batches)
+    history = trained.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[clock])
+    held = {len(v.value.sharding.device_set) for v in trained.variables}
+    drawn = [batches.class_counts(epoch).tolist() for epoch in range(2)]
+    return model.get_weights(), history.history, held, (np.bincount(y).tolist(), *drawn)
+
+
 def place_of(**changes):
     from keras_ldam.experiments.config import Config
     from keras_ldam.experiments.place import Place
@@ -95,6 +121,27 @@ def program(model):
         return model.stateless_compute_loss(state, [], [], x=x, y=y, y_pred=y_pred)[0]
 
     return jax.jit(jax.value_and_grad(loss)).lower(state).compile().as_text()
+
+
+def metrics_program(model, metrics):
+    """The compiled scores of a batch and what metrics make of them, as text."""
+    x, y = (part[:BATCH] for part in examples())
+    state = [v.value for v in model.trainable_variables]
+
+    def update(state, kept):
+        y_pred, _ = model.stateless_call(state, [], x)
+        return [
+            metric.stateless_update_state(part, y, y_pred)
+            for metric, part in zip(metrics, kept, strict=True)
+        ]
+
+    kept = [[v.value for v in metric.variables] for metric in metrics]
+    return jax.jit(update).lower(state, kept).compile().as_text()
+
+
+def whole_and_parts(text):
+    """How many arrays of all scores a program has, and how many of half of them."""
+    return [len(re.findall(rf"\[({BATCH}|{BATCH // 2}),{size}\]", text)) for size in (K, K // 2)]
 
 
 def error(**arguments):
@@ -117,6 +164,13 @@ def main():
     expected, history, _ = train_in_batches(None)
     weights, found, held = train_in_batches(keras.distribution.list_devices())
     told["batches"] = {
+        "weights": difference(weights, expected),
+        "history": max(difference(found[name], history[name]) for name in history),
+        "devices": sorted(held),
+    }
+    expected, history, _, told["drawn"] = train_drawn(None)
+    weights, found, held, _ = train_drawn(keras.distribution.list_devices())
+    told["chunks"] = {
         "weights": difference(weights, expected),
         "history": max(difference(found[name], history[name]) for name in history),
         "devices": sorted(held),
@@ -146,9 +200,20 @@ def main():
     told["divided"] = sorted({v.value.addressable_shards[0].data.shape[-1] for v in divided})
     told["number"] = len(divided)
     text = program(model)
-    told["whole scores"] = len(re.findall(rf"\[({BATCH}|{BATCH // 2}),{K}\]", text))
-    told["parts of scores"] = len(re.findall(rf"\[({BATCH}|{BATCH // 2}),{K // 2}\]", text))
+    told["scores"] = whole_and_parts(text)
     told["gathers"] = text.count("all-gather")
+    metrics = [
+        keras_ldam.ClassErrors(COUNTS),
+        keras_ldam.ClassMargins(K, bins=2),
+        keras_ldam.MacroF1(K),
+        keras.metrics.SparseTopKCategoricalAccuracy(5),
+    ]
+    text = metrics_program(model, metrics)
+    told["scores in metrics"] = whole_and_parts(text)
+    # A best score of each example and device, and its class.
+    told["gathered by metrics"] = sorted(
+        {int(size) for size in re.findall(r"\[\d+,(\d+)\]\S* all-gather\(", text)}
+    )
     told["errors"] = [
         error(num_classes=33),
         error(devices=["cpu:0", "cpu:9"]),
@@ -158,6 +223,8 @@ def main():
     for mistake in (
         lambda: keras_ldam.CosineDense(K - 1).build((None, 8)),
         lambda: keras_ldam.ChunkedTraining(model),
+        lambda: keras_ldam.CrossEntropy(COUNTS[:-1]),
+        lambda: keras_ldam.ClassErrors(COUNTS[:-1]),
     ):
         try:
             mistake()

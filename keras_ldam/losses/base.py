@@ -23,6 +23,7 @@ from keras_ldam.labels import (
     without_scores,
 )
 from keras_ldam.losses.chunks import Chunks
+from keras_ldam.sharding import check_sharded
 
 OVER_DATA = "mean_over_data"
 """The reduction that divides by the mean weight over the training examples."""
@@ -109,6 +110,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         self.counts: Any = None
         if counts is not None:
             self.counts = class_counts.check_counts(counts, multi_label=True)
+            check_sharded(len(self.counts), "loss")
         check_target(ignore_class, axis)
         self.ignore_class, self.axis = ignore_class, axis
         self.class_weights: Any = None

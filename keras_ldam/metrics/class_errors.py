@@ -13,6 +13,7 @@ from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_classes, check_target, present
 from keras_ldam.metrics.decisions import are_guesses, decisions, guessed_decisions
 from keras_ldam.metrics.sums import ClassSums
+from keras_ldam.sharding import check_sharded
 
 _GROUPS = ("many", "medium", "few")
 _MOST_LOGS = 10_000
@@ -85,6 +86,7 @@ class ClassErrors(keras.metrics.Metric):
         super().__init__(name=name, **kwargs)
         self.counts = class_counts.check_counts(counts, multi_label=True)
         check_target(ignore_class, axis)
+        check_sharded(len(self.counts), "metric")
         if per_class and len(self.counts) > _MOST_LOGS:
             raise ValueError(
                 f"`per_class` logs an error for each class, of at most {_MOST_LOGS:,} classes; "

@@ -1,18 +1,22 @@
 """Runs over several devices and machines: the same results, and a sentence for a lost machine."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import replicas
+import tensorflow as tf
+import two_processes
 from conftest import small_config
 
 from keras_ldam import distribution, hardware
-from keras_ldam.experiments import cli, place, progress, training
+from keras_ldam.experiments import cli, exporting, place, progress, training
 from keras_ldam.experiments.datasets.data import Ragged, Split
 from keras_ldam.experiments.datasets.sampling import Batches
 from keras_ldam.experiments.run_folder import RunFolder
@@ -105,18 +109,31 @@ def test_a_run_that_was_begun_on_one_device_may_go_on_elsewhere(tmp_path):
 
 
 def test_a_run_over_two_devices_on_jax_leaves_a_model_for_every_backend(on_jax, tmp_path):
-    flags = ["--dataset=digits", "--method=ldam_drw", "--epochs=2", "--drop_at=0.5", "--noprogress"]
-    flags += ["--strategy=mirrored", f"--run_dir={tmp_path}/run"]
+    # Class weights and balanced draws, each from the second epoch on.
+    flags = ["--dataset=digits", "--epochs=2", "--drop_at=0.5", "--noprogress"]
+    flags += ["--strategy=mirrored"]
     done = on_jax(
-        "import sys; from keras_ldam.experiments import cli; sys.exit(cli.main('train'))",
+        "import sys; from keras_ldam.experiments import cli\n"
+        "for method in ('ldam_drw', 'ldam_drs'):\n"
+        "    run = [f'--method={method}', f'--run_dir={sys.argv[1]}/{method}']\n"
+        "    assert cli.main('train', [*sys.argv[2:], *run]) == 0",
+        str(tmp_path),
         *flags,
         XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = RunFolder(tmp_path / "run").read_results()
-    assert found["replicas"] == [2]
-    again = training.evaluate(tmp_path / "run")
-    np.testing.assert_allclose(again["per_class_error"], found["last"]["per_class_error"])
+    drw, drs = (RunFolder(tmp_path / method) for method in ("ldam_drw", "ldam_drs"))
+    assert drw.read_results()["replicas"] == drs.read_results()["replicas"] == [2]
+    again = training.evaluate(tmp_path / "ldam_drw")
+    expected = drw.read_results()["last"]["per_class_error"]
+    np.testing.assert_allclose(again["per_class_error"], expected)
+    exported = exporting.export(tmp_path / "ldam_drs", tmp_path / "exported")
+    loaded = tf.saved_model.load(exported["folder"])
+    model = drs.load_model()
+    images = np.random.default_rng(0).integers(0, 17, (3, *model.input_shape[1:])).astype("uint8")
+    served = loaded.signatures["serving_default"](image=tf.constant(images))
+    guesses = np.argmax(model([images]), axis=1)
+    np.testing.assert_array_equal(served["probabilities"].numpy().argmax(1), guesses)
 
 
 # ----------------------------------------------------------------------------- wrong settings
@@ -144,6 +161,34 @@ def test_wrong_settings_get_a_sentence(arguments, message, tmp_path, capsys, mon
 
 
 # ----------------------------------------------------------------------------- two machines
+
+
+def test_two_machines_on_jax_train_as_one_device_and_a_lost_one_gets_a_sentence(
+    jax_forks, tmp_path
+):
+    program = Path(two_processes.__file__).read_text()
+    addresses = [f"localhost:{port}" for port in replicas.free_ports(2)]
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((tmp_path / f"{i}.txt").open("w+")) for i in range(2)]
+        machines = []
+        for index in range(2):
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            machine = jax_forks.start(
+                program, f"{tmp_path}/{index}.npz", stderr=files[index], TF_CONFIG=json.dumps(task)
+            )
+            machines.append(stack.enter_context(machine))
+            stack.callback(machine.kill)
+        codes = [machine.wait(120) for machine in machines]
+        assert codes == [1, -signal.SIGKILL], (tmp_path / "0.txt").read_text()[-2000:]
+        told = machines[0].stdout.read().decode().splitlines()[-1]
+    assert told.startswith("Another worker failed or has stopped (")
+    model = two_processes.made(run_eagerly=True)
+    loss = two_processes.fit(model)
+    for index in range(2):
+        with np.load(tmp_path / f"{index}.npz") as found:
+            np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
+            for i, weights in enumerate(model.get_weights()):
+                np.testing.assert_allclose(found[f"arr_{i}"], weights, rtol=0, atol=1e-5)
 
 
 def test_a_killed_machine_ends_the_run_and_the_same_command_resumes_it(tmp_path):
