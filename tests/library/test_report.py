@@ -446,7 +446,9 @@ def test_very_many_classes_have_bands_and_a_table_of_few_of_them():
     guesses, labels, counts = of_many()
     runs = runs_of_guesses(guesses, labels, counts, class_names=None, histories=None)
     (axes,) = figures.class_errors(runs, Canvas()).axes
-    assert max(len(line.get_xdata()) for line in axes.lines) <= 12  # No point for each class …
+    assert max(len(line.get_xdata()) for line in axes.lines) <= 24  # No point for each class …
+    # The most frequent classes are in no mean of many.
+    assert axes.lines[0].get_xdata().max() > 1_000
     assert len(axes.collections) == 2  # … but a band for each model.
     text = sys.modules["keras_ldam.report.page"]._classes(runs)
     assert "Of the 30,000 classes the table shows the 5 most frequent ones, the 5 rarest" in text

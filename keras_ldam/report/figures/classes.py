@@ -153,7 +153,8 @@ def _class_axis(axes: Axes, run: Run, canvas: Canvas, beside: int = 1) -> np.nda
     if len(counts) > FEW_CLASSES and between.any():
         axes.set_xscale("log")
         axes.invert_xaxis()
-        axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5), numticks=12))
+        marked = (1, 2, 5) if counts.max() < 10**4 * counts.min() else (1,)
+        axes.xaxis.set_major_locator(LogLocator(10, marked, numticks=12))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("training examples of the class (log scale)")
@@ -180,9 +181,16 @@ def _class_axis(axes: Axes, run: Run, canvas: Canvas, beside: int = 1) -> np.nda
 
 
 def _similar(x: np.ndarray) -> list[np.ndarray]:
-    """Returns groups of classes that are side by side on their axis."""
+    """Returns groups of classes that are side by side on their axis.
+
+    They have equally many classes; of very many, equally wide ranges of counts: the few most
+    frequent classes would all be in one group.
+    """
     order = np.argsort(x, kind="stable")
-    return np.array_split(order, min(12, len(order)))
+    if len(x) <= MOST_POINTS or x.min() < 1:  # Places in an order begin at 0.
+        return np.array_split(order, min(12, len(order)))
+    edges = np.geomspace(x.min(), x.max(), 25)[1:-1]
+    return [group for group in np.split(order, np.searchsorted(x[order], edges)) if len(group)]
 
 
 def _draw_classes(
@@ -194,12 +202,12 @@ def _draw_classes(
     marker: str,
     **line: Any,
 ) -> None:
-    """Draws a point for each class, or of very many the range of nine tenths, and their means."""
+    """Draws a point for each class, or of very many the range of the middle half, and means."""
     similar = [group for group in similar if np.isfinite(y[group]).any()]
     at = [x[group].mean() for group in similar]
     if len(x) > MOST_POINTS:
-        low, high = np.transpose([np.nanquantile(y[group], [0.05, 0.95]) for group in similar])
-        axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
+        low, high = np.transpose([np.nanquantile(y[group], [0.25, 0.75]) for group in similar])
+        axes.fill_between(at, low, high, color=color, alpha=0.12, lw=0)
     else:  # Thousands as one picture, to keep pages small.
         crowded = len(x) > 500
         look: dict[str, Any] = {
