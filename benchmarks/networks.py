@@ -21,6 +21,9 @@ one network can be compared, and nothing else. Optimizers are Adam, AdamW and SG
 batches 16 to 256 (16 images of 1,024 pixels in the U-Net), classes 2, 5, 10 and 100; a network has
 one of each.
 
+MobileNet is there twice: with 24 epochs in place of 8 only CE-DRW and LDAM-DRW were run, with the
+seeds 0 to 9, to see whether the difference between the two is one of training time.
+
 Every run is written to `networks.json` as soon as it is done, and what is there is not run again.
 It has the balanced accuracy and the AUC (one against the rest, mean over classes) of the last epoch
 on the test set, the first epoch whose balanced accuracy is 5 points above chance (`leaves`, none if
