@@ -13,7 +13,7 @@ from made_runs import made_up_run
 from sklearn.metrics import balanced_accuracy_score
 
 import keras_ldam
-from keras_ldam import losses, report
+from keras_ldam import evaluation, losses, report
 from keras_ldam.report import figures, tables
 from keras_ldam.report.canvas import Canvas, looks
 from keras_ldam.report.comparison import runs_of, runs_of_guesses
@@ -474,6 +474,23 @@ def test_the_largest_are_those_of_a_sort(rng):
         values, then = rng.integers(0, 3, 12), rng.integers(0, 3, 12)
         expected = sorted(range(12), key=lambda j: (-values[j], -then[j], j))[:n]
         assert largest(n, values, then).tolist() == expected
+
+
+def test_arrays_are_predicted_in_batches_of_so_many_scores(own, tmp_path, undrawn, monkeypatch):
+    models, train, test, _ = own
+    given, sizes, diagnose = {"mine": models["mine"]}, [], evaluation.diagnose
+
+    def watched(model, batches, *args, **kwargs):
+        batches = list(batches)
+        sizes.extend(len(y) for _, y in batches)
+        return diagnose(model, batches, *args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "diagnose", watched)
+    whole = report.compare(given, train, test, tmp_path)
+    assert sizes == [200, 60]
+    monkeypatch.setattr(sys.modules["keras_ldam.report.comparison"], "_SCORES", 320)
+    assert report.compare(given, train, test, tmp_path) == whole
+    assert sizes[2:] == [106, 94, 60]  # 320 scores of three classes.
 
 
 def test_guesses_are_compared_without_scores(tmp_path, undrawn):
