@@ -289,3 +289,11 @@ def test_what_grows_with_very_many_classes_is_bounded_by_a_sentence():
         keras_ldam.ClassErrors(np.ones(10_001, int), per_class=True)
     with pytest.raises(ValueError, match="`bins` may be at most 20 for 1,000,000 classes, each"):
         keras_ldam.ClassMargins(10**6)
+
+
+def test_groups_outlive_a_reset():
+    metric = keras_ldam.ClassErrors(COUNTS)
+    metric.reset_state()
+    metric.update_state([0, 1, 2, 3], np.eye(4)[[0, 1, 1, 0]])
+    found = {name: float(value) for name, value in metric.result().items()}
+    assert [found[f"{group}_error"] for group in ("many", "medium", "few")] == [0, 0.5, 1]
