@@ -440,5 +440,7 @@ def _fit(
         optimizer = keras.optimizers.Adam(rate)
     trained = keras.Sequential([keras.Input(inputs.shape[1:]), *layers])
     trained.compile(optimizer, loss=loss)
+    # Made within the first step, its variables have TensorFlow trace that twice.
+    trained.optimizer.build(trained.trainable_variables)
     clock = EpochClock(batches)
     trained.fit(batches, epochs=int(epochs), shuffle=False, callbacks=[clock], verbose=verbose)

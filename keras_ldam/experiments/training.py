@@ -222,7 +222,9 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
     if config.sharpness:
         model = SharpnessAwareTraining(model, rho=config.sharpness)
     soft = config.mix or config.balancing[0] == "pair"
-    accuracy = models.soft_accuracy if soft else "sparse_categorical_accuracy"
+    accuracy = keras.metrics.SparseCategoricalAccuracy()
+    if soft:
+        accuracy = keras.metrics.MeanMetricWrapper(models.soft_accuracy, "soft_accuracy")
     clipnorm = config.clipnorm or None
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)
@@ -241,6 +243,8 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         jit_compile={"auto": "auto", "on": True, "off": False}[config.jit],
         steps_per_execution=config.steps_per_execution,
     )
+    # Made within the first step, its variables or a metric's have TensorFlow trace that twice.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

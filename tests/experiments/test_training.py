@@ -364,6 +364,16 @@ def test_the_model_is_compiled_as_the_config_says(optimizer):
     assert (other.optimizer.global_clipnorm, other.jit_compile) == (None, True)
 
 
+@pytest.mark.parametrize("mix", ["", "mixup"])
+def test_a_step_is_traced_once(mix, tmp_path, monkeypatch):
+    # TensorFlow traces it again where it makes variables: those of an optimizer or a metric.
+    traced, step = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda *given: traced.append(1) or step(*given))
+    config = small_config(method="erm", mix=mix, epochs=1, steps_per_epoch=2)
+    training.train(config, tmp_path / "run", progress=False)
+    assert traced == [1]
+
+
 def test_the_loss_has_the_constants_of_the_config():
     data = datasets.load(small_config())
     constants = {"gamma": 2.5, "scale": 20.0, "max_margin": 0.25, "tau": 0.75, "vs_gamma": 0.6}
