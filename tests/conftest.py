@@ -13,6 +13,12 @@ import shutil
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# XLA takes longer to compile than what it has compiled takes to run.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The cores are shared with the other worker; programs that tests start inherit this.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -186,7 +192,12 @@ def jax_forks():
 @pytest.fixture(scope="session")
 def on_jax(jax_forks):
     """Runs programs, and returns what `subprocess.run` would; TensorFlow cannot be imported."""
-    return jax_forks.run
+
+    def run(program, *arguments, devices=1, **settings):
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        return jax_forks.run(program, *arguments, XLA_FLAGS=flags, **settings)
+
+    return run
 
 
 @pytest.fixture

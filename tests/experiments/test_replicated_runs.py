@@ -119,7 +119,7 @@ def test_a_run_over_two_devices_on_jax_leaves_a_model_for_every_backend(on_jax, 
         "    assert cli.main('train', [*sys.argv[2:], *run]) == 0",
         str(tmp_path),
         *flags,
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        devices=2,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     drw, drs = (RunFolder(tmp_path / method) for method in ("ldam_drw", "ldam_drs"))

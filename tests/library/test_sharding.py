@@ -13,7 +13,7 @@ PROGRAM = Path(__file__).parent.parent / "sharded.py"
 
 @pytest.fixture(scope="module")
 def told(on_jax):
-    done = on_jax(PROGRAM.read_text(), XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    done = on_jax(PROGRAM.read_text(), devices=8)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
