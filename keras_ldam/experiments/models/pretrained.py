@@ -175,9 +175,10 @@ def _fitted(body, inputs, form, path):
 def _pooled(features, path, **kwargs):
     rank = len(getattr(features, "shape", ()))
     if rank not in (2, 3, 4) or not isinstance(features.shape[-1], int):
+        shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), features)
         raise ValueError(
             "`pretrained` must give features (batch, …, features). Received: "
-            f"{path}, which gives {features}"
+            f"{path}, which gives {shapes}"
         )
     layers = keras.layers
     if rank == 4:
