@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from keras_ldam.report.record import Run
@@ -113,9 +114,11 @@ def png(draw: Callable[..., Figure | None], runs: Sequence[Run]) -> bytes | None
         figure = draw(runs, canvas)
         if figure is None:
             return None
-        figure.patch.set_alpha(1)
+        figure.patch.set(alpha=1, color="white")
+        figure.set_dpi(160)
         file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        # `savefig` would draw it twice, once for its layout alone.
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
     return file.getvalue()
 
 
@@ -140,7 +143,7 @@ def svg(
         if figure is None:
             return None
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(_PAGE_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
