@@ -122,11 +122,13 @@ def test_categories_of_training_alone_are_known_and_one_of_a_single_row_is_not(t
         table.load(config_of(path), columns=[{"name": "age", "kind": "number"}])
 
 
-def test_rows_on_both_sides_are_counted_and_said(tmp_path, capsys):
+def test_columns_and_rows_on_both_sides_are_said(tmp_path, capsys):
     rows = [(i, "ab"[i % 2], i % 2, "train") for i in range(10)]
     rows += [(*row[:3], "test") for row in rows[:4]] + [(99, "a", 0, "test")]
     table.load(config_of(write_csv(tmp_path / "a.csv", rows, ("x", "c", "label", "split"))))
-    assert "4 of the 5 test rows are training rows too" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 of the 5 test rows are training rows too" in said
+    assert "columns: numbers x; categories c\n" in said
 
 
 def test_rows_stay_on_the_disk_until_they_are_asked_for(churn):

@@ -127,6 +127,7 @@ class _Table:
         """The vectors of some rows, float32, with preliminary numbers of categories."""
         if self.columns is None:
             self._begin([self._kind(name, rows) for name in self._names])
+            _tell_kinds(self.columns)
         block = np.empty((len(rows), self.width), np.float32)
         self._total += len(rows)
         at = {"number": 0, "date": 0, "category": 0}
@@ -319,6 +320,16 @@ def _number(value):
         return float(value)
     except OverflowError:  # A whole number of JSON may have any length.
         return np.inf
+
+
+def _tell_kinds(columns):
+    kinds = {"number": "numbers", "date": "dates", "category": "categories"}
+    listed = {
+        plural: [column["name"] for column in columns if column["kind"] == kind]
+        for kind, plural in kinds.items()
+    }
+    said = (f"{plural} {', '.join(names)}" for plural, names in listed.items() if names)
+    print(f"columns: {'; '.join(said)}"[:1000], flush=True)
 
 
 def _tell_duplicates(values, train, test, test_name):
