@@ -9,7 +9,9 @@ has the results of full runs.
 
     bin/train --dataset cifar100 --method ldam_drw --recipe strong
 
-`configs/cifar10.py` says where the recipes bbn and strong come from.
+    bin/train --dataset cifar100 --method ldam_drw --recipe fast
+
+`configs/cifar10.py` says where the recipes bbn, strong and fast come from.
 """
 
 from keras_ldam.experiments.config import Config
@@ -36,4 +38,18 @@ def strong(method: str) -> Config:
     )
 
 
-RECIPES = {"bbn": bbn, "strong": strong}
+def fast(method: str) -> Config:
+    return Config(
+        network="whitened_cnn",
+        epochs=40,
+        batch_size=256,
+        learning_rate=0.15,
+        momentum=0.85,
+        nesterov=True,
+        weight_decay=5e-4,
+        warmup_epochs=5,
+        decay="cosine",
+    )
+
+
+RECIPES = {"bbn": bbn, "strong": strong, "fast": fast}

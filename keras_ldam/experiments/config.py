@@ -294,10 +294,10 @@ class Config:
     # The network.
     network: str = _option(
         "",
-        "network: small_cnn, resnet32 or resnet50 for images, mlp for vectors, table_mlp for rows "
-        "of tables, bilstm for sequences, or bilstm_ngrams, which has a weighted bag of n-grams "
-        "beside it; empty: that of pretrained, the dataset's own, or else small_cnn, mlp, "
-        "table_mlp or bilstm",
+        "network: small_cnn, whitened_cnn, resnet32 or resnet50 for images, mlp for vectors, "
+        "table_mlp for rows of tables, bilstm for sequences, or bilstm_ngrams, which has a "
+        "weighted bag of n-grams beside it; empty: that of pretrained, the dataset's own, or else "
+        "small_cnn, mlp, table_mlp or bilstm",
     )
     max_tokens: int = _option(
         256, "imdb, text: words read of a text, from its end", low=1, high=10**5

@@ -23,6 +23,7 @@ from keras_ldam.experiments.models.resnet50 import resnet50, resnet50_branches
 from keras_ldam.experiments.models.small_cnn import small_cnn, small_cnn_branches
 from keras_ldam.experiments.models.soft_accuracy import soft_accuracy
 from keras_ldam.experiments.models.table_mlp import table_mlp
+from keras_ldam.experiments.models.whitened_cnn import whitened_cnn
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import LOSSES
 from keras_ldam.two_passes import TwoPasses
@@ -223,6 +224,13 @@ def _resnet50(config, data, head):
     return resnet50(head=head, input_shape=shape, pretrained=config.pretrained)
 
 
+def _whitened_cnn(config, data, head):
+    some = np.random.default_rng(0).permutation(len(data.train))[:_WHITENED_BY]
+    read = data.train.take(np.sort(some)).batches(_WHITENED_BY)
+    images = np.concatenate([batch for batch, _ in read])
+    return whitened_cnn(head=head, images=images, seed=config.seed)
+
+
 def _mlp(config, data, head):
     return mlp(head=head, examples=data.train.examples)
 
@@ -266,8 +274,12 @@ def _bilstm_ngrams(config, data, head):
 _ADAPTED_TO = 100_000
 """Training rows of a table whose statistics the network keeps, drawn at random."""
 
+_WHITENED_BY = 5000
+"""Training images whose patches a network is whitened by, drawn at random."""
+
 NETWORKS = {
     "small_cnn": Network("images", _small_cnn, branches=_small_cnn_branches),
+    "whitened_cnn": Network("images", _whitened_cnn),
     # Its logits start as in the official code.
     "resnet32": Network("images", _resnet32, kaiming_normal, _resnet32_branches),
     "resnet50": Network("images", _resnet50, branches=_resnet50_branches),
