@@ -23,9 +23,13 @@ ABSENT = ("tensorflow", "tensorflow_datasets", "sklearn", "matplotlib")
 LEAN_TESTS = (
     "library/test_adjust.py",
     "library/test_adversarial.py",
+    "library/test_averaging.py",
+    "library/test_chunked.py",
     "library/test_losses.py",
     "library/test_layers.py",
     "library/test_metrics.py",
+    "library/test_mixing.py",
+    "library/test_sharpness.py",
     "library/test_class_margins.py",
     "library/test_class_means.py",
     "library/test_probabilities.py",

@@ -270,7 +270,7 @@ class Negatives:
         Args:
             uniform: Numbers from 0 to 1, shape `(m,)`.
         """
-        ends = ops.convert_to_tensor(self._ends)
+        uniform, ends = ops.convert_to_tensor(uniform), ops.convert_to_tensor(self._ends)
         last = ops.convert_to_tensor(self._last)
         low, high = ops.convert_to_tensor(self._first), last
         for _ in range(int(np.max(self._last - self._first)).bit_length()):
