@@ -31,7 +31,7 @@ class Progress(keras.callbacks.Callback):
         config: A resolved config.
         data: The dataset.
         place: The devices of the run.
-        trained: The compiled model.
+        trained: The compiled model; to resume, its optimizer must be built.
     """
 
     def __init__(
@@ -58,8 +58,6 @@ class Progress(keras.callbacks.Callback):
         check_unpacked(weights)
         try:
             state = self.folder.read_json(_state_file(weights))
-            # Before it is built an optimizer has no variables to load into, and Keras only warns.
-            self.trained.optimizer.build(self.trained.trainable_variables)
             with warnings.catch_warnings(action="error"):
                 lora.load_weights(self.trained, weights)
             epoch = state["epoch"]

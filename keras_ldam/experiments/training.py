@@ -243,7 +243,8 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
         jit_compile={"auto": "auto", "on": True, "off": False}[config.jit],
         steps_per_execution=config.steps_per_execution,
     )
-    # Made within the first step, its variables or a metric's have TensorFlow trace that twice.
+    # TensorFlow would trace the first step twice if that made variables of the optimizer or of a
+    # metric; and without them Keras only warns where a checkpoint is loaded.
     model.optimizer.build(model.trainable_variables)
     return model
 

@@ -446,13 +446,16 @@ def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(tmp_path, mo
     assert np.ptp(np.asarray(one.loss.class_weights)) > 0
 
 
-def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])  # The latter scales losses.
+def test_what_a_killed_run_has_left_is_taken_up_at_its_last_complete_epoch(
+    precision, tmp_path, monkeypatch
+):
+    keras.config.set_dtype_policy(precision)
     monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", 0.0)
     config = small_config(method="erm")
     data, folder = datasets.load(config), RunFolder(tmp_path)
     folder.create(config, data.describe())
     model = training.compiled_model(config, data)
-    model.optimizer.build(model.trainable_variables)
     record = progress.Progress(folder, config, data, Place(), model)
     record.set_model(model)
     for epoch in range(2):
