@@ -145,7 +145,8 @@ def errors_of_guesses(
         `(num_classes,)`, NaN for a class without examples; `top5_error` needs five guesses.
 
     Raises:
-        ValueError: if labels do not fit `counts` or the guesses, or there are no examples.
+        ValueError: if labels or guesses do not fit `counts` or each other, or there are no
+            examples.
 
     Example:
 
@@ -155,12 +156,18 @@ def errors_of_guesses(
     """
     counts = class_counts.check_counts(counts)
     labels, guesses = np.asarray(labels), np.asarray(guesses)
-    if labels.ndim != 1 or not labels.size or guesses.shape[:1] != labels.shape:
+    rows = guesses.shape[:1] == labels.shape and guesses.ndim in (1, 2)
+    if labels.ndim != 1 or not rows or not guesses.size:
         raise ValueError(
-            "`labels` must have the shape (n,), and `guesses` (n,) or (n, k), n at least 1. "
+            "`labels` must have the shape (n,), and `guesses` (n,) or (n, k), n and k at least 1. "
             f"Received: shapes {labels.shape} and {guesses.shape}"
         )
     check_labels(labels, len(counts))
+    if guesses.dtype.kind not in "iu" or guesses.min() < 0 or guesses.max() >= len(counts):
+        raise ValueError(  # Scores would all be wrong guesses.
+            f"`guesses` must be classes, whole numbers in 0 … {len(counts) - 1}. Received: "
+            f"{class_counts.shown(guesses)}"
+        )
     guesses = guesses.reshape(len(labels), -1)
     right = guesses == labels[:, None]
     ranks = np.where(right.any(axis=1), right.argmax(axis=1), guesses.shape[1])

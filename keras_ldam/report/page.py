@@ -285,7 +285,7 @@ def _classes(runs: Sequence[Run]) -> str:
                 f"<tr><th scope=row>{escape(names[j])}</th><td>{escape(what)}</td>"
                 f"<td>{counts[j]:,}</td>{''.join(cells)}</tr>"
             )
-    for q, what in ((0.05, "5 % of classes below"), (0.5, "median"), (0.95, "5 % above")):
+    for q, what in ((0.05, "5 % quantile"), (0.5, "median"), (0.95, "95 % quantile")):
         cells = (f"<td>{_percent(_quantile(error, q))}</td>" for error in errors.values())
         rows.append(
             f"<tr><th scope=row>all classes</th><td>{what}</td>"

@@ -464,7 +464,7 @@ def test_very_many_classes_have_bands_and_a_table_of_few_of_them():
     assert len(rarest) == 5 and set(counts[rarest]) == {1}
     assert [row[1:] for row in rows[-2:]] == [
         ["median", "1", "100.00", "0.00"],
-        ["5 % above", "13", "100.00", "100.00"],
+        ["95 % quantile", "13", "100.00", "100.00"],
     ]
 
 
@@ -500,6 +500,8 @@ def test_guesses_are_compared_without_scores(tmp_path, undrawn):
     assert f"| LDAM-DRW | as given | **{error:.2f}**" in table
     for change, message in (
         ({"guesses": {}}, "`guesses` must hold at least one model"),
+        ({"guesses": {"mine": np.eye(200)[labels]}}, r"whole numbers in 0 … 199\. Received: array"),
+        ({"guesses": {"mine": labels + 150}}, "`guesses` must be classes"),
         ({"labels": labels[1:]}, r"Received: shapes \(99,\) and \(100,\)"),
         ({"labels": labels + 150}, "Labels must be whole numbers in 0 … 199"),
         ({"class_names": list(map(str, range(300)))}, "each of the 200 classes .* 300 names"),
