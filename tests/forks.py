@@ -58,11 +58,13 @@ class Forks:
 
 
 class Forked:
-    """A program that has started; what is there is as in `subprocess.Popen`."""
+    """A program that has started, with the part of `subprocess.Popen` that tests use."""
 
     def __init__(self, told, stdout):
         self._told, self.stdout, self.returncode = os.fdopen(told), os.fdopen(stdout, "rb"), None
-        self.pid = int(self._told.readline())
+        number = self._told.readline()
+        assert number, "The process that imports has failed; its standard error says why."
+        self.pid = int(number)
 
     def __enter__(self):
         return self
@@ -87,7 +89,8 @@ class Forked:
 
     def _send(self, number):
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # It has ended by itself.
+                os.kill(self.pid, number)
 
 
 def requested():

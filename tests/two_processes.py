@@ -61,10 +61,4 @@ def main(output):
 
 
 if __name__ == "__main__":
-    import atexit
-    import time
-
-    atexit.register(
-        lambda: print("TF", "tensorflow" in sys.modules, time.process_time(), file=sys.stderr)
-    )
     sys.exit(main(sys.argv[1]))
