@@ -35,8 +35,9 @@ def estimate_batch_norm(
             training. Defaults to 128.
 
     Raises:
-        ValueError: if the model has no batch normalization that is trained, `data` has no batch,
-            or an argument is out of range.
+        ValueError: if the model is not built or has no batch normalization that is trained, `data`
+            has no batch, no end or statistics that are not finite, or an argument is out of range.
+            The model is left as it was.
 
     Example:
 
@@ -90,7 +91,8 @@ def estimate_batch_norm(
             raise ValueError("`data` must have at least one batch. Received: none")
         if not all(np.isfinite(total).all() for total in sums):
             raise ValueError(
-                "The statistics of `data` must be finite: look at it, and at the weights of `model`"
+                "The statistics of `data` must be finite. Received: NaN or infinity, from `data` "
+                "or from the weights of `model`"
             )
         found = [total / number for total in sums]
     finally:  # After an error all is as it was.
