@@ -87,11 +87,12 @@ class ClassErrors(keras.metrics.Metric):
         self.counts = class_counts.check_counts(counts, multi_label=True)
         check_target(ignore_class, axis)
         check_sharded(len(self.counts), "metric")
+        class_counts.check_flag("per_class", per_class)
         if per_class and len(self.counts) > _MOST_LOGS:
             raise ValueError(
-                f"`per_class` logs an error for each class, of at most {_MOST_LOGS:,} classes; "
-                "keras_ldam.evaluation.errors_of_guesses has those of more in an array. Received: "
-                f"{len(self.counts):,} classes"
+                f"`per_class` may be True for at most {_MOST_LOGS:,} classes, each of which is "
+                "logged; keras_ldam.evaluation.errors_of_guesses returns the errors of more in an "
+                f"array. Received: {len(self.counts):,} classes"
             )
         self.per_class, self.ignore_class, self.axis = per_class, ignore_class, axis
         # A variable: of a constant of 10⁷ classes compilers make others, and it lies on one device.

@@ -134,6 +134,7 @@ class ClassMargins(keras.metrics.Metric):
         if not low < high:
             raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}")
         class_counts.check_whole("bins", bins, 1)
+        class_counts.check_flag("per_class", per_class)
         if num_classes * bins > _MOST_BINS:
             raise ValueError(
                 f"`bins` may be at most {max(1, _MOST_BINS // int(num_classes))} for "

@@ -285,10 +285,17 @@ def test_labels_of_eight_bits_are_those_of_32(dtype, num_classes):
 
 
 def test_what_grows_with_very_many_classes_is_bounded_by_a_sentence():
-    with pytest.raises(ValueError, match=r"at most 10,000 classes; .* Received: 10,001 classes"):
+    with pytest.raises(ValueError, match=r"at most 10,000 classes, .* Received: 10,001 classes"):
         keras_ldam.ClassErrors(np.ones(10_001, int), per_class=True)
     with pytest.raises(ValueError, match="`bins` may be at most 20 for 1,000,000 classes, each"):
         keras_ldam.ClassMargins(10**6)
+
+
+@pytest.mark.parametrize("metric", [keras_ldam.ClassErrors, keras_ldam.ClassMargins])
+def test_errors_of_each_class_are_asked_for_by_true_or_false(metric):
+    given = 3 if metric is keras_ldam.ClassMargins else [9, 5, 1]
+    with pytest.raises(ValueError, match=r"`per_class` must be True or False\. Received: 'no'"):
+        metric(given, per_class="no")
 
 
 def test_groups_outlive_a_reset():
