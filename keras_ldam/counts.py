@@ -41,7 +41,7 @@ def check_counts(
         counts = in_class_order("counts", counts, len(list(counts.items())), class_names)
     if isinstance(counts, np.ndarray) and counts.dtype.kind in "iu" and counts.ndim == 1:
         given = np.asarray(counts)
-        # Where there is nothing to say, no copies of ten million numbers are made.
+        # Counts that are in order need no copies for an error: there may be 10⁷.
         if len(given) > 1 and given.min() >= 1 and given.max() <= _LARGEST:
             return given.astype(np.int64)
     try:
@@ -176,8 +176,9 @@ def per_class(
     Raises:
         ValueError: if there is not exactly one number per class.
     """
-    ordered = values  # An array is not made a list of ten million numbers.
+    ordered = values
     if not isinstance(values, np.ndarray) or values.shape != (num_classes,):
+        # Not of a right array, since a list of 10⁷ numbers takes a gigabyte.
         ordered = in_class_order(name, values, num_classes, class_names)
     try:
         numbers = np.asarray(ordered, dtype=np.float64)

@@ -135,8 +135,8 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
         length = tf.gather(_MONTHS, month - 1) + tf.cast(leap & (month == 2), tf.int64)
         right = missing | (known & (day <= length) & (year > 0))
         message = (
-            f"column {name}: a date must be like 2026-11-29 or 2026-11-29T14:30:05, of a day "
-            "that there is: number in the batch, from 0:"
+            f"column {name}: a date must be like 2026-11-29 or 2026-11-29T14:30:05, and an "
+            "existing day: number in the batch, from 0:"
         )
         with tf.control_dependencies(
             [tf.debugging.Assert(tf.reduce_all(right), [message, tf.where(~right)[:1, 0]])]

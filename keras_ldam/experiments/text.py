@@ -70,8 +70,7 @@ class Tokenizer(tf.Module):
         self.max_tokens = max_tokens
         ids = tf.range(2, len(vocabulary) + 2, dtype=tf.int32)
         self.table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary)), ids),
-            UNKNOWN,
+            tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary)), ids), UNKNOWN
         )
 
     def ragged(self, texts: tf.Tensor) -> tf.RaggedTensor:

@@ -73,8 +73,8 @@ def export_saved_model(
     missing number is NaN, a missing text is empty.
 
     Outputs of both: `probabilities` and `logits`, float32 `(batch, num_classes)`, `class_index`,
-    int64 `(batch,)`, and `label`, strings `(batch,)`; for pixels `(batch, height, width, …)`, and
-    without `label`, whose names `export.json` lists; with
+    int64 `(batch,)`, and `label`, strings `(batch,)`. For pixels their shape begins with `(batch,
+    height, width)` and there is no `label`; `export.json` lists the class names. Here
 
     probabilities = softmax(logits), logits_j = s z_j / T + log π_j - log ρ_j
 

@@ -217,8 +217,8 @@ def _who(section: Section, runs: Sequence[Run]) -> str:
     if section.name == "margins":
         sentences.insert(
             0,
-            "Of the smallest margins of the classes the line is the mean over classes of similar "
-            "counts, the band the range of the middle half of them."
+            "The line is the mean of the classes' smallest margins over classes of similar counts, "
+            "the band their interquartile range."
             if huge
             else "A point is the smallest margin of a class, the line their mean over classes of "
             "similar counts."
@@ -229,8 +229,8 @@ def _who(section: Section, runs: Sequence[Run]) -> str:
     if section.name == "class_errors" and huge:
         sentences.insert(
             0,
-            "The line is the mean over classes of similar counts, the band the range of the middle "
-            "half of them.",
+            "The line is the mean over classes of similar counts, the band their interquartile "
+            "range.",
         )
     elif section.name == "class_errors" and crowded:
         sentences.insert(0, "A point is a class, the line their mean over similar counts.")

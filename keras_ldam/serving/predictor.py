@@ -57,8 +57,8 @@ class Predictor:
 
         Yields:
             `{"line", "label", "class_index", "probability", "probabilities"}`, for images also
-            `"path"`, for several labels `"present"`, for pixels `"class_index"` and
-            `"probabilities"` of each alone; for a line that cannot be answered `{"line", "error"}`.
+            `"path"`, for several labels `"present"`, for pixels without `"label"` and
+            `"probability"`; for a line that cannot be answered `{"line", "error"}`.
             Lines count from 1.
 
         Raises:

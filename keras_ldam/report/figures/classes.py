@@ -202,7 +202,7 @@ def _draw_classes(
     marker: str,
     **line: Any,
 ) -> None:
-    """Draws a point for each class, or of very many the range of the middle half, and means."""
+    """Draws a point for each class, or of very many the interquartile range, and means."""
     similar = [group for group in similar if np.isfinite(y[group]).any()]
     at = [x[group].mean() for group in similar]
     if len(x) > MOST_POINTS:
