@@ -25,7 +25,7 @@ class Forks:
     """
 
     def __init__(self, imports, python=sys.executable, **environment):
-        self._socket, other = socket.socketpair()
+        self._environment, (self._socket, other) = environment, socket.socketpair()
         with other:
             self._process = subprocess.Popen(
                 [python, __file__, str(other.fileno()), imports],
@@ -36,6 +36,8 @@ class Forks:
     def start(self, program, *arguments, stderr, cwd=None, **environment):
         """Starts a program, Python code, as `subprocess.Popen` would; `stderr` is a file."""
         (told, tell), (stdout, write) = os.pipe(), os.pipe()
+        # That of now, and not of the test by which the imports were begun.
+        environment = {**os.environ, **self._environment, **environment}
         request = json.dumps([program, arguments, str(cwd or Path.cwd()), environment])
         descriptors = [tell, write, stderr.fileno()]
         socket.send_fds(self._socket, [request.encode()], descriptors)
@@ -126,5 +128,6 @@ if __name__ == "__main__":
     code, arguments, folder, environment = requested()
     sys.argv = ["-c", *arguments]
     os.chdir(folder)
+    os.environ.clear()
     os.environ.update(environment)
     exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})

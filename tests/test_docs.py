@@ -151,7 +151,7 @@ def test_examples_run(name, backend, tmp_path, monkeypatch, capsys, request):
         printed = capsys.readouterr().out
     else:
         program = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
-        done = request.getfixturevalue("on_jax")(program, script, SMOKE="1")
+        done = request.getfixturevalue("on_jax")(program, script)
         assert done.returncode == 0, done.stderr
         printed = done.stdout
     assert "|" in printed, "no table"
