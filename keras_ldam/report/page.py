@@ -265,6 +265,7 @@ so many of the worst."""
 
 def _classes(runs: Sequence[Run]) -> str:
     """Some of many classes, and what the error is at quantiles over all of them."""
+    runs = [run for run in runs if run.counts is not None]
     counts, names = np.asarray(runs[0].counts), runs[0].class_names
     if len(names) <= figures.FEW_CLASSES:
         return ""
