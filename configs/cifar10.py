@@ -21,8 +21,8 @@ which `benchmarks/ablation.py` is for, and no full run has been made.
     bin/train --dataset cifar10 --method ldam_drw --recipe fast --strategy cores \
         --precision mixed_bfloat16
 
-The recipe fast takes minutes in the place of hours, on the small network whitened_cnn, which looks
-at each test image and its mirror image. Its values were chosen on training images that the long
+The recipe fast takes minutes in place of hours, with the small network whitened_cnn, which averages
+each test image with its mirror image. Its values were chosen on training images that the long
 tail leaves out. Train in bfloat16 only on a processor that has it.
 """
 

@@ -32,7 +32,7 @@ def whitened_cnn(
     channels. Convolutions pass their input on at the start: the first filters are the identity.
 
     Outside training each image is read twice, as it is and mirrored, and the features are the mean
-    of both: test-time augmentation, which is to be said beside its results.
+    of both: test-time augmentation, which results must mention.
 
     With 32 channels it takes 20 million multiplications for an image of 32x32 pixels, in training,
     and ResNet-32 takes 69 million.
@@ -57,7 +57,7 @@ def whitened_cnn(
     References:
 
     - [Jordan, 2024](https://arxiv.org/abs/2404.00498): whitening, identity, batch normalization
-      without scale, and its first block's place for the maximum
+      without scale, and the maximum between the two convolutions of a block
     """
     shape = images.shape[1:]
     if min(shape[:2]) < _SMALLEST:
@@ -143,7 +143,7 @@ class MeanWithMirrored(keras.layers.Layer):
 
 
 def whitening(images: np.ndarray, *, smallest: float = 5e-4) -> np.ndarray:
-    """Returns the filters whose responses to patches of some images are uncorrelated and of size 1.
+    """Returns filters whose responses to patches of some images are uncorrelated with variance 1.
 
     Args:
         images: Normalized images, shape `(n, height, width, channels)`.
