@@ -158,4 +158,7 @@ def _inputs(data: Any, batch_size: int) -> Iterator[Any]:
         received = class_counts.shown(data)
         raise ValueError(f"`data` must be arrays, or an iterable of batches. Received: {received}")
     for batch in data:
-        yield batch[0] if isinstance(batch, (tuple, list)) else batch
+        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if keras.backend.backend() != "tensorflow":  # A tf.data.Dataset gives tensors of its own.
+            x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+        yield x

@@ -109,6 +109,24 @@ def test_an_error_halfway_changes_nothing():
     assert [model.layers[i].momentum for i in (0, 2)] == [0.99, 0.99]
 
 
+class Foreign:
+    """A tensor of another backend, as those of a `tf.data.Dataset` are."""
+
+    def __init__(self, x):
+        self._x = x
+
+    def __array__(self, dtype=None, copy=None):
+        return self._x
+
+
+def test_tensors_of_tensorflow_are_taken_on_every_backend():
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("they are its own")
+    model = two_layers()
+    estimate_batch_norm(model, [(Foreign(X[:30]), None), (Foreign(X[30:60]), None)])
+    assert_close(statistics(model), expected(model, [X[:30], X[30:60]]))
+
+
 def test_rows_of_a_tensor_are_no_batches():
     model = two_layers()
     estimate_batch_norm(model, keras.ops.convert_to_tensor(X), batch_size=30)

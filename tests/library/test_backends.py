@@ -18,6 +18,7 @@ SHARED = {
         "test_steps_that_a_mask_leaves_out_have_no_weight",
         "test_the_share_of_the_margins_has_no_gradient",
     ),
+    "averaging": ("test_tensors_of_tensorflow_are_taken_on_every_backend",),
     "chunked": ("test_training_in_chunks_is_training_with_all_scores_at_once[cross-entropy]",),
     "layers": (
         "test_it_gives_the_cosine_of_features_and_class_vectors",
