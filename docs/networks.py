@@ -40,9 +40,9 @@ def scores() -> dict[str, dict[str, list[float]]]:
 
 def longer() -> str:
     """Returns what a longer training changes, in Markdown."""
-    lines = ["| epochs | CE-DRW | LDAM-DRW |", "|---|---|---|"]
+    lines, found = ["| epochs | CE-DRW | LDAM-DRW |", "|---|---|---|"], scores()
     for epochs, name in zip((8, 24), LONGER, strict=True):
-        rows = scores()[name]
+        rows = found[name]
         lines.append(f"| {epochs} | {_cell(rows['CE-DRW'])} | {_cell(rows['LDAM-DRW'])} |")
     return "\n".join(lines)
 

@@ -406,7 +406,7 @@ def class_margins(
         `{"unit": …, "min": […], "q05": […], "q50": […]}`, None for a class without examples or
         with a margin that is not finite.
     """
-    margins = np.asarray(margins, dtype=np.float64)
+    margins, labels = np.asarray(margins, dtype=np.float64), np.asarray(labels)
     sizes = np.bincount(labels, minlength=num_classes)
     broken = np.bincount(labels[~np.isfinite(margins)], minlength=num_classes) > 0
     known = np.flatnonzero((sizes > 0) & ~broken)
