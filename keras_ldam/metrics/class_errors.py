@@ -94,7 +94,7 @@ class ClassErrors(keras.metrics.Metric):
                 "logged; keras_ldam.evaluation.errors_of_guesses returns the errors of more in an "
                 f"array. Received: {len(self.counts):,} classes"
             )
-        self.per_class, self.ignore_class, self.axis = per_class, ignore_class, axis
+        self.per_class, self.ignore_class, self.axis = bool(per_class), ignore_class, axis
         # A variable: of a constant of 10⁷ classes compilers make others, and it lies on one device.
         self._group_of = self.add_variable(
             (len(self.counts),),
