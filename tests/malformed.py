@@ -125,11 +125,12 @@ FLAGS = ["--dataset=digits", "--epochs=2", "--start_epoch=1", "--batch_size=256"
 
 @contextlib.contextmanager
 def _quick() -> Iterator[None]:
-    """Within it figures are not drawn, networks are not trained where only flags are read."""
+    """Within it figures are made and not drawn, and no network is trained to read flags only."""
     from keras_ldam.experiments import cli
     from keras_ldam.report import canvas
 
-    png, verb = canvas.png, cli.VERBS["train"]
+    page = sys.modules["keras_ldam.report.page"]
+    png, svg, verb = canvas.png, page.svg, cli.VERBS["train"]
 
     def run(values: Any) -> Any:
         if values.run_dir:
@@ -137,11 +138,12 @@ def _quick() -> Iterator[None]:
         return {"config": cli.config_from(values).to_json()}
 
     canvas.png = lambda draw, *_: b"a figure"
+    page.svg = lambda draw, runs, *_: draw(runs, canvas.Canvas()) and "<svg></svg>"
     cli.VERBS["train"] = verb._replace(run=run)
     try:
         yield
     finally:
-        canvas.png = png
+        canvas.png, page.svg = png, svg
         cli.VERBS["train"] = verb
 
 
