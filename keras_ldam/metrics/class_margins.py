@@ -140,11 +140,8 @@ class ClassMargins(keras.metrics.Metric):
                 f"`bins` may be at most {max(1, _MOST_BINS // int(num_classes))} for "
                 f"{num_classes:,} classes, each of which has a histogram. Received: bins={bins}"
             )
-        self.num_classes, self.quantile, self.per_class = (
-            int(num_classes),
-            quantile,
-            bool(per_class),
-        )
+        self.num_classes, self.quantile = int(num_classes), quantile
+        self.per_class = bool(per_class)
         check_target(ignore_class, axis)
         self.ignore_class, self.axis = ignore_class, axis
         self.low, self.high, self.bins = float(low), float(high), int(bins)
