@@ -45,7 +45,7 @@ def encoder(tmp_path_factory):
         [
             keras.Input((), dtype="string"),
             keras.layers.TextVectorization(vocabulary=known),
-            keras.layers.Embedding(8, 6, mask_zero=True),
+            keras.layers.Embedding(8, 6, mask_zero=True, name="words"),
             keras.layers.GlobalAveragePooling1D(),
             keras.layers.Dense(4, "softmax", name="old"),
         ]
@@ -221,7 +221,7 @@ def test_lora_resumes_from_its_factors_and_ends_in_the_kernels(tickets, encoder,
     whole, cut = (RunFolder(tmp_path / name).load_model() for name in ("whole", "cut"))
     for one, other in zip(whole.get_weights(), cut.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-    before = keras.models.load_model(encoder).get_layer("embedding").get_weights()[0]
+    before = keras.models.load_model(encoder).get_layer("words").get_weights()[0]
     (after,) = [weights for weights in whole.get_weights() if weights.shape == (8, 6)]
     sizes = np.linalg.svd(after - before, compute_uv=False)
     assert sizes[1] > 1e-3 and sizes[2] < 1e-5
