@@ -55,6 +55,16 @@ def test_readme_says_where_the_paper_is_not_confirmed(front_page):
     assert ("Not the paper's order" in readme) == (rs < ldam)
 
 
+def test_what_the_fast_recipe_reaches_is_one_of_the_results():
+    runs = json.loads((ROOT / "results" / "fast" / "cifar10.json").read_text())["runs"]
+    errors = [run["last"]["mean_error"] for run in runs]
+    reached = f"{np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} (n={len(errors)}"
+    seconds = sorted(round(run["seconds"]) for run in runs)
+    text = (ROOT / "docs" / "stronger.md").read_text(encoding="utf-8")
+    assert reached in text
+    assert f"{seconds[0]} to {seconds[2]} seconds" in " ".join(text.split())
+
+
 def test_every_error_that_the_remedies_name_is_one_of_the_results(front_page):
     runs, known = {}, set()
     for dataset in (*front_page.DATASETS, "digits"):
