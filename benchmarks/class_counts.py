@@ -3,7 +3,7 @@
     python benchmarks/class_counts.py
 
 Nothing here has scores of all classes; see `many_classes.py` for those. Each case runs in a process
-of its own, on Keras' JAX backend. `megabytes` is the most that the process ever had in memory, what
+of its own, on Keras' JAX backend. `mebibytes` is the most that the process ever had in memory, what
 it imports included, which is the row `import`; `seconds` are processor seconds of the case without
 imports, of all threads together.
 Counts fall as 1/rank from 10,000,000 to 1.
@@ -122,7 +122,7 @@ def measure(case: str, num_classes: int) -> dict:
     CASES[case](counts, np.random.default_rng(0))
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": round(seconds, 1), "megabytes": round(peak / 1024)}
+    return {"seconds": round(seconds, 1), "mebibytes": round(peak / 1024)}
 
 
 def main() -> None:

@@ -99,11 +99,11 @@ def counted() -> str:
     }
     sizes = sorted({row["classes"] for row in found["rows"]})
     rows = {(row["case"], row["classes"]): row for row in found["rows"]}
-    heads = [f"{size:,} classes: {what}" for size in sizes for what in ("seconds", "MB")]
+    heads = [f"{size:,} classes: {what}" for size in sizes for what in ("seconds", "MiB")]
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for case, name in names.items():
         cells = (
-            f"{rows[case, size][what]:,}" for size in sizes for what in ("seconds", "megabytes")
+            f"{rows[case, size][what]:,}" for size in sizes for what in ("seconds", "mebibytes")
         )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
