@@ -79,7 +79,8 @@ def held_out(found: Output, data: Any) -> HeldOut:
     """Predicts held-out examples. Arguments and errors are those of `keras_ldam.adjust`."""
     parts, kept = [], 0
     for examples, *rest in batches_of(data):
-        parts.append((_array(found.model.predict_on_batch(examples), found), *rest))
+        predicted = found.model.predict_on_batch(examples)
+        parts.append([_array(part, found) for part in (predicted, *rest)])
         kept += parts[-1][0].size
         if kept > MOST_SCORES:
             raise ValueError(
@@ -90,7 +91,7 @@ def held_out(found: Output, data: Any) -> HeldOut:
             )
 
     def column(place: int) -> np.ndarray:
-        return np.concatenate([_array(part[place], found) for part in parts])
+        return np.concatenate([part[place] for part in parts])
 
     values = column(0).astype(np.float64)
     labels = column(1)
