@@ -112,16 +112,20 @@ def merged(model: keras.Model) -> keras.Model:
         optimizer knows the factors.
     """
     layers = _adapted(model)
+    if not layers:
+        return model
     gc.freeze()  # Keras collects garbage after each deletion: a second for each layer.
-    for layer in layers:
-        name = _kernel(layer)
-        kernel = keras.ops.convert_to_numpy(getattr(layer, name))
-        layer.lora_enabled, layer.lora_rank = False, None
-        getattr(layer, name).assign(kernel)
-        for factor in "ab":
-            delattr(layer, f"lora_{name}_{factor}")
-    gc.unfreeze()
-    return keras.Model(model.inputs, model.outputs, name=model.name) if layers else model
+    try:
+        for layer in layers:
+            name = _kernel(layer)
+            kernel = keras.ops.convert_to_numpy(getattr(layer, name))
+            layer.lora_enabled, layer.lora_rank = False, None
+            getattr(layer, name).assign(kernel)
+            for factor in "ab":
+                delattr(layer, f"lora_{name}_{factor}")
+    finally:
+        gc.unfreeze()
+    return keras.Model(model.inputs, model.outputs, name=model.name)
 
 
 def _adapted(model):
