@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam import keras_internals
+from keras_ldam.counting import check_ends
 
 
 def estimate_batch_norm(
@@ -53,10 +54,8 @@ def estimate_batch_norm(
     if batches is not None:
         class_counts.check_whole("batches", batches, 1)
     class_counts.check_whole("batch_size", batch_size, 1)
-    endless = getattr(data, "num_batches", 0) is None
-    endless = endless or (hasattr(data, "cardinality") and int(data.cardinality()) == -1)
-    if endless and batches is None:
-        raise ValueError("`data` must end, or `batches` be given. Received: an infinite dataset")
+    if batches is None:
+        check_ends("data", data, "or pass `batches`")
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"`model` must be a built Keras model. Received: {model!r}")
     layers = [

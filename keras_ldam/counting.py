@@ -205,12 +205,27 @@ class _Tally:
 # ----------------------------------------------------------------------------- where labels are
 
 
+def check_ends(name: str, data: Any, otherwise: str = "take a part of it") -> None:
+    """Raises `ValueError` for a dataset without an end.
+
+    Such are a `tf.data.Dataset` that repeats, and a `keras.utils.PyDataset` whose number of batches
+    is None.
+
+    Args:
+        name: Name of the argument.
+        data: Data of any form.
+        otherwise: What to do about it.
+    """
+    endless = isinstance(data, keras.utils.PyDataset) and data.num_batches is None
+    if endless or (hasattr(data, "cardinality") and int(data.cardinality()) == -1):
+        raise ValueError(f"`{name}` must end; {otherwise}. Received: an infinite dataset")
+
+
 def _batches(labels: Any) -> tuple[int | None, Iterator[np.ndarray]]:
     """The number of batches, where it is known, and the labels of each."""
+    check_ends("labels", labels)
     if isinstance(labels, keras.utils.PyDataset):
         steps = labels.num_batches
-        if steps is None:
-            raise ValueError("The dataset must end. Received: a PyDataset of endless batches")
         return steps, (_labels_of(labels[i], alone=False) for i in range(steps))
     if isinstance(labels, (str, bytes, Mapping)):
         raise ValueError(
@@ -221,8 +236,6 @@ def _batches(labels: Any) -> tuple[int | None, Iterator[np.ndarray]]:
         return 1, iter([_array(labels)])
     if hasattr(labels, "__array__") or hasattr(labels, "__array_interface__"):
         return 1, iter([_array(labels)])
-    if hasattr(labels, "cardinality") and int(labels.cardinality()) == -1:
-        raise ValueError("The dataset must end. Received: a tf.data.Dataset that repeats endlessly")
     try:
         batches = iter(labels)
     except TypeError:

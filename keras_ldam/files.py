@@ -46,6 +46,11 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def reason(error: BaseException) -> str:
+    """Returns the first line of an error, at most 200 characters; its `repr` if it is empty."""
+    return (str(error).strip() or repr(error)).splitlines()[0][:200]
+
+
 def _errno(error: Exception) -> int | None:
     """The system's number of an error; HDF5 may have it in its text alone."""
     found = re.search(r"errno = (\d+)", str(error))

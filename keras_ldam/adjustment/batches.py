@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ldam.counting import check_ends
+
 
 def batches_of(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, ...]]:
     """Yields `(x, y)` or `(x, y, sample_weight)`, each once.
@@ -29,11 +31,11 @@ def batches_of(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, ...]]:
             keras.tree.map_structure(lambda part, at=start: part[at : at + step], tuple(data))
             for start in range(0, n, step)
         )
-    elif isinstance(data, keras.utils.PyDataset) and data.num_batches is not None:
+    elif isinstance(data, keras.utils.PyDataset):
+        check_ends("data", data)
         found = (data[index] for index in range(data.num_batches))
     elif hasattr(data, "__iter__") and not hasattr(data, "shape"):
-        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-            raise ValueError("`data` must have an end, since it is read once: no `repeat`.")
+        check_ends("data", data)
         found = iter(data)
     else:
         raise ValueError(_FORMS.format(received=type(data).__name__))

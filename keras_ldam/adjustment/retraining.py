@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam import keras_internals
+from keras_ldam import files, keras_internals
 from keras_ldam.adjustment.batches import batches_of
 from keras_ldam.adjustment.outputs import softmax_scale
 from keras_ldam.labels import check_labels
@@ -397,7 +397,7 @@ def _copy(model: keras.Model) -> keras.Model:
             if copied != [weights.shape for weights in model.weights]:
                 raise ValueError("it comes back with other weights")
         except Exception as error:  # Whatever a class of the user's raises.
-            reason = (str(error).strip() or repr(error)).splitlines()[0].split(". ")[0]
+            reason = files.reason(error).split(". ")[0]
             raise ValueError(
                 f"The model cannot be copied by `save` and `load_model` ({reason}): register its "
                 "classes with `keras.saving.register_keras_serializable`, or pass `in_place=True` "

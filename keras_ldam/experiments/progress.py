@@ -7,7 +7,7 @@ import warnings
 
 import keras
 
-from keras_ldam import evaluation, hardware
+from keras_ldam import evaluation, files, hardware
 from keras_ldam.experiments import models
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
@@ -63,7 +63,7 @@ class Progress(keras.callbacks.Callback):
             epoch = state["epoch"]
             self.last, self.best, self.seconds = state["last"], state["best"], state["seconds"]
         except Exception as error:  # h5py and Keras raise whatever they met first.
-            reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+            reason = files.reason(error)
             raise ValueError(
                 f"checkpoint {weights} cannot be read ({reason}); remove it to start the run "
                 "again, or choose another --run_dir."

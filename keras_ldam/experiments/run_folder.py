@@ -238,7 +238,7 @@ class RunFolder:
         except saved_models.TooLargeError:
             raise
         except Exception as error:  # Keras, h5py and zipfile each have their own.
-            reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+            reason = files.reason(error)
             raise ValueError(f"{self.model_file} cannot be read: {reason}") from None
 
     def write_history(self, rows: list[dict]) -> None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_ldam.files import remove_leftovers, sync, temporary_path
+from keras_ldam.files import reason, remove_leftovers, sync, temporary_path
 
 
 def choose(output: Path) -> Path:
@@ -75,8 +75,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
         for path in [folder.parent, *(path.parent for path in created)]:
             sync(path)
     except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"{folder} could not be written: {reason}.") from None
+        what = reason(error).rstrip(".")
+        raise ValueError(f"{folder} could not be written: {what}.") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         for path in created:

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_ldam import evaluation
 from keras_ldam.adjustment import softmax_scale
+from keras_ldam.counting import check_ends
 from keras_ldam.counts import ClassNumbers, check_counts, in_class_order
 from keras_ldam.layers import cosine_heads
 from keras_ldam.losses import weighted_losses
@@ -210,9 +211,7 @@ def _batches_of(name: str, data: Any) -> Callable[..., _Batches]:
             f"`{name}` must be a pair (examples, labels), or a dataset that gives batches of such "
             f"pairs each time it is iterated over. Received: {type(data).__name__}"
         )
-    endless = getattr(data, "num_batches", 0) is None
-    if endless or (hasattr(data, "cardinality") and int(data.cardinality()) == -1):
-        raise ValueError(f"`{name}` must end; take a part of it. Received: an infinite dataset")
+    check_ends(name, data)
     return lambda size=_BATCH: _checked(name, data)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ldam.counting import check_ends
 from keras_ldam.labels import check_labels
 from keras_ldam.sampling.draws import epoch_order
 
@@ -55,8 +56,7 @@ class Stored:
     def __init__(self, data: Any, labels: Any, buffer: int):
         self._data = data
         sizes, found = [], []
-        if data.num_batches is None:
-            raise ValueError("`data` must have an end. Received: a `PyDataset` without `__len__`")
+        check_ends("data", data)
         for index in range(1 if labels is not None else data.num_batches):
             parts, y = parts_of(data[index])
             sizes.append(len(keras.tree.flatten(parts[0])[0]))

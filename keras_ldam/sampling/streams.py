@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ldam.counting import count
+from keras_ldam.counting import check_ends, count
 from keras_ldam.sampling.draws import check_held, class_chances, tell
 from keras_ldam.sampling.sources import NO_LABELS, ONE_HOT
 
@@ -58,8 +58,7 @@ def balanced_dataset(
             "`data` must hold single examples, with a label that is one number or one-hot: call "
             f"`unbatch()` first. Received: labels {spec}"
         )
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("`data` must have an end, which is that of an epoch: no `repeat`.")
+    check_ends("data", dataset)
     if counts is None:
         counts = count(labels.batch(4096), verbose=verbose)
         check_held(counts)

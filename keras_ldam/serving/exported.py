@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ldam import extras
+from keras_ldam import extras, files
 
 with extras.needed("export", by="an exported model"):
     import tensorflow as tf
@@ -199,7 +199,7 @@ def load(path: str | os.PathLike[str]) -> Exported:
     try:
         holder = tf.saved_model.load(str(path))
     except Exception as error:  # TensorFlow raises whatever it met first.
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        reason = files.reason(error)
         raise ValueError(f"{path} cannot be loaded as a SavedModel: {reason}") from None
     functions = dict(holder.signatures)
     columns = _columns(path)

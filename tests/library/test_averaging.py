@@ -85,7 +85,7 @@ def test_frozen_layers_keep_theirs_and_a_model_of_these_alone_is_refused():
         (5, {}, "must be arrays, or an iterable of batches. Received: 5"),
         ({"a": X, "b": X[1:]}, {}, "as many examples in each array"),
         ([X, np.full_like(X, np.nan)], {}, "must be finite"),
-        (Endless(), {}, "`data` must end, or `batches` be given"),
+        (Endless(), {}, "`data` must end; or pass `batches`"),
     ],
 )
 def test_bad_input_is_refused_and_changes_nothing(data, changes, message):

@@ -299,7 +299,7 @@ def test_bad_input_gets_one_sentence(arguments, sentence):
     "change, arguments, sentence",
     [
         (lambda data: data.batch(10), {}, r"call `unbatch\(\)` first"),
-        (lambda data: data.repeat(), {}, "must have an end"),
+        (lambda data: data.repeat(), {}, "`data` must end; take a part"),
         (lambda data: data.take(0), {}, "no labels to count"),
         (lambda data: data.map(lambda x, y: x), {}, "`data` must hold labels"),
         (lambda data: data, {"batch_size": 5}, "drawn by single examples"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_ldam import extras
+from keras_ldam import extras, files
 
 
 def builder(name: str, data_dir: str, *, archive: str = "") -> Any:
@@ -30,10 +30,9 @@ def builder(name: str, data_dir: str, *, archive: str = "") -> Any:
         try:
             source.download_and_prepare()
         except Exception as error:  # Network, host and disk each raise their own.
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
                 f"dataset {name} is unavailable: it is not prepared in {source.data_path}, and the "
-                f"download failed ({reason[:200]}). Connect to the network and run again, or copy "
-                "a folder that TFDS has prepared elsewhere and name it with --data_dir."
+                f"download failed ({files.reason(error)}). Connect to the network and run "
+                "again, or copy a folder that TFDS has prepared elsewhere and name it with --data_dir."
             ) from None
     return source

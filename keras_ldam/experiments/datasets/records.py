@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_ldam import extras
+from keras_ldam import extras, files
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Endings of the files that `Records` reads."""
@@ -228,8 +228,7 @@ class Records:
         try:
             return pyarrow.parquet.ParquetFile(self.path)
         except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{self.path} is not a Parquet file: {reason}") from None
+            raise ValueError(f"{self.path} is not a Parquet file: {files.reason(error)}") from None
 
     def _parquet_chunks(self, size, names):
         begins = 1

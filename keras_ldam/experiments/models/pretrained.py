@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_ldam import extras, keras_internals
+from keras_ldam import extras, files, keras_internals
 from keras_ldam.experiments import saved_models
 from keras_ldam.experiments.config import Config
 from keras_ldam.layers import CosineDense, Probabilities, inputs_of
@@ -135,7 +135,7 @@ def _saved(path):
     try:
         model = saved_models.load_model(path, compile=False)
     except Exception as error:  # Keras, h5py, zipfile and layers have their own.
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        reason = files.reason(error)
         raise ValueError(
             f"`pretrained` must hold a Keras model, .keras or .h5. {received}: {reason}"
         ) from None
@@ -276,7 +276,7 @@ def _read(path, reader, *length):
         with saved_models.bounded(path):
             return reader(str(path), **({"sequence_length": length[0]} if length else {}))
     except Exception as error:  # Files that are missing, and classes without such a part.
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        reason = files.reason(error)
         what = "tokenizer and backbone" if length else "a backbone"
         raise ValueError(
             f"`pretrained` must be a preset folder of keras-hub with {what}. Received: {path}: "

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_ldam import files
 from keras_ldam.experiments.saved_models import check_unpacked
 from keras_ldam.layers import FusedBatchNormalization
 
@@ -124,7 +125,7 @@ def _read_weights(model, path):
         model.load_weights(path)
         assert before == [weight.shape for weight in model.get_weights()]
     except Exception as error:  # h5py and Keras each raise their own.
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        reason = files.reason(error)
         raise ValueError(
             "`pretrained` must hold the weights of keras.applications.ResNet50(include_top=False). "
             f"Received: {path}: {reason}"
