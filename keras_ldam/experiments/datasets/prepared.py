@@ -32,7 +32,7 @@ def builder(name: str, data_dir: str, *, archive: str = "") -> Any:
         except Exception as error:  # Network, host and disk each raise their own.
             raise ValueError(
                 f"dataset {name} is unavailable: it is not prepared in {source.data_path}, and the "
-                f"download failed ({files.reason(error)}). Connect to the network and run "
-                "again, or copy a folder that TFDS has prepared elsewhere and name it with --data_dir."
+                f"download failed ({files.reason(error)}). Connect to the network and run again, "
+                "or copy a folder that TFDS has prepared elsewhere and name it with --data_dir."
             ) from None
     return source
