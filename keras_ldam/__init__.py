@@ -10,6 +10,7 @@ from keras_ldam.adjustment import (
 )
 from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.advice import Advice, advise
+from keras_ldam.augmentation import augment, augmented
 from keras_ldam.averaging import estimate_batch_norm
 from keras_ldam.callbacks import DRW
 from keras_ldam.chunked import ChunkedTraining
@@ -89,6 +90,8 @@ __all__ = [
     "adjust",
     "advise",
     "asymmetric_focal",
+    "augment",
+    "augmented",
     "balanced",
     "class_weights",
     "count",

@@ -23,6 +23,7 @@ def mixed(
     alpha: float = 1.0,
     probability: float | Callable[[int], float] = 1.0,
     majority: bool = False,
+    augment: Callable[[Any, np.random.Generator], Any] | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     verbose: int = 1,
@@ -59,6 +60,8 @@ def mixed(
             epoch to it, to leave the first or the last epochs as they are.
         majority: Whether λ is at least 1/2, before a rectangle is cut off, so that the partner is
             the smaller part: max(λ, 1 - λ).
+        augment: What changes x of a batch, and x of its partners, before they are mixed: a function
+            of x and of a `numpy.random.Generator`, such as `keras_ldam.augment`. Defaults to none.
         batch_size: As in `keras_ldam.balanced`.
         seed: Seed of the draws, a whole number of at least 0.
         verbose: 1 to print how often partners of each class are drawn, 0 for silence.
@@ -107,6 +110,7 @@ def mixed(
         alpha=float(alpha),
         probability=probability,
         majority=bool(majority),
+        augment=augment,
     )
 
 
@@ -122,10 +126,12 @@ class MixedBatches(keras.utils.PyDataset):
         alpha: float,
         probability: float | Callable[[int], float],
         majority: bool,
+        augment: Callable[[Any, np.random.Generator], Any] | None = None,
     ):
         super().__init__()
         self.first, self.partners, self.how = first, partners, how
         self.alpha, self.probability, self.majority = alpha, probability, majority
+        self.augment = augment
 
     @property
     def epoch(self) -> int:
@@ -144,6 +150,9 @@ class MixedBatches(keras.utils.PyDataset):
         (x, y), (partner, other) = self.first[index], self.partners[index]
         probability = self.probability(epoch) if callable(self.probability) else self.probability
         class_counts.check_range("probability", probability, 0, 1)
+        if self.augment is not None:
+            generator = np.random.default_rng([self.first.seed, epoch, 5, index])
+            x, partner = self.augment(x, generator), self.augment(partner, generator)
         x, shares = mix(
             self.how,
             x,

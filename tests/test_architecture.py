@@ -32,7 +32,7 @@ LIBRARY = [
         "schedules",
         "sharpness",
     },
-    {"adjustment", "chunked", "guards", "mixing"},
+    {"adjustment", "augmentation", "chunked", "guards", "mixing"},
     {"callbacks", "evaluation"},
     {"distribution", "export", "report", "serving"},
 ]

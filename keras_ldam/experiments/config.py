@@ -215,7 +215,20 @@ class Config:
         high=1e6,
     )
 
-    # Mixtures of images.
+    # Changes and mixtures of images.
+    augment: str = _option(
+        "",
+        "autoaugment: changes each training image by AutoAugment's policy for CIFAR-10, before it "
+        "is mixed, shifted and mirrored; empty: none",
+        choices=("", "autoaugment"),
+    )
+    cutout: int = _option(
+        0,
+        "side of the square that is cut out of each training image, in pixels, after augment; 16 "
+        "is usual for images of 32; 0: none",
+        low=0,
+        high=4096,
+    )
     mix: str = _option(
         "",
         "mixup or cutmix: mixes each training image with a partner, labels likewise; empty: none",

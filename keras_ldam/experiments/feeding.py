@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ldam.augmentation import augment
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
 from keras_ldam.experiments.datasets.sampling import Batches, Bilateral, Mixtures
@@ -27,7 +29,8 @@ def training_batches(
         own: The shares of this process; all by default.
 
     Raises:
-        ValueError: for pairs of sequences, and for a mixture of examples that are not in memory.
+        ValueError: for pairs of sequences, and for a mixture or augmentation of examples that are
+            not in memory, or not images.
     """
     how, weighting = config.balancing
     pairs = None
@@ -61,6 +64,7 @@ def training_batches(
         beta=config.beta,
         start_epoch=config.start_epoch if config.deferred else 0,
         pairs=pairs,
+        augment=_augmentation(config, data),
         steps=config.steps_per_epoch,
         replicas=replicas,
         own=own,
@@ -68,6 +72,24 @@ def training_batches(
     if pairs is not None:
         print(batches.describe_pairs(), flush=True)
     return batches
+
+
+def _augmentation(config, data):
+    if not config.augment and not config.cutout:
+        return None
+    images, given = data.train.examples, f"augment={config.augment!r}, cutout={config.cutout}"
+    in_memory = data.train.load is None and isinstance(images, np.ndarray)
+    if not in_memory or images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(
+            "`augment` and `cutout` need images that are held in memory, as those of cifar10. "
+            f"Received: {given} for {data.name}"
+        )
+    return functools.partial(
+        augment,
+        autoaugment=config.augment == "autoaugment",
+        cutout=config.cutout,
+        fill=np.rint(images.mean((0, 1, 2))).astype(int),  # Nearly 0 once it is normalized.
+    )
 
 
 def feed(batches: Batches) -> Any:

@@ -30,6 +30,9 @@ from keras_ldam.optimizers import MomentumSGD
 from keras_ldam.schedules import cosine, stepwise
 from keras_ldam.sharpness import SharpnessAwareTraining
 
+_AS_THEY_ARE = {"augment": "", "cutout": 0, "mix": "", "steps_per_epoch": 0}
+"""For a head that is trained on features: every example, once."""
+
 
 def train(
     config: Config, run_dir: str | Path, *, progress: bool = True, tensorboard: bool = False
@@ -112,7 +115,7 @@ def _train_head(config, data, model):
     """
     head = model.layers[-1]
     from_means = LOSSES[config.loss].wants_cosines
-    natural = dataclasses.replace(config, rule="none", mix="", steps_per_epoch=0)
+    natural = dataclasses.replace(config, rule="none", **_AS_THEY_ARE)
     batches = feeding.training_batches(natural, data)
     with feeding.naming_unreadable(batches):
         if config.head_epochs:
@@ -147,7 +150,7 @@ def _second_stage(config, folder, first):
         start = time.monotonic()
         model = first.load_model()
         batches = feeding.training_batches(
-            dataclasses.replace(config.first_stage, mix="", steps_per_epoch=0), data
+            dataclasses.replace(config.first_stage, **_AS_THEY_ARE), data
         )
         with feeding.naming_unreadable(batches):
             model = getattr(adjustment, METHODS[config.method].second_stage)(

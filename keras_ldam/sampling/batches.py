@@ -207,8 +207,8 @@ class EpochClock(keras.callbacks.Callback):
         super().__init__()
         if not hasattr(batches, "epoch"):
             raise ValueError(
-                "`batches` must be what `balanced` or `mixed` has made of arrays or of a "
-                f"`PyDataset`, or a `BalancedFiles`. Received: {type(batches).__name__}"
+                "`batches` must be what `balanced`, `mixed` or `augmented` has made of arrays or "
+                f"of a `PyDataset`, or a `BalancedFiles`. Received: {type(batches).__name__}"
             )
         self.batches = batches
 

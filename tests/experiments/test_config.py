@@ -84,6 +84,8 @@ def test_a_resolved_config_comes_back_from_json():
         ({"sharpness": 0.5, "strategy": "cores"}, "`sharpness` must be 0 with a strategy"),
         ({"sharpness": 0.5, "adversarial": 1.0}, "`sharpness` must be 0 .* adversarial=1"),
         ({"sharpness": -1.0}, "`sharpness` must be from 0"),
+        ({"augment": "auto"}, "`augment` must be one of autoaugment. Received: augment='auto'"),
+        ({"cutout": -1}, "`cutout` must be from 0 to 4096. Received: cutout=-1"),
         ({"mix": "blend"}, "`mix` must be one of mixup, cutmix. Received: mix='blend'"),
         ({"mix_alpha": 0.0}, "`mix_alpha` must be from 0.001"),
         ({"mix": "mixup", "method": "bbn"}, "`mix` must be empty with rule bilateral"),

@@ -16,7 +16,8 @@ from keras_ldam.experiments.run_folder import RunFolder
 
 STRONG = {
     "method": "ldam_drw", "mix": "cutmix", "mix_power": 2.0, "mix_majority": True,
-    "sharpness": 0.1, "decay": "cosine", "epochs": 3, "drop_at": (0.67,), "steps_per_epoch": 4,
+    "augment": "autoaugment", "cutout": 3, "sharpness": 0.1, "decay": "cosine",
+    "epochs": 3, "drop_at": (0.67,), "steps_per_epoch": 4,
 }  # fmt: skip
 
 
@@ -80,6 +81,32 @@ def test_mixtures_of_what_is_not_in_memory_are_refused():
     on_disk = dataclasses.replace(data.train, load=lambda example, drawn=None: example)
     with pytest.raises(ValueError, match="`mix` needs images or vectors that are held in memory"):
         feeding.training_batches(config, dataclasses.replace(data, train=on_disk))
+
+
+def test_augmentation_is_of_both_images_of_a_pair_and_decided_by_step_and_share():
+    config = small_config(method="bbn", augment="autoaugment", cutout=3)
+    data = datasets.load(config)
+    plain = feeding.training_batches(small_config(method="bbn"), data)
+    whole = feeding.training_batches(config, data)
+    halves = feeding.training_batches(config, data, replicas=2)
+    second = feeding.training_batches(config, data, replicas=2, own=range(1, 2))
+    ((x, partner, _), _), ((before, partner_before, _), _) = whole[1], plain[1]
+    assert (x != before).any((1, 2, 3)).mean() > 0.9
+    assert (partner != partner_before).any((1, 2, 3)).mean() > 0.9
+    assert ((x == before) | (x == 5)).mean() > 0.3  # The mean of all images, 4.9.
+    np.testing.assert_array_equal(halves[3][0][0], second[1][0][0])
+    np.testing.assert_array_equal(x, whole[1][0][0])
+
+
+@pytest.mark.parametrize("changes", [{"augment": "autoaugment"}, {"cutout": 3}])
+def test_augmentation_of_what_is_no_image_in_memory_is_refused(changes):
+    config = small_config(**changes)
+    data = datasets.load(config)
+    on_disk = dataclasses.replace(data.train, load=lambda example, drawn=None: example)
+    vectors = dataclasses.replace(data.train, examples=data.train.examples.reshape(-1, 64))
+    for split in (on_disk, vectors):
+        with pytest.raises(ValueError, match="`augment` and `cutout` need images that are held in"):
+            feeding.training_batches(config, dataclasses.replace(data, train=split))
 
 
 def test_the_frequencies_that_mixtures_teach_have_those_of_the_partners_in_them():

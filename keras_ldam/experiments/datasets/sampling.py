@@ -6,6 +6,8 @@ uninterrupted one, and the class frequencies of a rule can be counted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
@@ -176,6 +178,8 @@ class Batches(keras.utils.PyDataset):
         own: The shares that this process yields, in their order. Defaults to all.
         steps: Batches of an epoch, the first of its order; 0, the default, for all.
         pairs: Puts two examples in the place of one. Defaults to single examples.
+        augment: Changes the examples of a batch, by a generator of random numbers for it, before
+            they are put into pairs. Defaults to none.
 
     Raises:
         ValueError: if `batch_size` is not a multiple of `replicas`.
@@ -195,6 +199,7 @@ class Batches(keras.utils.PyDataset):
         own: range | None = None,
         steps: int = 0,
         pairs: Pairs | None = None,
+        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -207,7 +212,7 @@ class Batches(keras.utils.PyDataset):
             )
         self.share_size = batch_size // replicas
         self.own = range(replicas) if own is None else own
-        self.pairs = pairs
+        self.pairs, self.augment = pairs, augment
         self.steps = -(-len(split) // batch_size)
         if pairs is not None and pairs.whole_batches:
             self.steps = max(1, len(split) // batch_size)
@@ -255,15 +260,20 @@ class Batches(keras.utils.PyDataset):
         if self._planned is None or self._planned[0] != self.epoch:
             self._planned = self.epoch, self.plan(self.epoch)
         indices = self._planned[1][index]
-        if self.pairs is None:
-            return self.split.examples[indices], self.split.labels[indices]
         # Of the step and the share, so that it is the same on however many machines.
         step, share = divmod(index, len(self.own))
+        place = step, self.own[share]
+        examples = tuple(self.split.examples[each] for each in np.atleast_2d(indices.T))
+        if self.augment is not None:
+            generator = np.random.default_rng([self.seed, self.epoch, 5, *place])
+            examples = tuple(self.augment(each, generator) for each in examples)
+        if self.pairs is None:
+            return examples[0], self.split.labels[indices]
         return self.pairs.batch(
-            tuple(self.split.examples[each] for each in indices.T),
+            examples,
             tuple(self.split.labels[each] for each in indices.T),
             epoch=self.epoch,
-            generator=np.random.default_rng([self.seed, self.epoch, 4, step, self.own[share]]),
+            generator=np.random.default_rng([self.seed, self.epoch, 4, *place]),
         )
 
     def describe_pairs(self) -> str:
