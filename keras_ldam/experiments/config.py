@@ -256,6 +256,9 @@ class Config:
     scale: float = _option(
         30.0, "inverse temperature s of the softmax over cosines", low=1e-3, high=1e6
     )
+    gradual: bool = _option(
+        False, "ldam: whether the margins grow with what the network has learned; not in the paper"
+    )
     gamma: float = _option(1.0, "focusing parameter of the focal losses", low=0.0, high=100.0)
     vs_gamma: float = _option(
         0.3, "exponent gamma of the divisors of the logits by vs", low=0.0, high=1.0

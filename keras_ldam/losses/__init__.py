@@ -97,7 +97,7 @@ class NamedLoss:
 
 
 _MARGIN = ("max_margin", "scale")
-_WHOLE = {"gradual": False}  # As in the paper.
+_LDAM = (*_MARGIN, "gradual")
 _UNIFORM = {"exponent": 0.0}
 
 LOSSES = {
@@ -108,9 +108,9 @@ LOSSES = {
     "sigmoid_focal": NamedLoss(
         Focal, ("gamma",), {"form": "sigmoid", "reduction": "sum_over_batch_size"}
     ),
-    "ldam": NamedLoss(LDAM, _MARGIN, _WHOLE),
-    "uniform_margin": NamedLoss(LDAM, _MARGIN, _WHOLE | _UNIFORM),
-    "ldam_adjusted": NamedLoss(LDAM, (*_MARGIN, "tau"), _WHOLE),
+    "ldam": NamedLoss(LDAM, _LDAM),
+    "uniform_margin": NamedLoss(LDAM, _LDAM, _UNIFORM),
+    "ldam_adjusted": NamedLoss(LDAM, (*_LDAM, "tau")),
     "ldam_hinge": NamedLoss(LDAMHinge, _MARGIN),
     "hinge": NamedLoss(LDAMHinge, _MARGIN, _UNIFORM),
     "logit_adjusted": NamedLoss(LogitAdjusted, ("tau",)),

@@ -21,7 +21,8 @@ from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.losses import LOSSES
 
-SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gamma": 1.0, "tau": 1.0, "vs_gamma": 0.3}
+SETTINGS = {"max_margin": 0.5, "scale": 30.0, "gradual": False}
+SETTINGS |= {"gamma": 1.0, "tau": 1.0, "vs_gamma": 0.3}
 
 
 class KilledError(Exception):
@@ -377,6 +378,7 @@ def test_a_step_is_traced_once(mix, tmp_path, monkeypatch):
 def test_the_loss_has_the_constants_of_the_config():
     data = datasets.load(small_config())
     constants = {"gamma": 2.5, "scale": 20.0, "max_margin": 0.25, "tau": 0.75, "vs_gamma": 0.6}
+    constants["gradual"] = True
     for loss, named in LOSSES.items():
         built = training.compiled_model(small_config(loss=loss, **constants), data).loss
         assert {name: getattr(built, name) for name in named.arguments} == {

@@ -679,9 +679,10 @@ def test_class_weights_with_keys_are_put_into_class_order():
 
 def test_a_loss_of_each_name_takes_its_own_settings():
     settings = {"max_margin": 0.3, "scale": 10.0, "gamma": 2.0, "tau": 0.5, "other": None}
-    settings["vs_gamma"] = 0.2
+    settings |= {"vs_gamma": 0.2, "gradual": True}
     made = {name: named.make(COUNTS, settings) for name, named in losses.LOSSES.items()}
     assert made["ldam"].max_margin == made["ldam_hinge"].max_margin == 0.3
+    assert made["ldam"].gradual and made["uniform_margin"].gradual
     assert made["uniform_margin"].margins.tolist() == pytest.approx([0.3] * 4)
     assert made["sigmoid_focal"].form == "sigmoid" and made["focal"].gamma == 2.0
     assert (made["vector_scaling"].gamma, made["vector_scaling"].tau) == (0.2, 0.5)

@@ -223,6 +223,7 @@ def test_errors_begin_at_zero_unless_most_of_the_axis_were_empty(errors, from_ze
 def test_margins_are_drawn_where_they_are_beside_what_the_loss_demands(name):
     counts, named = [300, 80, 20, 5], losses.LOSSES[name]
     settings = {"max_margin": 0.4, "scale": 30.0, "gamma": 1.0, "tau": 1.0, "vs_gamma": 0.3}
+    settings["gradual"] = False
     loss = named.make(counts, settings)
     demanded = loss.margins if named.wants_cosines else None
     runs = [made_up_run(counts), made_up_run(counts, "LDAM-DRW", demanded=demanded)]
@@ -575,7 +576,7 @@ def test_the_margins_that_a_models_loss_demands_are_drawn(own, loss):
     counts, named = np.bincount(train[1]), losses.LOSSES[loss]
     model = models["LDAM-DRW" if named.wants_cosines else "mine"]
     copy = keras.Model(model.inputs, model.outputs)
-    copy.compile(loss=named.make(counts, {"max_margin": 0.3, "scale": 20.0}))
+    copy.compile(loss=named.make(counts, {"max_margin": 0.3, "scale": 20.0, "gradual": False}))
     (run,) = runs_of({"copy": copy}, train, test, class_names=None, histories=None, scale=None)
     if named.wants_cosines:
         np.testing.assert_allclose(run.demanded, copy.loss.margins)
