@@ -36,6 +36,7 @@ ROWS: dict[str, dict] = {
     "autoaugment": {**BASE, "augment": "autoaugment"},
     "cutout": {**BASE, "cutout": 16},
     "autoaugment, cutout": {**BASE, "augment": "autoaugment", "cutout": 16},
+    "average 0.999": {**BASE, "average": 0.999},
     "sam_0.2": {**BASE, "sharpness": 0.2},
     "sam_0.5": {**BASE, "sharpness": 0.5},
     "sam_0.8": {**BASE, "sharpness": 0.8},

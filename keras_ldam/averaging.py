@@ -51,54 +51,76 @@ def estimate_batch_norm(
         Izmailov et al., 2018, "Averaging Weights Leads to Wider Optima and Better Generalization",
         section 3.2.
     """
-    if batches is not None:
-        class_counts.check_whole("batches", batches, 1)
-    class_counts.check_whole("batch_size", batch_size, 1)
-    if batches is None:
-        check_ends("data", data, "or pass `batches`")
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(f"`model` must be a built Keras model. Received: {model!r}")
-    layers = [
+    BatchNormEstimate(model)(data, batches=batches, batch_size=batch_size)
+
+
+class BatchNormEstimate:
+    """Does what `estimate_batch_norm` does, as often as it is called, and compiles the pass once.
+
+    Args:
+        model: As in `estimate_batch_norm`; which of its layers are frozen must not change.
+
+    Raises:
+        ValueError: if the model is not built or has no batch normalization that is trained.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(f"`model` must be a built Keras model. Received: {model!r}")
+        self._layers = trained_batch_norm(model)
+        if not self._layers:
+            raise ValueError(
+                "`model` must have a layer of batch normalization that is not frozen. Received: "
+                f"{model!r}"
+            )
+        self._run = _training_pass(model)
+
+    def __call__(self, data: Any, *, batches: int | None = None, batch_size: int = 128) -> None:
+        """Sets the statistics; see `estimate_batch_norm`."""
+        if batches is not None:
+            class_counts.check_whole("batches", batches, 1)
+        class_counts.check_whole("batch_size", batch_size, 1)
+        if batches is None:
+            check_ends("data", data, "or pass `batches`")
+        statistics = [v for each in self._layers for v in (each.moving_mean, each.moving_variance)]
+        sums, number = [np.zeros(v.shape) for v in statistics], 0
+        before = [keras.ops.convert_to_numpy(v) for v in statistics]
+        momenta = [layer.momentum for layer in self._layers]
+        found = before
+        try:
+            for layer in self._layers:
+                layer.momentum = 0.0  # The statistics are then those of the last batch.
+            for x in _inputs(data, int(batch_size)):
+                if number == batches:
+                    break
+                self._run(x)
+                sums = [
+                    total + keras.ops.convert_to_numpy(v)
+                    for total, v in zip(sums, statistics, strict=True)
+                ]
+                number += 1
+            if not number:
+                raise ValueError("`data` must have at least one batch. Received: none")
+            if not all(np.isfinite(total).all() for total in sums):
+                raise ValueError(
+                    "The statistics of `data` must be finite. Received: NaN or infinity, from "
+                    "`data` or from the weights of `model`"
+                )
+            found = [total / number for total in sums]
+        finally:  # After an error all is as it was.
+            for layer, momentum in zip(self._layers, momenta, strict=True):
+                layer.momentum = momentum
+            for variable, value in zip(statistics, found, strict=True):
+                variable.assign(value.astype(before[0].dtype))
+
+
+def trained_batch_norm(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers of batch normalization that are not frozen, also those inside others."""
+    return [
         layer
         for layer in keras_internals.layers_of(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
-    if not layers:
-        raise ValueError(
-            "`model` must have a layer of batch normalization that is not frozen. Received: "
-            f"{model!r}"
-        )
-    statistics = [v for each in layers for v in (each.moving_mean, each.moving_variance)]
-    sums, number = [np.zeros(v.shape) for v in statistics], 0
-    before = [keras.ops.convert_to_numpy(v) for v in statistics]
-    momenta = [layer.momentum for layer in layers]
-    found = before
-    try:
-        for layer in layers:
-            layer.momentum = 0.0  # The statistics are then those of the last batch.
-        run = _training_pass(model)
-        for x in _inputs(data, int(batch_size)):
-            if number == batches:
-                break
-            run(x)
-            sums = [
-                total + keras.ops.convert_to_numpy(v)
-                for total, v in zip(sums, statistics, strict=True)
-            ]
-            number += 1
-        if not number:
-            raise ValueError("`data` must have at least one batch. Received: none")
-        if not all(np.isfinite(total).all() for total in sums):
-            raise ValueError(
-                "The statistics of `data` must be finite. Received: NaN or infinity, from `data` "
-                "or from the weights of `model`"
-            )
-        found = [total / number for total in sums]
-    finally:  # After an error all is as it was.
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for variable, value in zip(statistics, found, strict=True):
-            variable.assign(value.astype(before[0].dtype))
 
 
 def _training_pass(model: keras.Model) -> Callable[[Any], None]:

@@ -215,6 +215,15 @@ class Config:
         high=1e6,
     )
 
+    average: float = _option(
+        0.0,
+        "momentum of the exponential average of the weights, such as 0.999, that is evaluated and "
+        "kept in their place, with statistics of batch normalization estimated anew on 50 batches "
+        "before each evaluation (see evaluate_every); 0: none",
+        low=0.0,
+        high=0.999999,
+    )
+
     # Changes and mixtures of images.
     augment: str = _option(
         "",
@@ -516,6 +525,12 @@ class Config:
                 "`sharpness` must be 0 with a strategy, and with `adversarial`. Received: "
                 f"sharpness={self.sharpness:g}, strategy={self.strategy!r}, "
                 f"adversarial={self.adversarial:g}"
+            )
+        if self.average and (self.rule == "bilateral" or self.strategy == "multiworker"):
+            raise ValueError(
+                "`average` must be 0 with rule bilateral, where two kinds of batches share the "
+                "statistics, and with strategy multiworker. Received: "
+                f"average={self.average:g}, rule={self.rule!r}, strategy={self.strategy!r}"
             )
         if self.mix and self.rule == "bilateral":
             raise ValueError(

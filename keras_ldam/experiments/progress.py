@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 
 import keras
 
-from keras_ldam import evaluation, files, hardware
-from keras_ldam.experiments import models
+from keras_ldam import averaging, evaluation, files, hardware
+from keras_ldam.experiments import feeding, models
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
+from keras_ldam.experiments.datasets.sampling import Batches, EpochClock
 from keras_ldam.experiments.models import lora
 from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
@@ -21,6 +23,9 @@ EVALUATION_BATCH = 500
 CHECKPOINT_SECONDS = 5.0
 """An epoch that ends sooner than this after the last checkpoint leaves none: where an epoch takes
 less than a second, writing one takes a good part of it."""
+_ESTIMATED_BY = 50
+"""Training batches that averaged weights get their statistics from; moving statistics with a
+momentum of 0.9 are worth about 20."""
 
 
 class Progress(keras.callbacks.Callback):
@@ -32,10 +37,17 @@ class Progress(keras.callbacks.Callback):
         data: The dataset.
         place: The devices of the run.
         trained: The compiled model; to resume, its optimizer must be built.
+        batches: The training examples, where weights are averaged.
     """
 
     def __init__(
-        self, folder: RunFolder, config: Config, data: Data, place: Place, trained: keras.Model
+        self,
+        folder: RunFolder,
+        config: Config,
+        data: Data,
+        place: Place,
+        trained: keras.Model,
+        batches: Batches | None = None,
     ):
         super().__init__()
         self.folder, self.config, self.data, self.place = folder, config, data, place
@@ -47,6 +59,10 @@ class Progress(keras.callbacks.Callback):
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
         self.replicas = {place.replicas}
         self.logged = 0
+        self.batches = batches if config.average else None
+        self._estimate = None
+        if self.batches is not None and averaging.trained_batch_norm(self.plain):
+            self._estimate = averaging.BatchNormEstimate(self.plain)
         self._saved = -CHECKPOINT_SECONDS
 
     def resume(self) -> int:
@@ -99,12 +115,13 @@ class Progress(keras.callbacks.Callback):
 
     def _evaluate(self, epoch):
         """Keeps the errors after an epoch; returns them as columns of the history."""
-        errors = evaluation.class_errors(
-            self.plain,
-            self.place.spread(self.data.test.batches(EVALUATION_BATCH)),
-            self.data.counts,
-            at_once=self.place.at_once,
-        )
+        with self._averaged(epoch):
+            errors = evaluation.class_errors(
+                self.plain,
+                self.place.spread(self.data.test.batches(EVALUATION_BATCH)),
+                self.data.counts,
+                at_once=self.place.at_once,
+            )
         self.last = {**errors, "epoch": epoch}
         if self.best is None or errors["mean_error"] < self.best["mean_error"]:
             self.best = self.last
@@ -112,6 +129,35 @@ class Progress(keras.callbacks.Callback):
         if len(errors["per_class_error"]) <= 10:
             shown.update({f"error_{j}": e for j, e in enumerate(errors["per_class_error"])})
         return {f"{self.data.test_name}_{k}": v for k, v in shown.items() if v is not None}
+
+    @contextlib.contextmanager
+    def _averaged(self, epoch):
+        """Within it, the network has the averaged weights of an epoch, if there are any."""
+        if self.batches is None:
+            yield
+            return
+        before = [keras.ops.copy(v.value) for v in self.plain.variables]
+        self._average(epoch)
+        try:
+            yield
+        finally:
+            with self.place.scope():
+                for variable, value in zip(self.plain.variables, before, strict=True):
+                    variable.assign(value)
+
+    def _average(self, epoch):
+        """Puts averaged weights in place, and the statistics that belong to them."""
+        # What the statistics are of depends on the epoch alone.
+        clock = EpochClock(self.batches)
+        clock.set_model(self.trained)
+        clock.on_epoch_begin(epoch)
+        with self.place.scope():
+            weights = self.trained.trainable_variables
+            self.trained.optimizer.finalize_variable_values(weights)
+            for variable in weights:  # On JAX it would share its memory with the average.
+                variable.assign(keras.ops.copy(variable.value))
+            if self._estimate is not None:
+                self._estimate(feeding.feed(self.batches), batches=_ESTIMATED_BY)
 
     def _write_checkpoint(self, epoch):
         weights = self.folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"
@@ -133,6 +179,8 @@ class Progress(keras.callbacks.Callback):
 
     def finish(self) -> dict:
         """Writes model and results, and removes the checkpoints; returns the results."""
+        if self.batches is not None:
+            self._average(self.config.epochs - 1)
         self.plain = lora.merged(self.plain)
         results = {
             "dataset": self.config.dataset_name,

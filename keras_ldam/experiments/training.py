@@ -83,7 +83,7 @@ def train(
         with place.scope():
             model = compiled_model(config, data)
         # Outside of the scope: its model is evaluated on one device.
-        record = Progress(folder, config, data, place, model)
+        record = Progress(folder, config, data, place, model, batches)
         # Only now: what is refused must not leave a folder that refuses the next try.
         if place.writes:
             folder.create(config, data.describe())
@@ -228,16 +228,18 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
     accuracy = keras.metrics.SparseCategoricalAccuracy()
     if soft:
         accuracy = keras.metrics.MeanMetricWrapper(models.soft_accuracy, "soft_accuracy")
-    clipnorm = config.clipnorm or None
+    same = {"global_clipnorm": config.clipnorm or None, "use_ema": config.average > 0}
+    if config.average:
+        same["ema_momentum"] = config.average
     if config.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(config.learning_rate, global_clipnorm=clipnorm)
+        optimizer = keras.optimizers.Adam(config.learning_rate, **same)
     else:
         optimizer = MomentumSGD(
             config.learning_rate,
             momentum=config.momentum,
             nesterov=config.nesterov,
             coupled_weight_decay=config.weight_decay,
-            global_clipnorm=clipnorm,
+            **same,
         )
     model.compile(
         optimizer,

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from keras_ldam import sharpness
-from keras_ldam.experiments import datasets, exporting, feeding, models, training
+from keras_ldam import estimate_batch_norm, evaluation, sharpness
+from keras_ldam.experiments import datasets, exporting, feeding, models, progress, training
+from keras_ldam.experiments.datasets.sampling import EpochClock
+from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
 
 STRONG = {
@@ -64,6 +66,44 @@ def test_mixtures_are_decided_by_seed_epoch_step_and_share():
     own = data.train.labels[whole.plan(1)[2][:, 0]]
     np.testing.assert_array_equal(y.argmax(1)[y.max(1) > 0.5], own[y.max(1) > 0.5])
     np.testing.assert_array_equal(halves[5][0], second[2][0])
+
+
+def test_averaged_weights_are_evaluated_and_kept_and_training_goes_on_from_the_others(
+    tmp_path, monkeypatch
+):
+    config = small_config(method="erm", average=0.75, epochs=1, steps_per_epoch=3)
+    data, folder = datasets.load(config), RunFolder(tmp_path)
+    folder.create(config, data.describe())
+    batches = feeding.training_batches(config, data)
+    model = training.compiled_model(config, data)
+    model.run_eagerly = True  # Tracing takes longer than three steps.
+    record = progress.Progress(folder, config, data, Place(), model, batches)
+    raw, evaluated = [], []
+
+    def errors(plain, *_, **__):
+        evaluated.append(plain.get_weights())
+        return {"mean_error": 1.0, "per_class_error": [1.0] * 10}
+
+    monkeypatch.setattr(evaluation, "class_errors", errors)
+    clock = EpochClock(batches)
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_, **__: raw.append(model.get_weights()),
+        on_epoch_end=lambda *_, **__: raw.append(model.get_weights()),
+    )
+    model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[clock, record, keep])
+    for before, after in zip(*raw[-2:], strict=True):
+        np.testing.assert_array_equal(before, after)
+
+    expected = raw[0]
+    for weights in raw[1:3]:
+        expected = [0.75 * a + 0.25 * w for a, w in zip(expected, weights, strict=True)]
+    model.set_weights(expected)  # The statistics among them are replaced.
+    estimate_batch_norm(model, [batches[i][0] for i in range(3)])
+    for ours, theirs in zip(evaluated[0], model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    record.finish()
+    for ours, theirs in zip(folder.load_model().get_weights(), evaluated[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_sharpness_wraps_two_branches_and_the_network_that_answers_is_found():

@@ -167,7 +167,8 @@ def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     method, seconds, left, finished_run, tmp_path, monkeypatch
 ):
-    config = small_config(method=method)
+    average = 0.9 if method == "ldam_drs" else 0.0
+    config = small_config(method=method, average=average)
     whole = RunFolder(finished_run)
     if whole.read_config() != config:
         whole = RunFolder(tmp_path / "whole")
