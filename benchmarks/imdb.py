@@ -8,10 +8,12 @@ fold, which is held out and evaluated in place of the test split; two of the fiv
 
 1. `TEXTS`, what is read and how it is perturbed, for three methods with five epochs. The one with
    the smallest mean error, over methods and folds, is that of all rows.
-2. `SCHEDULES`, training lengths, for every row. Each row takes its best.
-3. The table: five seeds, all kept training reviews, and the test split, which each run reads once,
+2. `MARGINS`, those of the paper and those that the library has by default, for LDAM-DRW with three
+   and with five epochs. The better ones are those of all rows with margins.
+3. `SCHEDULES`, training lengths, for every row. Each row takes its best.
+4. The table: five seeds, all kept training reviews, and the test split, which each run reads once,
    after its last epoch.
-4. The same lengths, and then the table, for ERM and LDAM-DRW on `bilstm_ngrams`.
+5. The same lengths, and then the table, for ERM and LDAM-DRW on `bilstm_ngrams`.
 
 Only the mean error of the last epoch decides. The area under the ROC curve and the error at the
 best threshold are kept beside it: they tell whether the boundary or the ranking is at fault.
@@ -42,12 +44,19 @@ TEXTS = {
 }
 """What is read, and the length of the perturbation of its word vectors."""
 
+MARGINS = {
+    "whole, scale 30": {},
+    "gradual, scale 15": {"gradual": True, "scale": 15.0},
+}
+"""Whether margins grow with what is learned, and the inverse temperature."""
+
 SCHEDULES = {
     "2 epochs": {"epochs": 2, "drop_at": 0.5},
     "3 epochs": {"epochs": 3, "drop_at": 1 / 3},
     "5 epochs": {"epochs": 5, "drop_at": 0.6},
 }
 LONGEST = "5 epochs"
+LONG = ("3 epochs", LONGEST)
 TRIED = ("ldam_drw", "ce_drw", "rs")
 ROWS = ("erm", "rs", "rw", "ldam_drw", "ldam", "ce_drw", "ldam_rw", "ldam_rs", "ldam_drs")
 NGRAMS = {"network": "bilstm_ngrams"}
@@ -60,17 +69,19 @@ def main() -> None:
     parser.add_argument("--runs", default=str(ROOT / "runs" / "imdb_folds"))
     parser.add_argument("--folds", type=int, default=2, help="how many of the five folds")
     parser.add_argument("--show", action="store_true")
-    parser.add_argument("--stage", type=int, default=4, help="the last stage to do")
+    parser.add_argument("--stage", type=int, default=5, help="the last stage to do")
     given = parser.parse_args()
     command = f"python benchmarks/imdb.py --folds {given.folds}"
     work = Work(Path(given.runs), command, trains=not given.show)
     folds = range(given.folds)
     try:
-        text = work.stage_one(folds)
+        text = work.texts(folds)
         if given.stage > 1:
-            work.stage_two(text, folds, ROWS, given.stage > 2)
-        if given.stage > 3:
-            work.stage_two({**text, **NGRAMS}, folds, NGRAM_ROWS, True)
+            margins = work.margins(text, folds)
+        if given.stage > 2:
+            work.schedules(text, margins, folds, ROWS, given.stage > 3)
+        if given.stage > 4:
+            work.schedules({**text, **NGRAMS}, margins, folds, NGRAM_ROWS, True)
     except MissingError as missing:
         print(f"imdb: {missing}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -94,7 +105,7 @@ class Work:
     def __init__(self, folder: Path, command: str, *, trains: bool):
         self.folder, self.command, self.trains = folder, command, trains
 
-    def stage_one(self, folds: range) -> dict:
+    def texts(self, folds: range) -> dict:
         """Returns the text settings with the smallest mean error."""
         wanted = [
             {"method": method, **SCHEDULES[LONGEST], **text, **held(fold)}
@@ -115,10 +126,33 @@ class Work:
         print(f"texts: {chosen}; mean errors {means}", flush=True)
         return TEXTS[chosen]
 
-    def stage_two(self, text: dict, folds: range, rows: tuple[str, ...], table: bool) -> None:
+    def margins(self, text: dict, folds: range) -> dict:
+        """Returns the settings of the margins with the smallest mean error of LDAM-DRW."""
+        wanted = {
+            name: [
+                {"method": "ldam_drw", **SCHEDULES[schedule], **text, **margins, **held(fold)}
+                for fold in folds
+                for schedule in LONG
+            ]
+            for name, margins in MARGINS.items()
+        }
+        self.train(settings for each in wanted.values() for settings in each)
+        means = {name: statistics.mean(map(self.mean_error, each)) for name, each in wanted.items()}
+        chosen = min(means, key=means.get)
+        print(f"margins: {chosen}; mean errors {means}", flush=True)
+        return MARGINS[chosen]
+
+    def schedules(
+        self, text: dict, margins: dict, folds: range, rows: tuple[str, ...], table: bool
+    ) -> None:
         """Chooses each row's schedule, and trains the table with it."""
+
+        def wanted(method: str, schedule: dict, fold: int) -> dict:
+            own = margins if method.startswith("ldam") else {}
+            return {"method": method, **schedule, **text, **own, **held(fold)}
+
         self.train(
-            {"method": method, **schedule, **text, **held(fold)}
+            wanted(method, schedule, fold)
             for fold in folds
             for schedule in SCHEDULES.values()
             for method in rows
@@ -127,8 +161,7 @@ class Work:
         for method in rows:
             means = {
                 name: statistics.mean(
-                    self.mean_error({"method": method, **schedule, **text, **held(fold)})
-                    for fold in folds
+                    self.mean_error(wanted(method, schedule, fold)) for fold in folds
                 )
                 for name, schedule in SCHEDULES.items()
             }
@@ -136,7 +169,7 @@ class Work:
             print(f"{method}: {means}", flush=True)
         if table:
             final = [
-                {"method": method, **chosen[method], **text, "seed": seed, **once(chosen[method])}
+                {**unheld(wanted(method, chosen[method], 0)), "seed": seed, **once(chosen[method])}
                 for seed in SEEDS
                 for method in rows
             ]
@@ -204,6 +237,11 @@ def held(fold: int) -> dict:
     return {"validation_fraction": 0.2, "validation_fold": fold}
 
 
+def unheld(settings: dict) -> dict:
+    """The settings without those that hold out a fold."""
+    return {name: value for name, value in settings.items() if name not in held(0)}
+
+
 def once(schedule: dict) -> dict:
     """The settings that evaluate the last epoch alone."""
     return {"evaluate_every": schedule["epochs"]}
@@ -217,6 +255,8 @@ def key(run: dict) -> tuple:
         c["projection"],
         c["max_tokens"],
         c["adversarial"],
+        c.get("gradual", False),
+        c["scale"],
         run["method"],
         c["epochs"],
         c["drop_at"],
@@ -229,7 +269,7 @@ def show(split: str, runs: list[dict]) -> None:
     for run in runs:
         groups.setdefault(json.dumps(key(run)), []).append(run["last"])
     print(
-        f"{split}: network, projection, words, epsilon, method, epochs, drop: "
+        f"{split}: network, projection, words, epsilon, gradual, scale, method, epochs, drop: "
         "mean error, best threshold, AUC; mean ± standard error (n)"
     )
     for name, rows in groups.items():
