@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
 from collections.abc import Mapping
@@ -619,8 +620,13 @@ def unknown_dataset(dataset: str) -> str:
 
 def field_type(field: dataclasses.Field) -> type:
     """The Python type of a field's value (`tuple` for a tuple of floats)."""
-    hint = typing.get_type_hints(Config)[field.name]
+    hint = _hints()[field.name]
     return typing.get_origin(hint) or hint
+
+
+@functools.cache
+def _hints():
+    return typing.get_type_hints(Config)
 
 
 def _check_field(field, value):
