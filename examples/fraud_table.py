@@ -42,7 +42,7 @@ the statistics of the training set.
 
 def transactions(seed):
     x, y = make_classification(
-        n_samples=4_000 if SMOKE else 40_000,
+        n_samples=1_000 if SMOKE else 40_000,
         n_features=20,
         n_informative=8,
         n_clusters_per_class=4,

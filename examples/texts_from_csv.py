@@ -90,6 +90,7 @@ def errors(method, path, seed):
         data_dir=str(path),
         seed=seed,
         epochs=2 if SMOKE else 30,
+        steps_per_epoch=2 if SMOKE else 0,
         batch_size=16,
         max_tokens=8 if SMOKE else 40,
         units=4 if SMOKE else 32,

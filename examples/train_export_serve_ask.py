@@ -39,7 +39,8 @@ EPOCHS = 2 if SMOKE else 30
 fewer of each digit down to 6 nines. Pixels go from 0 to 255, as files have them.
 """
 
-counts = keras_ldam.long_tailed_counts(10, max_count=120, imbalance_ratio=20)
+largest = 24 if SMOKE else 120
+counts = keras_ldam.long_tailed_counts(10, max_count=largest, imbalance_ratio=20)
 
 
 def long_tailed_digits(seed):

@@ -1,11 +1,12 @@
 """Settings and fixtures that several test modules share.
 
-TensorFlow and what needs it are imported by the fixtures: the process that leads two workers needs
+TensorFlow and what needs it are imported by the fixtures: the process that leads the workers needs
 none of it.
 """
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import io
 import os
@@ -19,8 +20,11 @@ os.environ.setdefault(
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
     "--xla_llvm_disable_expensive_passes=true",
 )
+if os.environ.get("KERAS_BACKEND") == "jax" and "device_count" not in os.environ["XLA_FLAGS"]:
+    # For what is done on several devices; everything else is done on the first.
+    os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # The cores are shared with the other worker; programs that tests start inherit this.
+    # The cores are shared with the other workers; programs that tests start inherit this.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import numpy as np
@@ -56,6 +60,13 @@ def pytest_configure(config):
         )
 
 
+def pytest_collection_finish():
+    """To look for garbage among all that has been imported takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 5, 4)
+
+
 @contextlib.contextmanager
 def _without_start_up_notes():
     """TensorFlow writes some whatever the log level; see `keras_ldam_program`."""
@@ -75,9 +86,23 @@ def without_graphs():
     """Within it, models train eagerly: tracing takes far longer than a few steps."""
     import keras
 
-    eager = functools.partialmethod(keras.Model.compile, run_eagerly=True)
+    # Where it is defined: Keras asks of a model that it loads whether it has a method of its own.
+    owner = next(kind for kind in keras.Model.__mro__ if "compile" in vars(kind))
+    compiled = owner.compile
+
+    @functools.wraps(compiled)
+    def eager(self, *args, **settings):
+        return compiled(self, *args, **{"run_eagerly": True, **settings})
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.Model, "compile", eager)
+        patch.setattr(owner, "compile", eager)
+        yield
+
+
+@pytest.fixture
+def eagerly():
+    """For tests in which models train a few steps, and which are not about graphs."""
+    with without_graphs():
         yield
 
 
@@ -160,6 +185,14 @@ def reported(compared_runs, tmp_path_factory):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert cli.main("report", arguments) == 0
     return printed.getvalue(), folder
+
+
+def needs_jax():
+    """Skips what `make test` has no reason to start another process for."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        pytest.skip("`make test-lean` runs it")
 
 
 WITHOUT_TENSORFLOW = """

@@ -59,13 +59,28 @@ def python_of(page):
 
 
 RUN = [page for page in PAGES if python_of(page).strip() and page.name != "README.md"]
+EAGER = (
+    "fraud_table",
+    "image_folder_transfer",
+    "multi_label",
+    "segmentation_with_void",
+    "targets",
+    "texts_from_csv",
+    "train_export_serve_ask",
+)
+"""Pages and examples whose few steps take less than tracing them."""
+
+
+def graphs_of(name):
+    return without_graphs() if name in EAGER else contextlib.nullcontext()
 
 
 @pytest.mark.parametrize("page", RUN, ids=names(RUN))
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
     monkeypatch.chdir(tmp_path)
-    exec(compile(python_of(page), str(page), "exec"), {"__name__": "page"})
+    with graphs_of(page.stem):
+        exec(compile(python_of(page), str(page), "exec"), {"__name__": "page"})
 
 
 def test_the_lines_for_a_model_of_your_own_in_the_readme_are_those_that_the_site_runs():
@@ -131,8 +146,6 @@ def test_commands_name_programs_and_flags_that_exist(page):
 
 
 BACKENDS = {"custom_training_loop": ("tensorflow", "jax")}
-EAGER = ("multi_label", "segmentation_with_void")
-"""Examples whose few steps in smoke mode take less than compiling them."""
 
 
 @pytest.mark.parametrize(
@@ -146,7 +159,7 @@ def test_examples_run(name, backend, tmp_path, monkeypatch, capsys, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SMOKE", "1")
     if backend == keras.backend.backend():
-        with without_graphs() if name in EAGER else contextlib.nullcontext():
+        with graphs_of(name):
             runpy.run_path(script, run_name="__main__")  # A process would import TensorFlow anew.
         printed = capsys.readouterr().out
     else:

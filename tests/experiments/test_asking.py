@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -82,21 +81,6 @@ def test_the_server_prints_its_address_and_logs_elsewhere(text_export, tmp_path)
             program.terminate()
         assert program.stdout.read() == b""
     assert "POST /v1/models/x" in (tmp_path / "log").read_text()
-
-
-@needs_kserve
-def test_a_port_that_is_taken_ends_with_one_sentence_and_code_2(text_export):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            [PYTHON, ROOT / "bin" / "serve", "--model", text_export, "--port", port],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert f"port {port}: Address already in use" in done.stderr
-    assert done.stdout == ""
 
 
 def test_without_kserve_the_program_says_how_to_get_it(text_export, monkeypatch, capsys):

@@ -126,7 +126,8 @@ def test_the_temperature_is_fitted_on_held_out_examples_and_served(held_out, tmp
 
 def test_a_temperature_that_the_examples_do_not_fix_is_refused(tmp_path, monkeypatch):
     run = tmp_path / "run"
-    training.train(small_config(validation_fraction=0.2, epochs=1, steps_per_epoch=1), run)
+    with without_graphs():
+        training.train(small_config(validation_fraction=0.2, epochs=1, steps_per_epoch=1), run)
 
     def all_right(model, batches):
         labels = np.concatenate([labels for _, labels in batches])

@@ -276,6 +276,7 @@ def test_a_folder_is_trained_evaluated_exported_and_predicted_by_the_programs(
     assert json.loads(capsys.readouterr().out)["label"].startswith("class_")
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_finished_run_follows_its_images_and_takes_no_others(pictures, tmp_path):
     first = training.train(
         small(pictures, method="erm", epochs=1), tmp_path / "run", progress=False

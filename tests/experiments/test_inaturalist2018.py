@@ -11,6 +11,7 @@ import made_images
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import without_graphs
 
 import keras_ldam
 from keras_ldam import counts as class_counts
@@ -355,13 +356,14 @@ def run(release, tmp_path_factory):
     """A run that was cut off after its second epoch and resumed; and the same without a break."""
     folder = tmp_path_factory.mktemp("runs")
     config = small(release, epochs=4, drop_at=(0.75,))
-    whole = training.train(config, folder / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        schedule = training.schedule
-        patch.setattr(training, "schedule", lambda *given: [*schedule(*given), _Kill(after=1)])
-        with pytest.raises(_KilledError):
-            training.train(config, folder / "broken")
-    resumed = training.train(config, folder / "broken")
+    with without_graphs():
+        whole = training.train(config, folder / "whole")
+        with pytest.MonkeyPatch.context() as patch:
+            schedule = training.schedule
+            patch.setattr(training, "schedule", lambda *given: [*schedule(*given), _Kill(after=1)])
+            with pytest.raises(_KilledError):
+                training.train(config, folder / "broken")
+        resumed = training.train(config, folder / "broken")
     return folder / "broken", resumed, folder / "whole", whole
 
 

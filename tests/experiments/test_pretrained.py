@@ -139,7 +139,7 @@ def test_the_body_is_all_before_a_last_layer_of_class_scores(model, head):
 def test_what_is_frozen_does_not_change_in_training(image_body, frozen):
     config, data = of_images(image_body, frozen=frozen)
     model = models.build(config, data)
-    model.compile(keras.optimizers.SGD(0.1), loss=LDAM(data.counts))
+    model.compile(keras.optimizers.SGD(0.1), loss=LDAM(data.counts), run_eagerly=True)
     body = model.get_layer("body")
     before = [weights.numpy() for weights in body.weights]
     model.train_on_batch(data.train.examples, data.train.labels)
@@ -169,6 +169,7 @@ def test_a_cosine_head_starts_from_class_means_and_is_trained_alone(image_body):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_texts_are_trained_exported_and_resumed_where_the_run_was_killed(
     tickets, encoder, tmp_path, monkeypatch
 ):

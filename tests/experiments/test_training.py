@@ -126,8 +126,9 @@ def test_an_interrupted_second_stage_starts_again_from_the_same_run(
         training.train(unlike, tmp_path / "unlike", progress=False)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_epochs_between_evaluations_have_no_errors_and_the_last_always_has(tmp_path):
-    config = small_config(method="erm", epochs=3, evaluate_every=2)
+    config = small_config(method="erm", epochs=3, steps_per_epoch=2, evaluate_every=2)
     results = training.train(config, tmp_path / "run", progress=False)
     rows = RunFolder(tmp_path / "run").read_history()
     assert ["test_mean_error" in row for row in rows] == [False, True, True]
@@ -160,31 +161,40 @@ def test_a_run_that_is_complete_is_not_repeated(finished_run, monkeypatch):
     assert results == RunFolder(finished_run).read_results()
 
 
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(finished_run, tmp_path):
+    cut = cut_off(small_config(method="ldam_drw"), tmp_path, after=2, every=0.0)
+    assert {file.name for file in cut.checkpoints.iterdir()} == {
+        "epoch-00002.json",
+        "epoch-00002.weights.h5",
+    }
+    assert_ends_alike(cut, RunFolder(finished_run))
+
+
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
-    ("method", "seconds", "left"),
-    [("ldam_drw", 0.0, 2), ("ldam_drs", 0.0, 2), ("ldam_drw", 1e9, 0), ("bbn", 0.0, 2)],
+    ("method", "seconds", "left"), [("ldam_drw", 1e9, 0), ("ldam_drs", 0.0, 1), ("bbn", 0.0, 1)]
 )
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    method, seconds, left, finished_run, tmp_path, monkeypatch
-):
+def test_every_rule_is_resumed_whenever_its_checkpoint_was_written(method, seconds, left, tmp_path):
     average = 0.9 if method == "ldam_drs" else 0.0
-    config = small_config(method=method, average=average)
-    whole = RunFolder(finished_run)
-    if whole.read_config() != config:
-        whole = RunFolder(tmp_path / "whole")
-        training.train(config, whole.path)
+    config = small_config(method=method, average=average, epochs=3, steps_per_epoch=2)
+    cut = cut_off(config, tmp_path, after=1, every=seconds)
+    assert [file.name for file in cut.checkpoints.glob("*.json")] == [f"epoch-0000{left}.json"]
+    training.train(config, tmp_path / "whole", progress=False)
+    assert_ends_alike(cut, RunFolder(tmp_path / "whole"))
 
-    schedule = training.schedule
-    monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", seconds)
-    monkeypatch.setattr(training, "schedule", lambda *args: [*schedule(*args), kill_after(epoch=2)])
-    with pytest.raises(KilledError):
-        training.train(config, tmp_path / "cut")
-    monkeypatch.undo()
-    files = {file.name for file in (tmp_path / "cut" / "checkpoints").iterdir()}
-    assert files == {f"epoch-0000{left}.json", f"epoch-0000{left}.weights.h5"}
-    training.train(config, tmp_path / "cut")
 
-    cut = RunFolder(tmp_path / "cut")
+def cut_off(config, folder, *, after, every):
+    """A run that was killed after an epoch, and wrote a checkpoint every so many seconds."""
+    schedule, cut = training.schedule, RunFolder(folder / "cut")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(progress, "CHECKPOINT_SECONDS", every)
+        patch.setattr(training, "schedule", lambda *args: [*schedule(*args), kill_after(after)])
+        training.train(config, cut.path)
+    return cut
+
+
+def assert_ends_alike(cut, whole):
+    training.train(cut.read_config(), cut.path)
     for ours, theirs in zip(cut.read_history(), whole.read_history(), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
     first, second = (folder.load_model().get_weights() for folder in (whole, cut))
@@ -192,6 +202,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_tensorboard_shows_one_curve_for_a_run_that_was_cut_off_and_resumed(tmp_path, monkeypatch):
     events = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator",
@@ -208,7 +219,7 @@ def test_tensorboard_shows_one_curve_for_a_run_that_was_cut_off_and_resumed(tmp_
             for event in found.Tensors(name)
         ]
 
-    config = small_config(method="erm")
+    config = small_config(method="erm", steps_per_epoch=2)
     schedule, seen = training.schedule, []
     # Epoch 1 is computed twice: its first logs are there, but its checkpoint is not.
     monkeypatch.setattr(progress, "CHECKPOINT_SECONDS", 1e9)
@@ -318,6 +329,7 @@ def test_a_method_names_its_loss(method, loss):
         assert built.margins.tolist() == [0.5, 0.5]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_every_epoch_of_a_run_is_planned_as_its_own(tmp_path, monkeypatch):
     planned, plan = [], Batches.plan
     monkeypatch.setattr(
@@ -328,6 +340,7 @@ def test_every_epoch_of_a_run_is_planned_as_its_own(tmp_path, monkeypatch):
     assert planned == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_precision_is_that_of_the_config_and_checkpoints_are_removed(tmp_path):
     config = small_config(method="erm", epochs=1, steps_per_epoch=1, precision="mixed_bfloat16")
     training.train(config, tmp_path / "run", progress=False)
@@ -336,6 +349,7 @@ def test_the_precision_is_that_of_the_config_and_checkpoints_are_removed(tmp_pat
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_model_that_could_not_be_saved_whole_is_not_there(tmp_path, monkeypatch):
     def break_off(self, path):
         Path(path).write_bytes(b"half a mod")
@@ -417,9 +431,10 @@ def test_a_schedule_that_is_refused_leaves_no_run_folder_behind(tmp_path, change
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     pytest.importorskip("fcntl")
-    config = small_config(method="erm")
+    config = small_config(method="erm", epochs=1, steps_per_epoch=1)
     folder = RunFolder(tmp_path / "run")
     folder.create(config, datasets.load(config).describe())
     with (
@@ -432,9 +447,11 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     assert folder.complete
 
 
-def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(tmp_path, monkeypatch):
-    config = small_config(method="ldam_drw")
-    training.train(config, tmp_path / "whole")
+@pytest.mark.usefixtures("eagerly")
+def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(
+    finished_run, tmp_path, monkeypatch
+):
+    config = small_config(method="ldam_drw", epochs=2, steps_per_epoch=1)
 
     def die(*args, **kwargs):
         raise KeyboardInterrupt
@@ -444,7 +461,7 @@ def test_a_run_cut_off_after_its_last_epoch_keeps_the_class_weights(tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             training.train(config, tmp_path / "cut")
     training.train(config, tmp_path / "cut")
-    one, two = (RunFolder(tmp_path / name).load_model() for name in ("whole", "cut"))
+    one, two = (RunFolder(path).load_model() for path in (finished_run, tmp_path / "cut"))
     np.testing.assert_array_equal(one.loss.class_weights, two.loss.class_weights)
     assert np.ptp(np.asarray(one.loss.class_weights)) > 0
 
@@ -512,6 +529,7 @@ def test_a_process_that_comes_second_finds_the_run_complete(finished_run, tmp_pa
     assert len(folder.read_history()) == 4
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_kill_during_the_first_write_leaves_a_folder_that_trains(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
@@ -531,6 +549,7 @@ def test_the_answer_of_a_read_only_run_is_given_all_the_same(finished_run, monke
     assert "diagnosis.json was not written: Permission denied" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_what_a_checkpoint_replaces_is_removed_only_once_the_new_one_is_on_the_disk(
     tmp_path, monkeypatch
 ):

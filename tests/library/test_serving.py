@@ -153,6 +153,21 @@ def assert_same(response, outputs):
 
 
 @needs_kserve
+def test_a_port_that_is_taken_ends_the_program_with_one_sentence_and_code_2(forks, text_export):
+    program = """
+import sys
+from keras_ldam.experiments import cli
+sys.exit(cli.main("serve", sys.argv[1:]))
+"""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = forks.run(program, f"--model={text_export}", f"--port={port}")
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert f"port {port}: Address already in use" in done.stderr
+    assert done.stdout == ""
+
+
+@needs_kserve
 def test_pixels_and_files_are_answered_in_tensorflow_servings_form(images, image_export, pixels):
     outputs = expected(image_export, image=pixels)
     files = [b64(png(image)) for image in pixels]
