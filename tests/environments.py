@@ -43,6 +43,7 @@ LEAN_TESTS = (
     "library/test_evaluation.py",
     "library/test_extras.py",
     "library/test_readme_snippet.py",
+    "library/test_sharding.py",
 )
 """The library's tests that need Keras, NumPy and a backend only."""
 
@@ -72,7 +73,7 @@ def main(which: str, folder: str) -> int:
     if which == "backends":
         return max(run_library(python, backend) for backend in ("torch", "jax", "tensorflow"))
     return subprocess.call(
-        [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"],
+        [python, "-m", "pytest", "-n", "3", "--dist", "worksteal", "-p", "no:cacheprovider"],
         cwd=ROOT,
         # Old packages warn of one another.
         env={**os.environ, "PYTEST_ADDOPTS": "-o filterwarnings=default"},
@@ -129,8 +130,8 @@ def run_library(python: Path, backend: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         return subprocess.call(
             [
-                *(python, "-m", "pytest", "-q", "-n", "2", "-c", ROOT / "setup.cfg"),
-                *("--rootdir", ROOT, "-p", "no:cacheprovider"),
+                *(python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"),
+                *("-c", ROOT / "setup.cfg", "--rootdir", ROOT, "-p", "no:cacheprovider"),
                 *(ROOT / "tests" / file for file in LEAN_TESTS),
             ],
             cwd=folder,

@@ -1,5 +1,8 @@
 """What a plain installation lacks is named, with what to type."""
 
+import importlib
+import sys
+
 import pytest
 
 import keras_ldam
@@ -35,3 +38,15 @@ def test_what_is_installed_is_imported():
 def test_every_public_name_is_there():
     for name in keras_ldam.__all__:
         assert getattr(keras_ldam, name) is not None
+
+
+def test_without_matplotlib_a_report_says_what_to_install(monkeypatch):
+    parts = ("keras_ldam.report", "matplotlib.")
+    for name in [name for name in sys.modules if name.startswith(parts)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(extras.MissingExtraError) as missing:
+        importlib.import_module("keras_ldam.report")
+    assert str(missing.value) == (
+        "a report needs matplotlib, which is not installed: pip install 'keras_ldam[report]'."
+    )

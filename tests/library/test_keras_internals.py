@@ -202,10 +202,3 @@ def test_no_other_private_method_of_keras_is_replaced():
         if isinstance(node, ast.FunctionDef) and not node.name.endswith("__"):
             known = node.name not in private or node.name in keras_internals.OVERRIDDEN
             assert known, f"{file} replaces {node.name}, which Keras has too"
-
-
-def test_the_module_imports_without_tensorflow(on_jax):
-    done = on_jax(
-        "import runpy, sys; runpy.run_path(sys.argv[1])", str(PACKAGE / "keras_internals.py")
-    )
-    assert done.returncode == 0, done.stderr[-2000:]

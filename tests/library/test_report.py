@@ -597,12 +597,3 @@ def test_warnings_on_the_training_examples_stand_below_the_table(own, without_fi
     assert len(told) == 1 and told[0].startswith("Warning, flat: All ")
     text = report.draw(runs, tables.plain(runs, "Mine"))["index.html"].decode()
     assert text.count("Warning, flat: ") == 1
-
-
-def test_without_matplotlib_a_report_says_what_to_install(on_jax):
-    done = on_jax("import sys; sys.modules['matplotlib'] = None; from keras_ldam import report")
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
-        "keras_ldam.extras.MissingExtraError: a report needs matplotlib, which is not installed: "
-        "pip install 'keras_ldam[report]'."
-    )

@@ -1,21 +1,19 @@
-"""Batches and classes divided among devices: virtual ones, in a process of their own."""
-
-import json
-from pathlib import Path
+"""Batches and classes divided among eight devices, virtual ones, on JAX."""
 
 import keras
 import pytest
+from conftest import needs_jax
 
 import keras_ldam
 
-PROGRAM = Path(__file__).parent.parent / "sharded.py"
-
 
 @pytest.fixture(scope="module")
-def told(on_jax):
-    done = on_jax(PROGRAM.read_text(), devices=8)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def told():
+    needs_jax()
+    import sharded
+
+    yield sharded.main()
+    keras.distribution.set_distribution(None)
 
 
 def test_batches_on_eight_devices_train_as_on_one(told):
