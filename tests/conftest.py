@@ -62,7 +62,6 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     """To look for garbage among all that has been imported takes a tenth of the time."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 5, 4)
 

@@ -423,15 +423,23 @@ def test_a_caller_that_is_no_worker_does_not_stand_in_for_one(said):
 
     def chief():
         try:
-            meet(distribution.Cluster(addresses, 0), 3)
+            meet(distribution.Cluster(addresses, 0), 1)
         except distribution.WorkerLostError as error:
             failed.append(str(error))
 
     thread = threading.Thread(target=chief)
     thread.start()
-    time.sleep(0.3)
-    with socket.create_connection((host, int(port))) as stranger:
-        stranger.sendall(said)
+    with contextlib.ExitStack() as stranger:
+        while thread.is_alive():
+            try:
+                caller = socket.create_connection((host, int(port)))
+            except ConnectionRefusedError:  # It does not listen yet.
+                time.sleep(0.01)
+            else:
+                stranger.enter_context(caller).sendall(said)
+                break
+        else:
+            pytest.fail("nobody listened")
         thread.join()
     assert failed and addresses[1] in failed[0]
 
