@@ -60,10 +60,15 @@ def python_of(page):
 
 RUN = [page for page in PAGES if python_of(page).strip() and page.name != "README.md"]
 EAGER = (
+    "datasets",
     "fraud_table",
     "image_folder_transfer",
+    "losses",
+    "many_classes",
+    "margins",
     "multi_label",
     "segmentation_with_void",
+    "stronger",
     "targets",
     "texts_from_csv",
     "train_export_serve_ask",
