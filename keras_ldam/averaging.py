@@ -128,11 +128,12 @@ def _training_pass(model: keras.Model) -> Callable[[Any], None]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        @tf.function(autograph=False, reduce_retracing=True)
         def run(x: Any) -> None:
             model(x, training=True)
 
-        return run
+        compiled = tf.function(run, autograph=False, reduce_retracing=True)
+        # In the scope of a strategy a function that is traced twice mixes up its variables.
+        return lambda x: run(x) if tf.distribute.has_strategy() else compiled(x)
     if keras.backend.backend() == "jax":
         import jax
 

@@ -27,7 +27,9 @@ class SharpnessAwareTraining(TwoPasses):
     statistics of batch normalization.
 
     The wrapped model shares its variables, so train the wrapper and then use, save or export the
-    model itself. Several replicas are not supported.
+    model itself. Under a `tf.distribute` strategy use
+    `keras_ldam.distribution.ReplicatedSharpnessAwareTraining`; on JAX several devices need nothing
+    more.
 
     Args:
         model: A model, built.

@@ -99,8 +99,8 @@ class TwoPasses(keras.Model):
         moves, shifts = self._second(gradients, slopes)
         if moves is not None and tf.distribute.get_strategy().num_replicas_in_sync > 1:
             raise ValueError(
-                f"{type(self).__name__} moves the weights within a step, which replicas cannot do: "
-                "train on one device."
+                f"{type(self).__name__} moves the weights within a step, each replica by its own "
+                "gradient: use keras_ldam.distribution.ReplicatedSharpnessAwareTraining."
             )
         with self._statistics_kept(), self._moved(moves):
             *_, more, _ = one_pass(shifts)

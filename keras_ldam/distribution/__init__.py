@@ -10,7 +10,11 @@ It needs Keras' TensorFlow backend, and raises `MissingExtraError` without Tenso
 """
 
 from keras_ldam.cluster import Cluster, WorkerLostError
-from keras_ldam.distribution.step import ReplicatedModel, ReplicatedStep
+from keras_ldam.distribution.step import (
+    ReplicatedModel,
+    ReplicatedSharpnessAwareTraining,
+    ReplicatedStep,
+)
 from keras_ldam.distribution.strategies import (
     STRATEGIES,
     distribute,
@@ -23,6 +27,7 @@ __all__ = [
     "STRATEGIES",
     "Cluster",
     "ReplicatedModel",
+    "ReplicatedSharpnessAwareTraining",
     "ReplicatedStep",
     "WorkerLostError",
     "distribute",

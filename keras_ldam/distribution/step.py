@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
 
 from keras_ldam import extras, hardware, keras_internals, losses
 from keras_ldam.distribution.strategies import is_multiworker
+from keras_ldam.sharpness import SharpnessAwareTraining
+from keras_ldam.two_passes import TwoPasses
 
 with extras.needed("export", by="training on several devices"):
     import tensorflow as tf
@@ -56,9 +59,15 @@ class ReplicatedStep(_Mixin):
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: for a loss that is not reduced to a mean, and for the loss scaling of
-                `mixed_float16` over several replicas, which was seen to diverge.
+            ValueError: for another model of two passes than `SharpnessAwareTraining`, a loss that
+                is not reduced to a mean, and for the loss scaling of `mixed_float16` over several
+                replicas, which was seen to diverge.
         """
+        if isinstance(self, TwoPasses) and not isinstance(self, SharpnessAwareTraining):
+            raise ValueError(
+                f"`ReplicatedStep` takes one pass, or those of `SharpnessAwareTraining`. Received: "
+                f"a subclass of {TwoPasses.__name__}, {type(self).__name__}"
+            )
         # Keras would compile the whole step, optimizer and all-reduce included.
         super().compile(*args, jit_compile=False, **kwargs)
         self._asked_jit_compile = jit_compile
@@ -180,11 +189,17 @@ class ReplicatedStep(_Mixin):
         """Trains on this replica's share of a batch; returns the metrics so far."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = _size(x)
-        y_pred, mask, loss, gradients = self._pass(*_at_least_one(x, y, sample_weight, size))
+        padded = _at_least_one(x, y, sample_weight, size)
+        y_pred, mask, loss, gradients = self._pass(*padded)
         y_pred = _first(size, y_pred, mask)
 
         share = self._record_loss(loss, y, y_pred, sample_weight, size)
         gradients = [tf.cast(share, gradient.dtype) * gradient for gradient in gradients]
+        if isinstance(self, SharpnessAwareTraining):
+            # All replicas move alike, by the gradient of the whole batch.
+            moves, _ = self._second(_sum_over_replicas(gradients), [])
+            *_, gradients = self._pass(*padded, moves)
+            gradients = [tf.cast(share, gradient.dtype) * gradient for gradient in gradients]
         if _clips(self.optimizer):
             gradients = self._clipped(gradients)
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -201,14 +216,29 @@ class ReplicatedStep(_Mixin):
         self._record_loss(loss, y, y_pred, sample_weight, size)
         return self._over_workers(self.compute_metrics(x, y, y_pred, sample_weight))
 
-    def _forward_and_backward(self, x: Any, y: Any, sample_weight: Any) -> Any:
-        """Returns scores, their mask, the mean loss over this replica's share, and gradients."""
-        with tf.GradientTape() as tape:
+    def _forward_and_backward(self, x: Any, y: Any, sample_weight: Any, moves: Any = None) -> Any:
+        """Returns scores, their mask, the mean loss over this replica's share, and gradients.
+
+        With `moves` they are those of moved weights: no variable changes but random states.
+        """
+        variables = places = self.trainable_variables
+        scope: Any = contextlib.nullcontext()
+        if moves is not None:
+            moved = [(v, v.value + move) for v, move in zip(variables, moves, strict=True)]
+            scope = keras.StatelessScope(moved, collect_losses=True)
+            places = [scope.get_current_value(v) for v in variables]
+        with tf.GradientTape() as tape, scope:
+            if moves is not None:
+                tape.watch(places)
             y_pred = self(x, training=True)
             loss = self._local_loss(x, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, variables)
+        gradients = tape.gradient(scaled, places)
+        if moves is not None:
+            for variable in self.non_trainable_variables:
+                value = scope.get_current_value(variable)
+                if value is not None and not keras.backend.is_float_dtype(variable.dtype):
+                    variable.assign(value)
         # Dense, also for an embedding, so that they can be weighted; zeros where there is none.
         gradients = [
             tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
@@ -272,6 +302,20 @@ class ReplicatedModel(ReplicatedStep, keras.Model):
     Args:
         inputs: As in `keras.Model`.
         outputs: As in `keras.Model`.
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class ReplicatedSharpnessAwareTraining(ReplicatedStep, SharpnessAwareTraining):
+    """`keras_ldam.SharpnessAwareTraining` with the step of `ReplicatedStep`.
+
+    Every replica moves its weights by the gradient of the whole batch, summed over the replicas, so
+    that a step is that of one device up to rounding. It takes two sums over the replicas.
+
+    Args:
+        model: A built model, created inside the strategy's scope, where this is created too.
+        rho: As in `keras_ldam.SharpnessAwareTraining`.
+        **kwargs: Further arguments of `keras.Model`.
     """
 
 

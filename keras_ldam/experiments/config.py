@@ -521,11 +521,10 @@ class Config:
                 f"`adversarial` must be 0 with a strategy. Received: "
                 f"adversarial={self.adversarial:g}, strategy={self.strategy!r}"
             )
-        if self.sharpness and (self.strategy != "none" or self.adversarial):
+        if self.sharpness and self.adversarial:
             raise ValueError(
-                "`sharpness` must be 0 with a strategy, and with `adversarial`. Received: "
-                f"sharpness={self.sharpness:g}, strategy={self.strategy!r}, "
-                f"adversarial={self.adversarial:g}"
+                "`sharpness` must be 0 with `adversarial`. Received: "
+                f"sharpness={self.sharpness:g}, adversarial={self.adversarial:g}"
             )
         if self.average and (self.rule == "bilateral" or self.strategy == "multiworker"):
             raise ValueError(

@@ -24,7 +24,7 @@ CHECKPOINT_SECONDS = 5.0
 """An epoch that ends sooner than this after the last checkpoint leaves none: where an epoch takes
 less than a second, writing one takes a good part of it."""
 _ESTIMATED_BY = 50
-"""Training batches that averaged weights get their statistics from; moving statistics with a
+"""Full training batches that averaged weights get their statistics from; moving statistics with a
 momentum of 0.9 are worth about 20."""
 
 
@@ -54,13 +54,15 @@ class Progress(keras.callbacks.Callback):
         self.trained = trained
         # Evaluated and saved on one device, as a model of Keras' own class.
         self.plain = models.of_one_input(trained)
-        if self.plain is trained and place.strategy is not None:
-            self.plain = keras.Model(trained.inputs, trained.outputs, name=trained.name)
+        if place.strategy is not None:
+            plain = self.plain
+            self.plain = keras.Model(plain.inputs, plain.outputs, name=plain.name)
         self.rows, self.last, self.best, self.seconds = [], None, None, 0.0
         self.replicas = {place.replicas}
         self.logged = 0
-        self.batches = batches if config.average else None
-        self._estimate = None
+        self.batches, self._estimate = None, None
+        if config.average and batches is not None:
+            self.batches = batches.whole()
         if self.batches is not None and averaging.trained_batch_norm(self.plain):
             self._estimate = averaging.BatchNormEstimate(self.plain)
         self._saved = -CHECKPOINT_SECONDS
@@ -157,7 +159,9 @@ class Progress(keras.callbacks.Callback):
             for variable in weights:  # On JAX it would share its memory with the average.
                 variable.assign(keras.ops.copy(variable.value))
             if self._estimate is not None:
-                self._estimate(feeding.feed(self.batches), batches=_ESTIMATED_BY)
+                full = len(self.data.train) // self.config.batch_size
+                most = max(1, min(full, _ESTIMATED_BY))
+                self._estimate(feeding.feed(self.batches), batches=most)
 
     def _write_checkpoint(self, epoch):
         weights = self.folder.checkpoints / f"epoch-{epoch:05d}.weights.h5"

@@ -64,7 +64,9 @@ def test_a_batch_that_cannot_be_shared_out_evenly_is_refused():
 
 
 def test_a_run_goes_on_over_two_devices_and_its_model_is_as_good_as_it_was(tmp_path):
-    config = small_config(method="ldam_drw", epochs=2, strategy="mirrored", average=0.9)
+    config = small_config(
+        method="ldam_drw", epochs=2, strategy="mirrored", average=0.9, sharpness=0.1
+    )
     found = training.train(config, tmp_path / "run", progress=False)
     again = training.evaluate(tmp_path / "run")
     assert again["per_class_error"] == found["last"]["per_class_error"]

@@ -88,6 +88,72 @@ def test_several_steps_may_run_without_a_return_to_python(mirrored, on_one_devic
     assert_same(found, on_one_device)
 
 
+def test_sharpness_aware_replicas_move_by_the_gradient_of_the_whole_batch(mirrored, on_one_device):
+    def wrapped(wrapper):
+        return lambda inputs, outputs: wrapper(keras.Model(inputs, outputs), rho=0.5)
+
+    expected = replicas.train(None, wrapped(keras_ldam.SharpnessAwareTraining), **ONE_BY_ONE)
+    wrapper = distribution.ReplicatedSharpnessAwareTraining
+    found = replicas.train(mirrored, wrapped(wrapper), jit_compile=False)
+    assert_same(found, expected)
+    assert found[0]["error"] == pytest.approx(expected[0]["error"], abs=1e-6)
+    assert np.abs(expected[1][0] - on_one_device[1][0]).max() > 0.1  # Not without effect.
+
+
+def test_sharpness_aware_replicas_keep_statistics_draw_anew_and_leave_a_checkpoint(
+    mirrored, tmp_path
+):
+    def made(wrapper, rho):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
+        x = keras.layers.Dense(4, dtype="mixed_bfloat16")(x)
+        dropout = keras.layers.Dropout(0.2, seed=3)
+        model = keras.Model(inputs, keras_ldam.CosineDense(5, use_bias=False)(dropout(x)))
+        trained = wrapper(model, rho=rho)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        trained.compile(optimizer, loss=keras_ldam.LDAM(replicas.COUNTS), run_eagerly=True)
+        optimizer.build(trained.trainable_variables)
+        return trained, dropout.seed_generator.state
+
+    seen = []
+    for rho in (1e-6, 2.0):
+        with mirrored.scope():
+            trained, state = made(distribution.ReplicatedSharpnessAwareTraining, rho)
+        trained.fit(replicas.batches().take(1), epochs=1, verbose=0, shuffle=False)
+        states = [list(s.numpy()) for s in mirrored.experimental_local_results(state.value)]
+        assert states == [[3, 2], [4, 2]]  # A step of two passes.
+        seen.append((trained.model.layers[1].get_weights()[2:], trained.model.get_weights()[-1]))
+    (statistics, head), (others, other_head) = seen
+    assert np.abs(head - other_head).max() > 0.01
+    for one, two in zip(statistics, others, strict=True):
+        assert np.abs(one).max() > 0.01
+        np.testing.assert_array_equal(one, two)
+
+    trained.save_weights(tmp_path / "checkpoint.weights.h5")
+    other, _ = made(keras_ldam.SharpnessAwareTraining, 2.0)
+    other.load_weights(tmp_path / "checkpoint.weights.h5")
+    kept = [*trained.weights, *trained.optimizer.variables]
+    for one, two in zip(kept, [*other.weights, *other.optimizer.variables], strict=True):
+        np.testing.assert_array_equal(one.numpy(), two.numpy())
+
+
+def test_other_models_of_two_passes_are_refused_over_replicas(mirrored):
+    class Adversarial(distribution.ReplicatedStep, keras_ldam.AdversarialTraining):
+        pass
+
+    words = keras.Sequential([keras.Input((3,)), keras.layers.Embedding(5, 2)])
+    words.add(keras.layers.GlobalAveragePooling1D())
+    with pytest.raises(ValueError, match="takes one pass, or those of `SharpnessAwareTraining`"):
+        Adversarial(words, epsilon=1.0).compile("sgd", keras_ldam.CrossEntropy([1, 1]))
+    alone = keras_ldam.SharpnessAwareTraining(words, rho=1.0)
+    with mirrored.scope():
+        alone.compile("sgd", keras_ldam.CrossEntropy([1, 1]), run_eagerly=True)
+    data = tf.data.Dataset.from_tensors((np.ones((2, 3), "int32"), np.zeros(2, "int32")))
+    with pytest.raises(ValueError, match=r"use keras_ldam\.distribution"):
+        mirrored.run(alone.train_step, args=(next(iter(data)),))
+
+
 def test_replicas_end_an_epoch_with_the_same_statistics_and_none_that_is_not_a_number(mirrored):
     with mirrored.scope():
         inputs = keras.Input((6,))

@@ -6,6 +6,7 @@ uninterrupted one, and the class frequencies of a rule can be counted.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import keras
@@ -252,6 +253,12 @@ class Batches(keras.utils.PyDataset):
         """Returns this process's shares of batches, in order; a small batch leaves some empty."""
         size = self.share_size
         return [batch[share * size : (share + 1) * size] for batch in batches for share in self.own]
+
+    def whole(self) -> Batches:
+        """Returns the same batches, not cut into shares."""
+        whole = copy.copy(self)
+        whole.share_size, whole.own, whole._planned = self.batch_size, range(1), None
+        return whole
 
     def __len__(self):
         return self.steps * len(self.own)
