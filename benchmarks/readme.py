@@ -98,7 +98,9 @@ def write() -> None:
         "and memory of 10,000 to 1,000,000 classes are in [many_classes.json](many_classes.json),",
         "by `many_classes.py`, and what counts of 10,000,000 cost alone in",
         "[class_counts.json](class_counts.json), by `class_counts.py`; devices on JAX are in",
-        "[jax_devices.json](jax_devices.json), by `jax_devices.py`.",
+        "[jax_devices.json](jax_devices.json), by `jax_devices.py`; what augmentation, mixtures,",
+        "sharpness-aware steps and averages add to a step is in",
+        "[ingredients.json](ingredients.json), by `ingredients.py`.",
     ]
     sections = {
         "training.json": training,

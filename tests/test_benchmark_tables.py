@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
     ("program", "guide"),
     [
         ("adjustment_table", "probabilities"),
+        ("ingredients_table", "stronger"),
         ("many_classes", "many_classes"),
         ("pretrained_table", "datasets"),
     ],
