@@ -29,8 +29,8 @@ def training_batches(
         own: The shares of this process; all by default.
 
     Raises:
-        ValueError: for pairs of sequences, and for a mixture or augmentation of examples that are
-            not in memory, or not images.
+        ValueError: for pairs of sequences, for mixtures of what is neither an image nor a vector in
+            memory, and for augmentation of what is no image in memory.
     """
     how, weighting = config.balancing
     pairs = None
@@ -42,10 +42,10 @@ def training_batches(
             )
         pairs = Bilateral(data.counts, round(config.alpha_length * config.epochs))
     if config.mix:
-        if data.train.load is not None or not isinstance(data.train.examples, np.ndarray):
+        if not isinstance(data.train.examples, np.ndarray):
             raise ValueError(
-                "`mix` needs images or vectors that are held in memory, as those of cifar10. "
-                f"Received: mix={config.mix!r} for {data.name}"
+                "`mix` needs images, or vectors that are held in memory. Received: "
+                f"mix={config.mix!r} for {data.name}"
             )
         pairs = Mixtures(
             data.counts,

@@ -6,12 +6,15 @@ import importlib
 from pathlib import Path
 
 import keras
+import made_images
 import numpy as np
 import pytest
 from conftest import small_config
 
-from keras_ldam import estimate_batch_norm, evaluation, sharpness
+from keras_ldam import estimate_batch_norm, evaluation, mixing, sharpness
 from keras_ldam.experiments import datasets, exporting, feeding, models, progress, training
+from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.datasets.data import Ragged
 from keras_ldam.experiments.datasets.sampling import EpochClock
 from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
@@ -115,12 +118,44 @@ def test_sharpness_wraps_two_branches_and_the_network_that_answers_is_found():
     assert models.of_one_input(trained).input_shape == (None, 8, 8, 1)
 
 
-def test_mixtures_of_what_is_not_in_memory_are_refused():
+def test_images_on_the_disk_are_mixed_as_those_in_memory_after_they_are_cropped(tmp_path):
+    made_images.write_folder(tmp_path, [12, 6, 3])
+    config = Config(
+        dataset="folder", data_dir=str(tmp_path), imbalance="none", image_size=32, method="erm",
+        network="small_cnn", batch_size=4, mix="cutmix", mix_power=2.0,
+    ).resolve()  # fmt: skip
+    data = datasets.load(config)
+    # The two branches of BBN get the same images, one beside the other.
+    apart = dataclasses.replace(config, mix="", rule="bilateral")
+
+    def read(config, **shares):
+        batches = feeding.training_batches(config, data, **shares)
+        batches.epoch = 7
+        return list(feeding.feed(batches).as_numpy_iterator()), batches
+
+    (found, batches), (pairs, _) = read(config), read(apart)
+    assert len(found) == len(batches) == 5 and len(found[4][1]) == 1
+    for step, (((x, partner, _), _), (mixtures, soft)) in enumerate(
+        zip(pairs, found, strict=False)
+    ):
+        generator = np.random.default_rng([config.seed, 7, 4, step, 0])
+        expected, shares = mixing.mix("cutmix", x, partner, generator)
+        np.testing.assert_array_equal(mixtures, expected)
+        first, second = (np.eye(3)[data.train.labels[i]] for i in batches.plan(7)[step].T)
+        weights = shares[:, None]
+        np.testing.assert_allclose(soft, weights * first + (1 - weights) * second, atol=1e-6)
+    second, _ = read(config, replicas=2, own=range(1, 2))
+    both, _ = read(config, replicas=2)
+    np.testing.assert_array_equal(second[3][0], both[7][0])
+
+
+def test_mixtures_of_sequences_are_refused():
     config = small_config(mix="mixup")
     data = datasets.load(config)
-    on_disk = dataclasses.replace(data.train, load=lambda example, drawn=None: example)
-    with pytest.raises(ValueError, match="`mix` needs images or vectors that are held in memory"):
-        feeding.training_batches(config, dataclasses.replace(data, train=on_disk))
+    words = Ragged(np.arange(1, 418, dtype=np.int32), np.ones(417, np.int64))
+    sequences = dataclasses.replace(data.train, examples=words)
+    with pytest.raises(ValueError, match="`mix` needs images, or vectors that are held in memory"):
+        feeding.training_batches(config, dataclasses.replace(data, train=sequences))
 
 
 def test_augmentation_is_of_both_images_of_a_pair_and_decided_by_step_and_share():

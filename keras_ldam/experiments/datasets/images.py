@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_ldam.experiments.datasets.data import Split
-from keras_ldam.experiments.datasets.sampling import Batches
+from keras_ldam.experiments.datasets.sampling import Batches, Bilateral
 from keras_ldam.export import image_files
 from keras_ldam.export.limits import MAX_IMAGE_PIXELS
 from keras_ldam.hardware import cores
@@ -284,7 +284,7 @@ class Loader:
 
 
 def stream(batches: Batches) -> tf.data.Dataset:
-    """Reads the batches of an epoch from disk: uint8 images and int32 labels, or pairs of images.
+    """Reads the batches of an epoch from disk: uint8 images and int32 labels, or what `Pairs` make.
 
     Order, re-sampling and random crops depend on the run's seed and the epoch alone.
 
@@ -307,15 +307,33 @@ def stream(batches: Batches) -> tf.data.Dataset:
         generator = np.random.default_rng([batches.seed, epoch, 2])
         # For the whole epoch, so that an example's numbers do not depend on the shares.
         drawn = generator.random((len(split), each, 3), dtype=np.float32)
-        alpha = 1.0 if pairs is None else pairs.alpha(epoch)
-        for indices, places in zip(batches.plan(epoch), places_of_shares, strict=True):
+        alpha = pairs.alpha(epoch) if isinstance(pairs, Bilateral) else 1.0
+        for index, (indices, places) in enumerate(
+            zip(batches.plan(epoch), places_of_shares, strict=True)
+        ):
             indices = indices.ravel()  # The two images of a pair follow each other.
             recent.append(indices)
             numbers = drawn[places].reshape(-1, 3)
             weights = np.full(len(indices), alpha, dtype=np.float32)
-            yield split.examples[indices], split.labels[indices], numbers, weights
+            batch = np.tile(np.int64([epoch, index]), (len(indices), 1))
+            yield split.examples[indices], split.labels[indices], numbers, weights, batch
 
-    def paired(images, labels, alpha):
+    def mixed(images, labels, alpha, batch):
+        def mix(images, labels, batch):
+            epoch, index = (int(number) for number in batch)
+            return pairs.batch(
+                (images[::2], images[1::2]),
+                (labels[::2], labels[1::2]),
+                epoch=epoch,
+                generator=batches.generator(4, epoch, index),
+            )
+
+        types = [tf.uint8, tf.float32]
+        mixtures, soft = tf.numpy_function(mix, [images, labels, batch[0]], types, stateful=False)
+        shape = (None, pairs.num_classes)
+        return tf.ensure_shape(mixtures, images.shape), tf.ensure_shape(soft, shape)
+
+    def paired(images, labels, alpha, batch):
         alpha = alpha[::2, None]
         first, second = (tf.one_hot(labels[i::2], pairs.num_classes) for i in (0, 1))
         return (images[::2], images[1::2], alpha), alpha * first + (1.0 - alpha) * second
@@ -333,16 +351,18 @@ def stream(batches: Batches) -> tf.data.Dataset:
         tf.TensorSpec((None,), tf.int32),
         tf.TensorSpec((None, 3), tf.float32),
         tf.TensorSpec((None,), tf.float32),
+        tf.TensorSpec((None, 2), tf.int64),
     )
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     dataset = dataset.unbatch().map(
-        lambda example, label, drawn, alpha: (load(example, drawn), label, alpha),
+        lambda example, label, drawn, *others: (load(example, drawn), label, *others),
         num_parallel_calls=_in_work(),
         deterministic=True,
     )
     # Only the last batch of an epoch can leave shares empty; these are left out.
     dataset = dataset.batch(batches.share_size * each)
-    dataset = dataset.map(paired if pairs else lambda images, labels, _: (images, labels))
+    whole = paired if isinstance(pairs, Bilateral) else mixed
+    dataset = dataset.map(whole if pairs else lambda images, labels, *_: (images, labels))
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(filled))
     return _untuned(dataset.prefetch(_PREFETCHED))
 

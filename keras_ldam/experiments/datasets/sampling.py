@@ -267,12 +267,9 @@ class Batches(keras.utils.PyDataset):
         if self._planned is None or self._planned[0] != self.epoch:
             self._planned = self.epoch, self.plan(self.epoch)
         indices = self._planned[1][index]
-        # Of the step and the share, so that it is the same on however many machines.
-        step, share = divmod(index, len(self.own))
-        place = step, self.own[share]
         examples = tuple(self.split.examples[each] for each in np.atleast_2d(indices.T))
         if self.augment is not None:
-            generator = np.random.default_rng([self.seed, self.epoch, 5, *place])
+            generator = self.generator(5, self.epoch, index)
             examples = tuple(self.augment(each, generator) for each in examples)
         if self.pairs is None:
             return examples[0], self.split.labels[indices]
@@ -280,8 +277,14 @@ class Batches(keras.utils.PyDataset):
             examples,
             tuple(self.split.labels[each] for each in indices.T),
             epoch=self.epoch,
-            generator=np.random.default_rng([self.seed, self.epoch, 4, *place]),
+            generator=self.generator(4, self.epoch, index),
         )
+
+    def generator(self, stream: int, epoch: int, index: int) -> np.random.Generator:
+        """Returns one of the streams of random numbers for a batch, or a share of one."""
+        # Of the step and the share, so that it is the same on however many machines.
+        step, share = divmod(index, len(self.own))
+        return np.random.default_rng([self.seed, epoch, stream, step, self.own[share]])
 
     def describe_pairs(self) -> str:
         """Returns a line on the pairs of the first epoch, for people."""
