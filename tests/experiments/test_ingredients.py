@@ -104,6 +104,7 @@ def test_averaged_weights_are_evaluated_and_kept_and_training_goes_on_from_the_o
     estimate_batch_norm(model, [batches[i][0] for i in range(3)])
     for ours, theirs in zip(evaluated[0], model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    model.set_weights(raw[0])  # As of a checkpoint, which a run that is taken up starts from.
     record.finish()
     for ours, theirs in zip(folder.load_model().get_weights(), evaluated[0], strict=True):
         np.testing.assert_array_equal(ours, theirs)

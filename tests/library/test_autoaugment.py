@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
@@ -146,6 +147,23 @@ def test_the_epoch_reaches_the_batches_inside_and_their_labels_stay():
     assert batches.epoch == mixed.epoch == 3
     assert len(batches) == 3
     np.testing.assert_array_equal(batches[1][1], mixed[1][1])
+
+
+class Same(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return pictures(20), np.zeros(20)
+
+
+def test_batches_without_an_epoch_are_changed_anew_in_each():
+    batches = keras_ldam.augmented(Same(), cutout=8)
+    first = batches[0][0]
+    assert (first != batches[1][0]).any()
+    batches.on_epoch_end()
+    assert batches.epoch == 1
+    assert (first != batches[0][0]).any()
 
 
 def test_both_images_of_a_mixture_are_augmented_before_they_are_mixed():

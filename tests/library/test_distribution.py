@@ -106,8 +106,8 @@ def test_sharpness_aware_replicas_keep_statistics_draw_anew_and_leave_a_checkpoi
     def made(wrapper, rho):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((6,))
-        x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
-        x = keras.layers.Dense(4, dtype="mixed_bfloat16")(x)
+        x = keras.layers.Dense(4, dtype="mixed_bfloat16")(inputs)
+        x = keras.layers.BatchNormalization(momentum=0.5)(x)
         dropout = keras.layers.Dropout(0.2, seed=3)
         model = keras.Model(inputs, keras_ldam.CosineDense(5, use_bias=False)(dropout(x)))
         trained = wrapper(model, rho=rho)
@@ -123,7 +123,7 @@ def test_sharpness_aware_replicas_keep_statistics_draw_anew_and_leave_a_checkpoi
         trained.fit(replicas.batches().take(1), epochs=1, verbose=0, shuffle=False)
         states = [list(s.numpy()) for s in mirrored.experimental_local_results(state.value)]
         assert states == [[3, 2], [4, 2]]  # A step of two passes.
-        seen.append((trained.model.layers[1].get_weights()[2:], trained.model.get_weights()[-1]))
+        seen.append((trained.model.layers[2].get_weights()[2:], trained.model.get_weights()[-1]))
     (statistics, head), (others, other_head) = seen
     assert np.abs(head - other_head).max() > 0.01
     for one, two in zip(statistics, others, strict=True):
