@@ -5,11 +5,13 @@ none of it.
 """
 
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib.util
 import io
 import os
+import pickle
 import shutil
 import sys
 
@@ -113,21 +115,45 @@ def small_config(**changes):
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory):
-    """The folder of a finished run of LDAM-DRW on digits; not to be changed."""
-    from keras_ldam.experiments import training
+def made_once(tmp_path_factory):
+    """Makes what tests in several workers need in the worker that needs it first.
 
-    folder = tmp_path_factory.mktemp("runs") / "digits-ldam_drw-0"
-    training.train(small_config(method="ldam_drw"), folder)
-    return folder
+    Call it with a name, and a function of a folder that returns what can be pickled.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def once(name, make):
+        folder, value = base / name, base / f"{name}.pickle"
+        with open(base / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not value.exists():
+                folder.mkdir()
+                value.write_bytes(pickle.dumps(make(folder)))
+        return pickle.loads(value.read_bytes())
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def digits_export(finished_run, tmp_path_factory):
+def finished_run(made_once):
+    """The folder of a finished run of LDAM-DRW on digits; not to be changed."""
+    from keras_ldam.experiments import training
+
+    def make(folder):
+        training.train(small_config(method="ldam_drw"), folder / "digits-ldam_drw-0")
+        return folder / "digits-ldam_drw-0"
+
+    return made_once("finished", make)
+
+
+@pytest.fixture(scope="session")
+def digits_export(finished_run, made_once):
     """What `export` says of the finished run on digits; not to be changed."""
     from keras_ldam.experiments import exporting
 
-    return exporting.export(finished_run, tmp_path_factory.mktemp("exports") / "digits")
+    return made_once("exported", lambda folder: exporting.export(finished_run, folder / "digits"))
 
 
 @pytest.fixture(scope="session")
@@ -159,31 +185,35 @@ def text_export(text_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def compared_runs(finished_run, tmp_path_factory):
+def compared_runs(finished_run, made_once):
     """Two finished and evaluated runs: ERM and LDAM-DRW on digits; not to be changed."""
     from keras_ldam.experiments import training
 
-    folder = tmp_path_factory.mktemp("compared")
-    training.train(small_config(method="erm"), folder / "erm")
-    shutil.copytree(finished_run, folder / "ldam_drw")
-    for name in ("erm", "ldam_drw"):
-        training.evaluate(folder / name)
-    return [folder / "erm", folder / "ldam_drw"]
+    def make(folder):
+        training.train(small_config(method="erm"), folder / "erm")
+        shutil.copytree(finished_run, folder / "ldam_drw")
+        for name in ("erm", "ldam_drw"):
+            training.evaluate(folder / name)
+        return [folder / "erm", folder / "ldam_drw"]
+
+    return made_once("compared", make)
 
 
 @pytest.fixture(scope="session")
-def reported(compared_runs, tmp_path_factory):
+def reported(compared_runs, made_once):
     """What `bin/report` printed of the two runs, and its folder: results, page and figures.
 
     Not to be changed.
     """
     from keras_ldam.experiments import cli
 
-    folder = tmp_path_factory.mktemp("reported")
-    arguments = [*map(str, compared_runs), f"--results_dir={folder}", f"--output_dir={folder}"]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert cli.main("report", arguments) == 0
-    return printed.getvalue(), folder
+    def make(folder):
+        arguments = [*map(str, compared_runs), f"--results_dir={folder}", f"--output_dir={folder}"]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            assert cli.main("report", arguments) == 0
+        return printed.getvalue(), folder
+
+    return made_once("reported", make)
 
 
 def needs_jax():
