@@ -73,7 +73,7 @@ def main(which: str, folder: str) -> int:
     if which == "backends":
         return max(run_library(python, backend) for backend in ("torch", "jax", "tensorflow"))
     return subprocess.call(
-        [python, "-m", "pytest", "-n", "4", "--dist", "worksteal", "-p", "no:cacheprovider"],
+        [python, "-m", "pytest", "-n", "3", "--dist", "worksteal", "-p", "no:cacheprovider"],
         cwd=ROOT,
         # Old packages warn of one another.
         env={**os.environ, "PYTEST_ADDOPTS": "-o filterwarnings=default"},
