@@ -8,8 +8,8 @@ fold, which is held out and evaluated in place of the test split; two of the fiv
 
 1. `TEXTS`, what is read and how it is perturbed, for three methods with five epochs. The one with
    the smallest mean error, over methods and folds, is that of all rows.
-2. `MARGINS`, those of the paper and those that the library has by default, for LDAM-DRW with three
-   and with five epochs. The better ones are those of all rows with margins.
+2. `MARGINS`, those of the paper and those that the library has by default, for LDAM-DRW with five
+   epochs. The better ones are those of all rows with margins.
 3. `SCHEDULES`, training lengths, for every row. Each row takes its best.
 4. The table: five seeds, all kept training reviews, and the test split, which each run reads once,
    after its last epoch.
@@ -20,13 +20,15 @@ best threshold are kept beside it: they tell whether the boundary or the ranking
 
 Every run is one of `bin/train`, in a folder of its own below `--runs`. Several processes may share
 that folder: a run belongs to the first that begins it. `results/tuning/imdb_folds.json` keeps
-every run on folds, and `results/imdb_projection.json` the table's.
+every run on folds, and `results/imdb_projection.json` the table's; what is there is not trained
+again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -36,32 +38,36 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 TEXTS = {
-    "landed": {},
-    "projection": {"projection": 64},
-    "projection, 400 words": {"projection": 64, "max_tokens": 400},
+    "landed": {"projection": 0, "max_tokens": 200, "adversarial": 0.0},
+    "projection": {"projection": 64, "max_tokens": 200, "adversarial": 0.0},
+    "projection, 400 words": {"projection": 64, "max_tokens": 400, "adversarial": 0.0},
     "projection, 400 words, 0.5": {"projection": 64, "max_tokens": 400, "adversarial": 0.5},
     "projection, 400 words, 1": {"projection": 64, "max_tokens": 400, "adversarial": 1.0},
 }
 """What is read, and the length of the perturbation of its word vectors."""
 
 MARGINS = {
-    "whole, scale 30": {},
+    "whole, scale 30": {"gradual": False, "scale": 30.0},
     "gradual, scale 15": {"gradual": True, "scale": 15.0},
 }
 """Whether margins grow with what is learned, and the inverse temperature."""
 
 SCHEDULES = {
     "2 epochs": {"epochs": 2, "drop_at": 0.5},
-    "3 epochs": {"epochs": 3, "drop_at": 1 / 3},
     "5 epochs": {"epochs": 5, "drop_at": 0.6},
 }
 LONGEST = "5 epochs"
-LONG = ("3 epochs", LONGEST)
 TRIED = ("ldam_drw", "ce_drw", "rs")
 ROWS = ("erm", "rs", "rw", "ldam_drw", "ldam", "ce_drw", "ldam_rw", "ldam_rs", "ldam_drs")
 NGRAMS = {"network": "bilstm_ngrams"}
 NGRAM_ROWS = ("erm", "ldam_drw")
 SEEDS = range(5)
+KEPT = {
+    "validation": ROOT / "results" / "tuning" / "imdb_folds.json",
+    "test": ROOT / "results" / "imdb_projection.json",
+}
+UNSAID = {"network": "", "gradual": False, "scale": 30.0, "seed": 0, "validation_fraction": 0.0}
+"""Of the settings that tell runs apart, those that need not be given."""
 
 
 def main() -> None:
@@ -130,9 +136,8 @@ class Work:
         """Returns the settings of the margins with the smallest mean error of LDAM-DRW."""
         wanted = {
             name: [
-                {"method": "ldam_drw", **SCHEDULES[schedule], **text, **margins, **held(fold)}
+                {"method": "ldam_drw", **SCHEDULES[LONGEST], **text, **margins, **held(fold)}
                 for fold in folds
-                for schedule in LONG
             ]
             for name, margins in MARGINS.items()
         }
@@ -199,10 +204,13 @@ class Work:
 
     def results(self, settings: dict) -> dict | None:
         """The results of a run, if it is complete."""
-        try:
-            return json.loads((self.place(settings) / "results.json").read_text())
-        except FileNotFoundError:
-            return None
+        return self.complete().get(identity({**UNSAID, **settings}))
+
+    def complete(self) -> dict[tuple, dict]:
+        """The results of all complete runs, those in `results` included."""
+        runs = [run for path in KEPT.values() if path.exists() for run in read(path)["runs"]]
+        runs += map(read, self.folder.glob("*/results.json"))
+        return {identity(run["config"]): run for run in runs}
 
     def mean_error(self, settings: dict) -> float:
         """The mean error of a run's last epoch."""
@@ -213,23 +221,28 @@ class Work:
 
     def write(self) -> None:
         """Keeps all complete runs, and prints a line for each setting."""
-        found = [json.loads(path.read_text()) for path in self.folder.glob("*/results.json")]
+        found = self.complete().values()
         kept = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
         kept += ("config", "versions", "hardware")
-        for name, split in (("tuning/imdb_folds", "validation"), ("imdb_projection", "test")):
+        for split, path in KEPT.items():
             runs = [run for run in found if run["split"] == split]
             if not runs:
                 continue
-            runs.sort(key=lambda run: (key(run), run["seed"], run["config"]["validation_fold"]))
-            path = ROOT / "results" / f"{name}.json"
+            runs.sort(key=lambda run: identity(run["config"]))
             content = {
                 "dataset": "imdb",
-                "class_names": runs[0]["class_names"],
+                "class_names": ["negative", "positive"],
                 "command": self.command,
                 "runs": [{name: run[name] for name in kept} for run in runs],
             }
-            path.write_text(json.dumps(content, indent=1) + "\n")
+            whole = path.with_suffix(f".{os.getpid()}")
+            whole.write_text(json.dumps(content, indent=1) + "\n")
+            whole.replace(path)
             show(split, runs)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def held(fold: int) -> dict:
@@ -247,19 +260,25 @@ def once(schedule: dict) -> dict:
     return {"evaluate_every": schedule["epochs"]}
 
 
-def key(run: dict) -> tuple:
+def identity(config: dict) -> tuple:
+    """What tells a run from all others."""
+    held_out = config["validation_fold"] if config["validation_fraction"] else -1
+    return (*subject(config), config["seed"], held_out)
+
+
+def subject(config: dict) -> tuple:
     """What a run is about, apart from its seed and fold."""
-    c = run["config"]
+    drop_at = config["drop_at"]
     return (
-        c["network"] or "bilstm",
-        c["projection"],
-        c["max_tokens"],
-        c["adversarial"],
-        c.get("gradual", False),
-        c["scale"],
-        run["method"],
-        c["epochs"],
-        c["drop_at"],
+        config["network"] or "bilstm",
+        config["projection"],
+        config["max_tokens"],
+        config["adversarial"],
+        config.get("gradual", False),
+        config["scale"],
+        config["method"],
+        config["epochs"],
+        *(drop_at if isinstance(drop_at, (list, tuple)) else [drop_at]),
     )
 
 
@@ -267,7 +286,7 @@ def show(split: str, runs: list[dict]) -> None:
     """Prints the mean of each setting, and its standard error."""
     groups: dict[str, list[dict]] = {}
     for run in runs:
-        groups.setdefault(json.dumps(key(run)), []).append(run["last"])
+        groups.setdefault(json.dumps(subject(run["config"])), []).append(run["last"])
     print(
         f"{split}: network, projection, words, epsilon, gradual, scale, method, epochs, drop: "
         "mean error, best threshold, AUC; mean ± standard error (n)"
