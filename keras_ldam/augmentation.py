@@ -147,7 +147,7 @@ def augment(
     cutout: int = 0,
     fill: int | Sequence[int] = 128,
 ) -> np.ndarray:
-    """Changes each image of a batch by AutoAugment's CIFAR-10 policy, by cutout, or first by one.
+    """Changes each image of a batch by AutoAugment's CIFAR-10 policy, by cutout, or by both in turn.
 
     - AutoAugment draws one of the 25 sub-policies for each image, and applies its two operations
       in turn, each with its probability. Magnitudes 0 to 9 divide the ranges of the paper evenly:
@@ -177,8 +177,8 @@ def augment(
     Example:
 
     >>> images = np.zeros((2, 32, 32, 3), "uint8")
-    >>> augment(images, np.random.default_rng(0), autoaugment=False, cutout=8).max()
-    np.uint8(128)
+    >>> int(augment(images, np.random.default_rng(0), autoaugment=False, cutout=8).max())
+    128
     """
     _check(autoaugment, cutout, fill)
     images = np.asarray(images)

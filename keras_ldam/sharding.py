@@ -22,18 +22,20 @@ class _EveryBatch(_Distribution):
 
     def get_data_layout(self, data_shape: Sequence[int]) -> Any:
         """Returns where the parts of a batch lie."""
-        if data_shape[0] % self.num_model_replicas == 0:
+        if data_shape[0] % self.device_mesh.shape[0] == 0:  # Its first axis is that of batches.
             return super().get_data_layout(data_shape)
         return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
 
     @property
     def is_local(self) -> bool:
         """Whether all devices belong to this process."""
-        return bool(self.num_processes == 1)
+        import jax  # Installed, since it is the backend.
+
+        return jax.process_count() == 1
 
     def place(self, array: Any) -> Any:
         """Returns an array of a batch, laid out over the devices; every process has all of it."""
-        import jax  # Installed, since it is the backend.
+        import jax
 
         if array is None:
             return None
