@@ -44,8 +44,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
 
-    from keras_ldam import averaging, hardware
+    from keras_ldam import hardware
     from keras_ldam.experiments import feeding, recipes, training
+    from keras_ldam.wrappers import averaging
 
     data = images()
     recipe = recipes.load_recipe("cifar10", "ldam_drw")

@@ -8,12 +8,8 @@ from keras_ldam.adjustment import (
     start_from_means,
     with_probabilities,
 )
-from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.advice import Advice, advise
-from keras_ldam.augmentation import augment, augmented
-from keras_ldam.averaging import estimate_batch_norm
 from keras_ldam.callbacks import DRW
-from keras_ldam.chunked import ChunkedTraining
 from keras_ldam.counting import count
 from keras_ldam.counts import (
     class_weights,
@@ -51,12 +47,16 @@ from keras_ldam.metrics import (
     OfProbabilities,
     example_margins,
 )
-from keras_ldam.mixing import mixed
 from keras_ldam.optimizers import MomentumSGD
-from keras_ldam.sampling import BalancedFiles, EpochClock, balanced
+from keras_ldam.sampling import BalancedFiles, EpochClock, augment, augmented, balanced, mixed
 from keras_ldam.sharding import ShardedBatches, ShardedClasses
-from keras_ldam.sharpness import SharpnessAwareTraining
 from keras_ldam.version import __version__ as __version__
+from keras_ldam.wrappers import (
+    AdversarialTraining,
+    ChunkedTraining,
+    SharpnessAwareTraining,
+    estimate_batch_norm,
+)
 
 __all__ = [
     "DRW",

@@ -1,8 +1,8 @@
 """Every private name of Keras and TensorFlow that this library uses, with its reason.
 
 Nothing else in the package may use one: each has a function here, or a line in `OVERRIDDEN` where
-it is a method that a subclass replaces. All of them were seen in Keras 3.10 to 3.15.1 and in
-TensorFlow 2.19 to 2.21; where a version lacks one, `tests/library/test_keras_internals.py` fails
+it is a method that a subclass replaces. All of them were seen in Keras 3.14 to 3.15.1 and in
+TensorFlow 2.20 to 2.21; where a version lacks one, `tests/library/test_keras_internals.py` fails
 and says which. Importing this module does not import TensorFlow.
 """
 

@@ -19,20 +19,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIBRARY = [
     {"cluster", "extras", "files", "keras_internals", "version"},
     {"counts", "hardware", "labels"},
-    {"counting", "sharding", "two_passes"},
-    {
-        "adversarial",
-        "averaging",
-        "advice",
-        "layers",
-        "losses",
-        "metrics",
-        "optimizers",
-        "sampling",
-        "schedules",
-        "sharpness",
-    },
-    {"adjustment", "augmentation", "chunked", "guards", "mixing"},
+    {"counting", "sharding"},
+    {"advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},
+    {"adjustment", "guards", "wrappers"},
     {"callbacks", "evaluation"},
     {"distribution", "export", "report", "serving"},
 ]

@@ -9,8 +9,7 @@ import keras
 
 from keras_ldam import extras, hardware, keras_internals, losses
 from keras_ldam.distribution.strategies import is_multiworker
-from keras_ldam.sharpness import SharpnessAwareTraining
-from keras_ldam.two_passes import TwoPasses
+from keras_ldam.wrappers import SharpnessAwareTraining, TwoPasses
 
 with extras.needed("export", by="training on several devices"):
     import tensorflow as tf
@@ -286,7 +285,7 @@ class ReplicatedStep(_Mixin):
         # See `keras_internals.OVERRIDDEN`. The first replica's batch has the shapes and types.
         if iterator is not None:
             local = self.distribute_strategy.experimental_local_results
-            for *_, batches in iterator:  # One step before it in Keras 3.10, two in 3.15.
+            for _, _, batches in iterator:
                 data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))
                 break
         super()._maybe_symbolic_build(data_batch=data_batch)

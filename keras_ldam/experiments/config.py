@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_ldam.counts import shown
 from keras_ldam.losses import LOSSES
-from keras_ldam.mixing import MIXTURES
+from keras_ldam.sampling.mixing import MIXTURES
 
 DATASETS = ("digits", "imdb", "cifar10", "cifar100", "inaturalist2018", "folder", "text", "table")
 """The datasets of this package; each has a file in `datasets/` and a recipe in `configs/`."""

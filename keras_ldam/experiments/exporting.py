@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam import evaluation, mixing
+from keras_ldam import evaluation
 from keras_ldam.adjustment import (
     TEMPERATURES,
     expected_calibration_error,
@@ -28,7 +28,7 @@ from keras_ldam.experiments.progress import EVALUATION_BATCH
 from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
 from keras_ldam.export import EXPORT_FILE, export_saved_model
 from keras_ldam.losses import LOSSES
-from keras_ldam.sampling import class_chances
+from keras_ldam.sampling import class_chances, mixing
 
 
 def export(

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam.augmentation import augment
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data, Ragged
 from keras_ldam.experiments.datasets.sampling import Batches, Bilateral, Mixtures
+from keras_ldam.sampling import augment
 
 
 def training_batches(

@@ -8,7 +8,7 @@ import warnings
 
 import keras
 
-from keras_ldam import averaging, evaluation, files, hardware
+from keras_ldam import evaluation, files, hardware
 from keras_ldam.experiments import feeding, models
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Data
@@ -18,6 +18,7 @@ from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
 from keras_ldam.experiments.saved_models import check_unpacked
 from keras_ldam.files import write_json, write_whole
+from keras_ldam.wrappers import averaging
 
 EVALUATION_BATCH = 500
 CHECKPOINT_SECONDS = 5.0

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 
 from keras_ldam import adjustment, evaluation
-from keras_ldam.adversarial import AdversarialTraining
 from keras_ldam.callbacks import DRW
 from keras_ldam.experiments import datasets, feeding, models
 from keras_ldam.experiments.config import METHODS, Config
@@ -28,7 +27,7 @@ from keras_ldam.files import write_json
 from keras_ldam.losses import LOSSES
 from keras_ldam.optimizers import MomentumSGD
 from keras_ldam.schedules import cosine, stepwise
-from keras_ldam.sharpness import SharpnessAwareTraining
+from keras_ldam.wrappers import AdversarialTraining, SharpnessAwareTraining
 
 _AS_THEY_ARE = {"augment": "", "cutout": 0, "mix": "", "steps_per_epoch": 0}
 """For a head that is trained on features: every example, once."""

@@ -230,8 +230,6 @@ def _slices(examples: Any, labels: np.ndarray, size: int) -> Iterator[tuple[Any,
 
 def _checked(name: str, dataset: Iterable[Any]) -> Iterator[tuple[Any, np.ndarray]]:
     empty = True
-    if isinstance(dataset, keras.utils.PyDataset):  # Iterates without end before Keras 3.11.
-        dataset = map(dataset.__getitem__, range(dataset.num_batches))
     for batch in dataset:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise ValueError(

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from keras_ldam import estimate_batch_norm, evaluation, mixing, sharpness
+from keras_ldam import estimate_batch_norm, evaluation
 from keras_ldam.experiments import datasets, exporting, feeding, models, progress, training
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Ragged
 from keras_ldam.experiments.datasets.sampling import EpochClock
 from keras_ldam.experiments.place import Place
 from keras_ldam.experiments.run_folder import RunFolder
+from keras_ldam.sampling import mixing
+from keras_ldam.wrappers import sharpness
 
 STRONG = {
     "method": "ldam_drw", "mix": "cutmix", "mix_power": 2.0, "mix_majority": True,

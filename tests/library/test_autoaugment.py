@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 import keras_ldam
-from keras_ldam.augmentation import CIFAR10_POLICY
+from keras_ldam.sampling.augmentation import CIFAR10_POLICY
 
 FILL = (10, 200, 90)
 # Table 7 of the paper, in its own names.

@@ -240,7 +240,6 @@ def test_masks_of_several_outputs_count_on_two_replicas_as_on_one(mirrored):
     def evaluated(strategy, model_class):
         with strategy.scope() if strategy else contextlib.nullcontext():
             inputs, scores = dense_predictions()
-            # Keras 3.10 takes the keys for names of layers.
             a = keras.layers.Activation("linear", name="a")(scores)
             b = keras.layers.Activation(lambda x: -x, name="b")(scores)
             model = model_class(inputs, {"a": a, "b": b})

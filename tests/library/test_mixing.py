@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_ldam
-from keras_ldam.mixing import mix, one_hot, soft_labels
+from keras_ldam.sampling.mixing import mix, one_hot, soft_labels
 
 COUNTS = [300, 90, 10]
 LABELS = np.repeat([0, 1, 2], COUNTS)

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam import mixing, sampling
+from keras_ldam import sampling
 from keras_ldam.experiments.datasets.data import Ragged, Split
-from keras_ldam.sampling import epoch_order
+from keras_ldam.sampling import epoch_order, mixing
 
 
 def batches_by_length(

@@ -26,7 +26,7 @@ from keras_ldam.experiments.models.table_mlp import table_mlp
 from keras_ldam.experiments.models.whitened_cnn import whitened_cnn
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import LOSSES
-from keras_ldam.two_passes import TwoPasses
+from keras_ldam.wrappers import TwoPasses
 
 __all__ = ["NETWORKS", "Network", "build", "head", "named", "of_one_input", "soft_accuracy"]
 

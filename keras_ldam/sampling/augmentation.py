@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam.sampling import balanced
+from keras_ldam.sampling.batches import balanced
 
 CIFAR10_POLICY = (
     (("invert", 0.1, 7), ("contrast", 0.2, 6)),
@@ -147,7 +147,7 @@ def augment(
     cutout: int = 0,
     fill: int | Sequence[int] = 128,
 ) -> np.ndarray:
-    """Changes each image of a batch by AutoAugment's CIFAR-10 policy, by cutout, or by both in turn.
+    """Changes each image of a batch by AutoAugment's CIFAR-10 policy, by cutout, or both in turn.
 
     - AutoAugment draws one of the 25 sub-policies for each image, and applies its two operations
       in turn, each with its probability. Magnitudes 0 to 9 divide the ranges of the paper evenly:

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_ldam import counts as class_counts
-from keras_ldam.two_passes import TwoPasses
+from keras_ldam.wrappers.two_passes import TwoPasses
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")

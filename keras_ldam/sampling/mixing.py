@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
-from keras_ldam.sampling import BalancedBatches, balanced
+from keras_ldam.sampling.batches import BalancedBatches, balanced
 
 MIXTURES = ("mixup", "cutmix")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -173,9 +172,6 @@ def _inputs(data: Any, batch_size: int) -> Iterator[Any]:
         for some in (slice(start, start + batch_size) for start in range(0, size, batch_size)):
             yield keras.tree.map_structure(operator.itemgetter(some), data)
         return
-    if isinstance(data, keras.utils.PyDataset):
-        steps = itertools.count() if data.num_batches is None else range(data.num_batches)
-        data = map(data.__getitem__, steps)
     if not hasattr(data, "__iter__") or isinstance(data, str):
         received = class_counts.shown(data)
         raise ValueError(f"`data` must be arrays, or an iterable of batches. Received: {received}")
