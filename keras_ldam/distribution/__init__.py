@@ -11,6 +11,7 @@ It needs Keras' TensorFlow backend, and raises `MissingExtraError` without Tenso
 
 from keras_ldam.cluster import Cluster, WorkerLostError
 from keras_ldam.distribution.step import (
+    ReplicatedAdversarialTraining,
     ReplicatedModel,
     ReplicatedSharpnessAwareTraining,
     ReplicatedStep,
@@ -26,6 +27,7 @@ from keras_ldam.distribution.strategies import (
 __all__ = [
     "STRATEGIES",
     "Cluster",
+    "ReplicatedAdversarialTraining",
     "ReplicatedModel",
     "ReplicatedSharpnessAwareTraining",
     "ReplicatedStep",

@@ -9,7 +9,7 @@ import keras
 
 from keras_ldam import extras, hardware, keras_internals, losses
 from keras_ldam.distribution.strategies import is_multiworker
-from keras_ldam.wrappers import SharpnessAwareTraining, TwoPasses
+from keras_ldam.wrappers import AdversarialTraining, SharpnessAwareTraining, TwoPasses
 
 with extras.needed("export", by="training on several devices"):
     import tensorflow as tf
@@ -58,15 +58,9 @@ class ReplicatedStep(_Mixin):
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: for another model of two passes than `SharpnessAwareTraining`, a loss that
-                is not reduced to a mean, and for the loss scaling of `mixed_float16` over several
-                replicas, which was seen to diverge.
+            ValueError: for a loss that is not reduced to a mean, and for the loss scaling of
+                `mixed_float16` over several replicas, which was seen to diverge.
         """
-        if isinstance(self, TwoPasses) and not isinstance(self, SharpnessAwareTraining):
-            raise ValueError(
-                f"`ReplicatedStep` takes one pass, or those of `SharpnessAwareTraining`. Received: "
-                f"a subclass of {TwoPasses.__name__}, {type(self).__name__}"
-            )
         # Keras would compile the whole step, optimizer and all-reduce included.
         super().compile(*args, jit_compile=False, **kwargs)
         self._asked_jit_compile = jit_compile
@@ -189,16 +183,17 @@ class ReplicatedStep(_Mixin):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = _size(x)
         padded = _at_least_one(x, y, sample_weight, size)
-        y_pred, mask, loss, gradients = self._pass(*padded)
+        y_pred, mask, loss, gradients, slopes = self._pass(*padded)
         y_pred = _first(size, y_pred, mask)
 
         share = self._record_loss(loss, y, y_pred, sample_weight, size)
-        gradients = [tf.cast(share, gradient.dtype) * gradient for gradient in gradients]
-        if isinstance(self, SharpnessAwareTraining):
+        gradients = _times(share, gradients)
+        if isinstance(self, TwoPasses):
             # All replicas move alike, by the gradient of the whole batch.
-            moves, _ = self._second(_sum_over_replicas(gradients), [])
-            *_, gradients = self._pass(*padded, moves)
-            gradients = [tf.cast(share, gradient.dtype) * gradient for gradient in gradients]
+            whole = _sum_over_replicas(gradients) if self.moves_weights else gradients
+            *_, more, _ = self._pass(*padded, self._second(whole, slopes))
+            pairs = zip(gradients, _times(share, more), strict=True)
+            gradients = [self._total(first, second) for first, second in pairs]
         if _clips(self.optimizer):
             gradients = self._clipped(gradients)
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -215,25 +210,32 @@ class ReplicatedStep(_Mixin):
         self._record_loss(loss, y, y_pred, sample_weight, size)
         return self._over_workers(self.compute_metrics(x, y, y_pred, sample_weight))
 
-    def _forward_and_backward(self, x: Any, y: Any, sample_weight: Any, moves: Any = None) -> Any:
+    def _forward_and_backward(self, x: Any, y: Any, sample_weight: Any, second: Any = None) -> Any:
         """Returns scores, their mask, the mean loss over this replica's share, and gradients.
 
-        With `moves` they are those of moved weights: no variable changes but random states.
+        The last are those for what the first of two passes observes. With `second`, the moves and
+        shifts of the second, no variable changes but random states.
         """
         variables = places = self.trainable_variables
         scope: Any = contextlib.nullcontext()
-        if moves is not None:
+        passing: Any = contextlib.nullcontext([])
+        moves, shifts = second or (None, None)
+        if second:
+            moves = moves or [tf.zeros(v.shape, v.dtype) for v in variables]
             moved = [(v, v.value + move) for v, move in zip(variables, moves, strict=True)]
             scope = keras.StatelessScope(moved, collect_losses=True)
             places = [scope.get_current_value(v) for v in variables]
         with tf.GradientTape() as tape, scope:
-            if moves is not None:
+            if second:
                 tape.watch(places)
-            y_pred = self(x, training=True)
+            if isinstance(self, TwoPasses):
+                passing = self._passing(shifts, tape.watch)
+            with passing as observed:
+                y_pred = self(x, training=True)
             loss = self._local_loss(x, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, places)
-        if moves is not None:
+        gradients, slopes = tape.gradient(scaled, (places, [] if second else observed))
+        if second:
             for variable in self.non_trainable_variables:
                 value = scope.get_current_value(variable)
                 if value is not None and not keras.backend.is_float_dtype(variable.dtype):
@@ -243,7 +245,7 @@ class ReplicatedStep(_Mixin):
             tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
             for g, v in zip(gradients, variables, strict=True)
         ]
-        return y_pred, _mask_of(y_pred), loss, gradients
+        return y_pred, _mask_of(y_pred), loss, gradients, slopes
 
     def _local_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
         with losses.local_batches():
@@ -305,6 +307,18 @@ class ReplicatedModel(ReplicatedStep, keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
+class ReplicatedAdversarialTraining(ReplicatedStep, AdversarialTraining):
+    """`keras_ldam.AdversarialTraining` with the step of `ReplicatedStep`.
+
+    Args:
+        model: As in `keras_ldam.AdversarialTraining`, created inside the strategy's scope, where
+            this is created too.
+        epsilon: As in `keras_ldam.AdversarialTraining`.
+        **kwargs: Further arguments of `keras.Model`.
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
 class ReplicatedSharpnessAwareTraining(ReplicatedStep, SharpnessAwareTraining):
     """`keras_ldam.SharpnessAwareTraining` with the step of `ReplicatedStep`.
 
@@ -316,6 +330,10 @@ class ReplicatedSharpnessAwareTraining(ReplicatedStep, SharpnessAwareTraining):
         rho: As in `keras_ldam.SharpnessAwareTraining`.
         **kwargs: Further arguments of `keras.Model`.
     """
+
+
+def _times(share: Any, gradients: list[Any]) -> list[Any]:
+    return [tf.cast(share, gradient.dtype) * gradient for gradient in gradients]
 
 
 def _size(x: Any) -> Any:

@@ -516,11 +516,6 @@ class Config:
                 "`precision` must be float32 or mixed_bfloat16 with a strategy. Received: "
                 f"precision='mixed_float16', strategy={self.strategy!r}"
             )
-        if self.adversarial and self.strategy != "none":
-            raise ValueError(
-                f"`adversarial` must be 0 with a strategy. Received: "
-                f"adversarial={self.adversarial:g}, strategy={self.strategy!r}"
-            )
         if self.sharpness and self.adversarial:
             raise ValueError(
                 "`sharpness` must be 0 with `adversarial`. Received: "

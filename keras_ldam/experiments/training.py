@@ -215,15 +215,16 @@ def fit(
 def compiled_model(config: Config, data: Data) -> keras.Model:
     """The network of a config with its loss, optimizer and metric; to be called in a scope."""
     model = models.build(config, data)
-    sharpness_aware = SharpnessAwareTraining
+    adversarial, sharpness_aware = AdversarialTraining, SharpnessAwareTraining
     if config.strategy != "none" and keras.backend.backend() == "tensorflow":
         from keras_ldam import distribution
 
+        adversarial = distribution.ReplicatedAdversarialTraining
         sharpness_aware = distribution.ReplicatedSharpnessAwareTraining
-        if not config.sharpness:
+        if not config.adversarial and not config.sharpness:
             model = distribution.ReplicatedModel(model.inputs, model.outputs, name=model.name)
     if config.adversarial:
-        model = AdversarialTraining(model, epsilon=config.adversarial)
+        model = adversarial(model, epsilon=config.adversarial)
     if config.sharpness:
         model = sharpness_aware(model, rho=config.sharpness)
     soft = config.mix or config.balancing[0] == "pair"

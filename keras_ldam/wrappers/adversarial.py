@@ -30,6 +30,9 @@ class AdversarialTraining(TwoPasses):
     and a network could escape any ε by growing them: choose ε against their norm, try 0.5 to 1
     times the length of a typical word vector first, and look at the held-out error.
 
+    Under a `tf.distribute` strategy use `keras_ldam.distribution.ReplicatedAdversarialTraining`; on
+    JAX several devices need nothing more.
+
     `loss` and the metrics of `fit` are those of the batch as it is, and so are the moving
     statistics of batch normalization. Losses that layers add count in both passes.
 
@@ -63,6 +66,8 @@ class AdversarialTraining(TwoPasses):
         Classification", 2017, equation 5. There the word vectors are normalized over the
         vocabulary; here they are left alone.
     """
+
+    moves_weights = False
 
     def __init__(self, model: keras.Model, *, epsilon: float, **kwargs: Any) -> None:
         class_counts.check_range("epsilon", epsilon, 0, 1e6)

@@ -29,6 +29,9 @@ class TwoPasses(keras.Model):
         **kwargs: Further arguments of `keras.Model`.
     """
 
+    moves_weights = True
+    """Whether weights move in the second pass, for which the gradient of the whole batch counts."""
+
     def __init__(self, model: keras.Model, forward: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model = model
@@ -81,6 +84,12 @@ class TwoPasses(keras.Model):
     def _tensorflow_step(self, data: Any) -> dict[str, Any]:
         import tensorflow as tf
 
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if self.moves_weights and replicas > 1:
+            raise ValueError(
+                f"{type(self).__name__} moves the weights within a step, each replica by its own "
+                "gradient: use keras_ldam.distribution.ReplicatedSharpnessAwareTraining."
+            )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
 
@@ -97,18 +106,12 @@ class TwoPasses(keras.Model):
 
         y_pred, loss, gradients, slopes = one_pass(None)
         moves, shifts = self._second(gradients, slopes)
-        if moves is not None and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            raise ValueError(
-                f"{type(self).__name__} moves the weights within a step, each replica by its own "
-                "gradient: use keras_ldam.distribution.ReplicatedSharpnessAwareTraining."
-            )
         with self._statistics_kept(), self._moved(moves):
             *_, more, _ = one_pass(shifts)
         total = [self._total(*pair) for pair in zip(gradients, more, strict=True)]
         self.optimizer.apply(total, variables)
         # Keras has divided the loss by the number of replicas.
-        loss = loss * tf.distribute.get_strategy().num_replicas_in_sync
-        keras_internals.loss_metric(self).update_state(loss, sample_weight=_size(x))
+        keras_internals.loss_metric(self).update_state(loss * replicas, sample_weight=_size(x))
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _torch_step(self, data: Any) -> dict[str, Any]:

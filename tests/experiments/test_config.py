@@ -77,10 +77,6 @@ def test_a_resolved_config_comes_back_from_json():
             {"precision": "mixed_float16", "strategy": "mirrored"},
             "with a strategy. Received: precision='mixed_float16', strategy='mirrored'",
         ),
-        (
-            {"adversarial": 0.5, "strategy": "cores"},
-            "`adversarial` must be 0 with a strategy. Received: adversarial=0.5, strategy='cores'",
-        ),
         ({"sharpness": 0.5, "adversarial": 1.0}, "`sharpness` must be 0 .* adversarial=1"),
         ({"sharpness": -1.0}, "`sharpness` must be from 0"),
         ({"average": 1.0}, "`average` must be from 0 to 0.999999. Received: average=1.0"),

@@ -138,18 +138,43 @@ def test_sharpness_aware_replicas_keep_statistics_draw_anew_and_leave_a_checkpoi
         np.testing.assert_array_equal(one.numpy(), two.numpy())
 
 
-def test_other_models_of_two_passes_are_refused_over_replicas(mirrored):
-    class Adversarial(distribution.ReplicatedStep, keras_ldam.AdversarialTraining):
-        pass
+@pytest.mark.parametrize("jit", [False, True])
+def test_adversarial_replicas_train_as_one_device(jit, mirrored):
+    # Two classes, of which one replica may have one alone; a last batch of three texts.
+    words = np.random.default_rng(0).integers(1, 20, (19, 5)).astype("int32")
+    labels = np.array([0] * 14 + [1] * 5)
 
-    words = keras.Sequential([keras.Input((3,)), keras.layers.Embedding(5, 2)])
-    words.add(keras.layers.GlobalAveragePooling1D())
-    with pytest.raises(ValueError, match="takes one pass, or those of `SharpnessAwareTraining`"):
-        Adversarial(words, epsilon=1.0).compile("sgd", keras_ldam.CrossEntropy([1, 1]))
-    alone = keras_ldam.SharpnessAwareTraining(words, rho=1.0)
+    def trained(strategy, wrapper, **how):
+        keras.utils.set_random_seed(0)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            inputs = keras.Input((5,), dtype="int32")
+            x = keras.layers.Embedding(20, 4)(inputs)
+            x = keras.layers.GlobalAveragePooling1D()(x)
+            x = keras.layers.Dropout(0.0, seed=1)(keras.layers.Dense(3, "tanh")(x))
+            model = keras.Model(inputs, keras_ldam.CosineDense(2)(x))
+            made = wrapper(model)
+            loss = keras_ldam.LDAM([14, 5], gradual=False)
+            made.compile(keras.optimizers.SGD(0.5, global_clipnorm=0.4), loss=loss, **how)
+        data = tf.data.Dataset.from_tensor_slices((words, labels)).batch(8)
+        history = made.fit(data, epochs=3, shuffle=False, verbose=0, callbacks=[keras_ldam.DRW(1)])
+        return history.history, model.get_weights()
+
+    def adversarial(wrapper, epsilon):
+        return lambda model: wrapper(model, epsilon=epsilon)
+
+    expected = trained(None, adversarial(keras_ldam.AdversarialTraining, 2.0), **ONE_BY_ONE)
+    wrapper = distribution.ReplicatedAdversarialTraining
+    assert_same(trained(mirrored, adversarial(wrapper, 2.0), jit_compile=jit), expected)
+    weaker = trained(None, adversarial(keras_ldam.AdversarialTraining, 1.0), **ONE_BY_ONE)
+    assert np.abs(weaker[1][1] - expected[1][1]).max() > 1e-3  # The perturbation has an effect.
+
+
+def test_weights_that_move_by_the_gradient_of_one_replica_are_refused(mirrored):
+    model = keras.Sequential([keras.Input((3,)), keras_ldam.CosineDense(2)])
+    alone = keras_ldam.SharpnessAwareTraining(model, rho=1.0)
     with mirrored.scope():
         alone.compile("sgd", keras_ldam.CrossEntropy([1, 1]), run_eagerly=True)
-    data = tf.data.Dataset.from_tensors((np.ones((2, 3), "int32"), np.zeros(2, "int32")))
+    data = tf.data.Dataset.from_tensors((np.ones((2, 3)), np.zeros(2, "int32")))
     with pytest.raises(ValueError, match=r"use keras_ldam\.distribution"):
         mirrored.run(alone.train_step, args=(next(iter(data)),))
 
