@@ -555,6 +555,22 @@ def test_a_table_has_means_and_deviations_over_seeds_beside_the_papers_numbers(t
     assert f"{np.mean(errors):.2f} %" in text and "seeds 0–2, n = 3; paper: 36.82 %" in text
 
 
+def test_two_classes_have_the_best_threshold_and_auc_where_they_were_measured():
+    run = made_up_result([9, 90], "erm", 0, "imdb", evaluate_every=5, epochs=5)
+    before = paper.headline([run], only_ours=True)
+    assert [column.title for column in before.columns] == [
+        "error on positive", "error on negative", "mean error",
+    ]  # fmt: skip
+    run.results["last"].update(oracle_error=12.5, auc=94.25)
+    table = paper.headline([run], only_ours=True)
+    assert [column.title for column in table.columns][3:] == ["at the best threshold", "AUC"]
+    # Evaluated once, it has no best epoch.
+    assert [row.source for row in table.rows] == ["paper", "ours, last epoch"]
+    assert table.rows[-1].cells[3:] == ("12.50 (n=1)", "94.25 (n=1)")
+    assert any("was read once" in note for note in table.notes)
+    assert not any("†" in note for note in table.notes)
+
+
 def test_a_row_of_the_paper_without_a_number_in_these_columns_is_left_out():
     run = made_up_result([9] * 10, dataset="cifar10", imbalance_ratio=50.0)
     table = paper.headline([run], only_ours=True)

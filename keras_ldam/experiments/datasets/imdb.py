@@ -18,6 +18,8 @@ MEASURES = (
     ("class 1", "error on positive"),
     ("class 0", "error on negative"),
     ("mean_error", "mean error"),
+    ("oracle_error", "at the best threshold"),
+    ("auc", "AUC"),
 )
 CLASS_NAMES = ("negative", "positive")
 embedding = word_ids.embedding

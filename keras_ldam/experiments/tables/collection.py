@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,6 +74,11 @@ class Result:
     def seed(self) -> int:
         """The run's seed."""
         return self.results["seed"]
+
+    @property
+    def evaluated_once(self) -> bool:
+        """Whether the run was evaluated after its last epoch alone."""
+        return self.config.get("evaluate_every", 1) >= self.config.get("epochs", math.inf)
 
     @property
     def column(self) -> tuple[str, float]:

@@ -69,8 +69,10 @@ def declared(dataset: str) -> datasets.Declarations:
 
 def records(results: Sequence[Result]) -> list[Run]:
     """Returns the records of runs on one dataset, with the errors after the last epoch."""
-    measures = declared(results[0].dataset).MEASURES
     paper = published.PAPER.get(results[0].dataset, {})
+    known = {measure for errors in paper.values() for *_, measure in errors}
+    known |= {measure for run in results for measure in run.results["last"]}
+    measures = [pair for pair in declared(results[0].dataset).MEASURES if pair[0] in known]
     return [_record(run, measures, _by_group(paper.get(run.method, {}))) for run in results]
 
 
@@ -147,6 +149,7 @@ def headline(results: Sequence[Result], *, only_ours: bool = False) -> Table:
     best = [
         dataclasses.replace(record, errors=run.results["best"])
         for record, run in zip(last, results, strict=True)
+        if not run.evaluated_once
     ]
     given = {run.method: record.title for run, record in zip(results, last, strict=True)}
     usual = () if only_ours else map(group_title, known.COLUMNS)
@@ -194,6 +197,12 @@ def _notes(results, paper, quoted):
         f"Errors in percent on the {split} split, mean ± standard deviation over n seeds; "
         "blank: not run, or not published."
     )
+    if any("oracle_error" in run.results["last"] for run in results):
+        yield (
+            "At the best threshold: the mean error if the classes were separated where it is "
+            f"smallest on the {split} split. AUC: the area under the ROC curve in percent. Both "
+            "tell how well a model ranks, wherever it draws the line."
+        )
     precisions = {run.config.get("precision", "float32") for run in results}
     for precision in sorted(precisions - {"float32"}):
         those = [run for run in results if run.config.get("precision") == precision]
@@ -210,13 +219,16 @@ def _notes(results, paper, quoted):
             "Some or all of ours over several replicas, with batch normalization over each one's "
             f"part of a batch: {_titles(replicated)}."
         )
-    rarest = max(run.config.get("evaluate_every", 1) for run in results)
-    evaluated = f", of one epoch in {rarest} and the last" if rarest > 1 else ""
-    yield (
-        f"{BEST_MARK} The epoch with the smallest mean error on the {split} split itself"
-        f"{evaluated}: chosen with the {split} labels in view, so not comparable with the last "
-        "epoch."
-    )
+    if several := [run for run in results if not run.evaluated_once]:
+        rarest = max(run.config.get("evaluate_every", 1) for run in several)
+        evaluated = f", of one epoch in {rarest} and the last" if rarest > 1 else ""
+        yield (
+            f"{BEST_MARK} The epoch with the smallest mean error on the {split} split itself"
+            f"{evaluated}: chosen with the {split} labels in view, so not comparable with the last "
+            "epoch."
+        )
+    else:
+        yield f"The {split} split was read once in each run, after the last epoch."
     if paper:
         yield f"Paper: {published.PAPER_SOURCE}."
     for who in quoted:
