@@ -7,8 +7,9 @@ Each row trains LDAM-DRW once, by the published recipe with the changes that `RO
 to 60 epochs, and is judged by its last epoch on training images: those that the long tail leaves
 out and, so that the most frequent class has some too, a twentieth of those that it keeps. No test
 image is used. The same command resumes; several processes with other `--rows` may share a folder,
-one a core. After each row the program writes FOLDER/ablation.json from every finished run in the
-folder, and the rows that failed with their reason.
+one a core. After each row the program adds every finished run of the folder to
+`results/tuning/DATASET_ablation.json`, and the rows that failed with their reason; what is there is
+not trained again. With `--steps_per_epoch`, a trial, it writes FOLDER/ablation.json instead.
 """
 
 from __future__ import annotations
@@ -66,7 +67,12 @@ def main() -> None:
 
     folder = Path(given.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    kept = HERE.parent / "results" / "tuning" / f"{given.dataset}_ablation.json"
+    kept = folder / "ablation.json" if given.steps_per_epoch else kept
+    done = [subject(run) for run in read(kept)]
     for row in rows:
+        if (row, *(getattr(given, name) for name in SAME)) in done:
+            continue
         name = "".join(c if c.isalnum() or c in ".-" else "_" for c in row)
         failure = folder / f"{name}.failed.json"
         try:
@@ -75,8 +81,22 @@ def main() -> None:
         except (ValueError, ArithmeticError, RuntimeError) as error:
             print(f"{row}: {error}", file=sys.stderr, flush=True)
             files.write_json(failure, {"row": row, "reason": str(error)})
-        files.write_json(folder / "ablation.json", summary(folder))
-    print(json.dumps(summary(folder)["runs"], indent=1))
+        files.write_json(kept, summary(folder, kept))
+    print(json.dumps(read(kept), indent=1))
+
+
+SAME = ("dataset", "seed", "epochs", "steps_per_epoch", "precision")
+"""What tells two runs of a row apart."""
+
+
+def read(kept: Path) -> list[dict]:
+    """The runs that a results file holds; none if there is no such file."""
+    return json.loads(kept.read_text())["runs"] if kept.exists() else []
+
+
+def subject(run: dict) -> tuple:
+    """What tells a run from all others."""
+    return (run["row"], *(run[name] for name in SAME))
 
 
 def config(row: str, given: argparse.Namespace):
@@ -97,8 +117,8 @@ def config(row: str, given: argparse.Namespace):
     return dataclasses.replace(recipe, **same, **ROWS[row]).resolve()
 
 
-def summary(folder: Path) -> dict:
-    """What the finished runs of a folder found, best first, and what failed."""
+def summary(folder: Path, kept: Path) -> dict:
+    """What the finished runs of a folder found, and those kept before, best first; what failed."""
     from keras_ldam import hardware
     from keras_ldam.experiments.config import Config
 
@@ -114,12 +134,14 @@ def summary(folder: Path) -> dict:
                 "changes": changed,
                 "mean_error": results["last"]["mean_error"],
                 "per_class_error": results["last"]["per_class_error"],
-                **{k: of_run[k] for k in ("dataset", "seed", "epochs", "steps_per_epoch")},
+                **{name: of_run[name] for name in SAME},
                 "seconds": results["seconds"],
                 "versions": results["versions"],
                 "hardware": results["hardware"],
             }
         )
+    found = [subject(run) for run in runs]
+    runs += [run for run in read(kept) if subject(run) not in found]
     for file in sorted(folder.glob("*.failed.json")):
         others.append(json.loads(file.read_text()))
     return {
