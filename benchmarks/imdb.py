@@ -20,8 +20,8 @@ best threshold are kept beside it: they tell whether the boundary or the ranking
 
 Every run is one of `bin/train`, in a folder of its own below `--runs`. Several processes may share
 that folder: a run belongs to the first that begins it. `results/tuning/imdb_folds.json` keeps
-every run on folds, and `results/imdb_projection.json` the table's; what is there is not trained
-again.
+every run on folds, `results/imdb_projection.json` the table's and `results/imdb_ngrams.json` the
+pair's; what is there is not trained again.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ SEEDS, NGRAM_SEEDS = range(5), range(3)
 KEPT = {
     "validation": ROOT / "results" / "tuning" / "imdb_folds.json",
     "test": ROOT / "results" / "imdb_projection.json",
+    "n-grams": ROOT / "results" / "imdb_ngrams.json",
 }
 UNSAID = {"network": "", "gradual": False, "scale": 30.0, "seed": 0, "validation_fraction": 0.0}
 """Of the settings that tell runs apart, those that need not be given."""
@@ -234,8 +235,8 @@ class Work:
         found = self.complete().values()
         kept = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
         kept += ("config", "versions", "hardware")
-        for split, path in KEPT.items():
-            runs = [run for run in found if run["split"] == split]
+        for part, path in KEPT.items():
+            runs = [run for run in found if part_of(run) == part]
             if not runs:
                 continue
             runs.sort(key=lambda run: identity(run["config"]))
@@ -248,7 +249,12 @@ class Work:
             whole = path.with_suffix(f".{os.getpid()}")
             whole.write_text(json.dumps(content, indent=1) + "\n")
             whole.replace(path)
-            show(split, runs)
+            show(part, runs)
+
+
+def part_of(run: dict) -> str:
+    """Which of the files in `KEPT` a run belongs to."""
+    return "n-grams" if run["config"]["network"] else run["split"]
 
 
 def read(path: Path) -> dict:
@@ -288,13 +294,13 @@ def subject(config: dict) -> tuple:
     )
 
 
-def show(split: str, runs: list[dict]) -> None:
+def show(part: str, runs: list[dict]) -> None:
     """Prints the mean of each setting, and its standard error."""
     groups: dict[str, list[dict]] = {}
     for run in runs:
         groups.setdefault(json.dumps(subject(run["config"])), []).append(run["last"])
     print(
-        f"{split}: network, projection, words, epsilon, gradual, scale, method, epochs, drop: "
+        f"{part}: network, projection, words, epsilon, gradual, scale, method, epochs, drop: "
         "mean error, best threshold, AUC; mean ± standard error (n)"
     )
     for name, rows in groups.items():
