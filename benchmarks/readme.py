@@ -70,16 +70,16 @@ RECURRENCE_ROWS = {
     "pipeline_alone": "the input pipeline without training",
 }
 RECURRENCE_BARS = [
-    ("one_batch_to_torch", "one padded batch, to PyTorch; bar for CPUs with AVX2", ">=", 1.1),
-    ("real_lengths_to_torch", "batches of like length, to PyTorch; bar for AVX2", ">=", 1.5),
-    ("real_lengths_to_torch", "the same; bar for CPUs with AMX", ">=", 4),
+    ("one_batch_to_torch", "one padded batch, to PyTorch; target for CPUs with AVX2", ">=", 1.1),
+    ("real_lengths_to_torch", "batches of like length, to PyTorch; target for AVX2", ">=", 1.5),
+    ("real_lengths_to_torch", "the same; target for CPUs with AMX", ">=", 4),
     (
         "real_lengths_to_torch_one_batch",
-        "batches of like length, to PyTorch on reviews in random order, padded; bar for AVX2",
+        "batches of like length, to PyTorch on reviews in random order, padded; target for AVX2",
         ">=",
         1.5,
     ),
-    ("real_lengths_to_torch_one_batch", "the same; bar for AMX", ">=", 4),
+    ("real_lengths_to_torch_one_batch", "the same; target for AMX", ">=", 4),
     ("one_batch_to_keras", "one padded batch, to plain Keras `fit`", "", None),
     ("real_lengths_to_keras_one_batch", "batches of like length, to plain Keras `fit`", "", None),
     ("pipeline_to_memory", "input pipeline to the same batches in memory", ">=", 0.95),
@@ -267,12 +267,12 @@ def spread(values: list[float]) -> str:
 
 
 def kind_of(instructions: list[str]) -> str:
-    """Which of the bars a processor is to be held to."""
+    """Which of the targets a processor is to be held to."""
     if "amx_bf16" in instructions:
-        return "the bars for AMX are its."
+        return "the targets for AMX apply."
     if "avx512f" not in instructions:
-        return "the bars for AVX2 are its."
-    return "AVX-512 without AMX, of neither of the kinds that the bars were set for."
+        return "the targets for AVX2 apply."
+    return "AVX-512 without AMX, of neither of the kinds that the targets were set for."
 
 
 def circumstances(results: dict) -> list[str]:
@@ -287,8 +287,9 @@ def circumstances(results: dict) -> list[str]:
 
 
 def bars(listed: list[tuple], found: dict) -> list[str]:
-    """The table of ratios beside what was aimed at."""
-    lines = ["| | found | bar | |", "|---|---|---|---|"]
+    """The table of ratios beside what was aimed at, and what they are."""
+    lines = ["Ratios are of speeds unless a row says otherwise: above 1, ours is faster.", ""]
+    lines += ["| | ratio | target | |", "|---|---|---|---|"]
     for name, text, sign, bar in listed:
         if name not in found:
             continue

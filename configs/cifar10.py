@@ -13,7 +13,7 @@ method bbn takes two images a step, and about twice the time.
 
     bin/train --dataset cifar10 --method ldam_drw --recipe strong
 
-The recipe strong has what was reported to help most: a cosine, more weight decay, rare images
+The recipe strong combines four reported improvements: a cosine, more weight decay, rare images
 pasted on others (CutMix), and sharpness-aware steps, which take twice the time. Its values are
 those of the papers (Park et al., 2022; Rangwani et al., 2022), not chosen on validation images yet,
 which `benchmarks/ablation.py` is for, and no full run has been made.

@@ -9,7 +9,7 @@ or a folder has train.csv and test.csv; else a fifth of each class is held out, 
 seed, and evaluated. The imbalance is that of the rows; `--imbalance longtail` makes balanced tables
 imbalanced, for experiments.
 
-This recipe is our choice and unpublished, and meant for some thousands of rows; of many more, fewer
+This recipe is our choice and unpublished, and meant for a few thousand rows; with many more, fewer
 epochs are enough: `--epochs 6`. benchmarks/table.json compares it with gradient boosting.
 """
 

@@ -11,7 +11,7 @@ class is held out, the same for every seed, and evaluated. The imbalance is that
 `--imbalance longtail` makes balanced ones imbalanced, for experiments.
 
 This recipe is our choice and unpublished: that of our runs on IMDB, with more epochs for fewer
-texts. Of many texts fewer epochs are enough: `--epochs 5 --drop_at 0.6`. PATH is a
+texts. With many texts, fewer epochs are enough: `--epochs 5 --drop_at 0.6`. PATH is a
 pretrained network, which takes the place of the LSTMs; docs/datasets.md says of which forms.
 """
 

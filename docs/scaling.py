@@ -89,12 +89,12 @@ def steps(classes: int, examples: int, epochs: int, gpus: int, engine: str) -> d
 def assumptions() -> str:
     """Returns what is calculated with, in Markdown."""
     rows = [
-        ("images a second and CPU core", f"{read():.0f}", "measured, `jpeg_pipeline.json`"),
-        ("bytes a score, with its gradient", f"{scores():.1f}", "measured, `jax_devices.json`"),
-        ("operations an image, ResNet-50 at 224²", f"{WORK:.3g}", "published, times 3"),
-        ("operations a second, H100 or H200", f"{PEAK:.3g}", "published, bfloat16"),
+        ("images per second and CPU core", f"{read():.0f}", "measured, `jpeg_pipeline.json`"),
+        ("bytes per score, with its gradient", f"{scores():.1f}", "measured, `jax_devices.json`"),
+        ("operations per image, ResNet-50 at 224²", f"{WORK:.3g}", "published, times 3"),
+        ("operations per second, H100 or H200", f"{PEAK:.3g}", "published, bfloat16"),
         ("part of them that is used", f"{USED:.0%}", "assumed"),
-        ("bytes a second and GPU, in a machine", f"{INSIDE:.2g}", "published, NVLink"),
+        ("bytes per second and GPU, in a machine", f"{INSIDE:.2g}", "published, NVLink"),
         ("the same, between machines", f"{OUTSIDE:.2g}", "assumed, 400 Gbit/s"),
         ("CPU cores beside each GPU", f"{CORES}", "assumed"),
         ("batch a GPU; optimizer", f"{BATCH}; SGD with momentum", "chosen"),

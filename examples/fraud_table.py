@@ -1,13 +1,13 @@
 """
 Title: Rare frauds in a table
-Description: A binary table with 1 % of positives: plain training, class weights, and LDAM-DRW.
+Description: A binary table with 1% of positives: plain training, class weights, and LDAM-DRW.
 Accelerator: None
 """
 
 """
 ## Introduction
 
-One transaction in a hundred is a fraud. A network that is trained as usual gets 99 % right by
+One transaction in a hundred is a fraud. A network that is trained as usual gets 99% right by
 calling nothing a fraud. This example trains the same network in three ways and looks at each
 class by itself:
 
@@ -35,7 +35,7 @@ EPOCHS = 2 if SMOKE else 20
 """
 ## Data
 
-Each seed divides one population, 1 % of it frauds, into two halves. Columns are standardized with
+Each seed divides one population, 1% of it frauds, into two halves. Columns are standardized with
 the statistics of the training set.
 """
 

@@ -8,8 +8,8 @@ Accelerator: None
 ## Introduction
 
 A folder has one sub-folder of images for each class, and of some classes there are four. A network
-that was trained on other images has most of what is needed already: it gets a new head, and is
-trained on. This example does so in three ways:
+that was trained on other images has most of what is needed already: it gets a new head, and
+training continues. This example compares three ways:
 
 - **from random weights**, plain: what the pretrained body is worth;
 - **without**: the pretrained body, a `Dense` head, cross-entropy;
@@ -158,5 +158,5 @@ print(f"\nErrors in percent, n = {SEEDS} seeds; {hardware.made_with()}.")
 ## What came of it
 
 The pretrained body alone helps the mean and hardly the rarest class; with class means and LDAM-DRW
-the errors of both rare classes fall by a good third. Four images are still few.
+the errors of both rare classes fall by more than a third. Four images are still few.
 """

@@ -139,5 +139,5 @@ print(f"\nPercent of the pixels, n = {SEEDS} seeds; {hardware.made_with()}.")
 ## What came of it
 
 Crosses and rings are missed less often, and their unions grow on average, but little beside the
-spread over the seeds; large squares pay with a percent.
+spread over the seeds. The large squares lose about one percent of their pixels.
 """

@@ -11,7 +11,7 @@ A model is trained twice, without and with LDAM-DRW, exported as a SavedModel th
 files, and asked in three ways. The images are scikit-learn's handwritten digits, 8×8 pixels, of
 which the rare ones are thinned out.
 
-Exports need Keras' TensorFlow backend: `pip install "keras_ldam[export]"`.
+Exports need Keras' TensorFlow backend: `pip install ".[export]"`.
 """
 
 import os
@@ -35,8 +35,8 @@ EPOCHS = 2 if SMOKE else 30
 """
 ## Data
 
-50 images of each digit are kept for the test. Of the others, 120 zeros are trained with, and ever
-fewer of each digit down to 6 nines. Pixels go from 0 to 255, as files have them.
+50 images of each digit are kept for the test. Of the rest, 120 zeros are used for training, and
+progressively fewer of each digit, down to 6 nines. Pixels go from 0 to 255, as files have them.
 """
 
 largest = 24 if SMOKE else 120
@@ -146,7 +146,7 @@ for answer in Predictor(folder).predict(files, probabilities=False):
 """
 ## Serve it over HTTP
 
-    bin/serve --model …/digits
+        .venv-serving/bin/python bin/serve --model …/digits
     echo '{"signature_name": "serving_bytes",
           "instances": [{"b64": "'$(base64 -w0 9.png)'"}]}' | curl -d @- \\
         localhost:8501/v1/models/digits:predict
