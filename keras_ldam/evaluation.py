@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam import adjustment, guards
+from keras_ldam import adjustment, guards, keras_internals
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense, cosine_heads, gives_probabilities, inputs_of
@@ -346,7 +346,11 @@ def _measured(
     both = None
     if len(heads) == 1:
         with contextlib.suppress(AttributeError, ValueError):  # A subclass has no graph.
-            both = keras.Model(inputs_of(model), [heads[0].input, model.outputs[0]])
+            (scores,) = model.outputs
+            at_end = keras_internals.operation_of(scores) is heads[0]
+            # A head that was called before has the input of that call.
+            features = keras_internals.arguments_of(scores)[0] if at_end else heads[0].input
+            both = keras.Model(inputs_of(model), [features, scores])
 
     def predict(examples: Any) -> tuple[np.ndarray, ...]:
         found = (model if both is None else both).predict_on_batch(examples)

@@ -14,7 +14,7 @@ _REPLICAS, _CLASSES = "replicas", "classes"
 
 
 _Distribution: Any = object
-"""Nothing; but to a type checker the mixin has what the Keras distribution beside it has."""
+"""`object` at run time; `Any`, so that the mixin may use what the distribution beside it has."""
 
 
 class _EveryBatch(_Distribution):

@@ -278,7 +278,8 @@ def split(model: keras.Model) -> tuple[keras.Model, Probabilities | None]:
     if len(outputs) == 1:
         last = keras_internals.operation_of(outputs[0])
         if isinstance(last, Probabilities):
-            return keras.Model(inputs_of(model), last.input, name=model.name), last
+            (scores,) = keras_internals.arguments_of(outputs[0])
+            return keras.Model(inputs_of(model), scores, name=model.name), last
     return model, None
 
 

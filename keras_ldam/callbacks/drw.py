@@ -15,6 +15,7 @@ from keras_ldam import guards
 from keras_ldam.callbacks.drops import Drops
 from keras_ldam.layers import gives_probabilities
 from keras_ldam.losses import ClassWeightedLoss, compile_again, weighted_losses
+from keras_ldam.wrappers import ChunkedTraining, TwoPasses
 
 LR_DROP = "lr_drop"
 
@@ -171,13 +172,15 @@ class DRW(keras.callbacks.Callback):
                     f"{loss.name!r}. Received: {len(self.counts)}"
                 )
         self._check_reachable()
-        if len(getattr(self.model, "outputs", None) or ()) == 1 and gives_probabilities(self.model):
+        wrapped = isinstance(self.model, (TwoPasses, ChunkedTraining))
+        model = self.model.model if wrapped else self.model
+        if len(getattr(model, "outputs", None) or ()) == 1 and gives_probabilities(model):
             raise ValueError(
                 "The model ends in probabilities, but the losses of keras_ldam take scores, of "
                 "which they compute the softmax themselves; train it without that activation."
             )
         for found in (
-            *guards.of_layers(self.model, self._losses()),
+            *guards.of_layers(model, self._losses()),
             *guards.of_corrections(self._losses()),
             *guards.of_accumulation(self.model, self._losses()),
         ):

@@ -10,12 +10,13 @@ import keras
 from keras_ldam import extras, hardware, keras_internals, losses
 from keras_ldam.distribution.strategies import is_multiworker
 from keras_ldam.wrappers import AdversarialTraining, SharpnessAwareTraining, TwoPasses
+from keras_ldam.wrappers.two_passes import dense
 
 with extras.needed("export", by="training on several devices"):
     import tensorflow as tf
 
 _Mixin: Any = object
-"""Nothing; but to a type checker the mixin has what the Keras model beside it has."""
+"""`object` at run time; `Any`, so that the mixin may use what the Keras model beside it has."""
 
 
 class ReplicatedStep(_Mixin):
@@ -27,7 +28,8 @@ class ReplicatedStep(_Mixin):
 
     - Results do not depend on how the global batch is split. Each replica's loss and gradients
       count by its share of the batch: by the sum of its weights for the losses of `keras_ldam`
-      (Σ w ℓ / Σ w over all replicas), by its number of examples for others. Neither a last partial
+      (Σ w ℓ / Σ w over all replicas), for others by what Keras divides its loss by, such as its
+      number of examples that are not masked. Neither a last partial
       batch, nor a class that one replica does not see, nor an empty share changes the weights
       beyond rounding. There are two exceptions. Batch normalization normalizes each share by
       itself; its moving statistics are averaged over the replicas before validation and at the end
@@ -45,8 +47,6 @@ class ReplicatedStep(_Mixin):
     `predict` is Keras' own; under a strategy pass a `tf.data.Dataset` to it. The loss must be
     reduced to a mean. With several losses or outputs, shares count by their number of examples.
     """
-
-    train_function: Any
 
     def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
         """Configures the model for training.
@@ -150,34 +150,6 @@ class ReplicatedStep(_Mixin):
             for variable, mean in zip(variables, means, strict=True):
                 variable.assign(mean)
 
-    def make_train_function(self, force: bool = False) -> None:
-        """Makes the function that `fit` calls.
-
-        With `steps_per_execution` above 1 it is a loop of this step, which Keras' own loop does
-        not support.
-        """
-        made = self.train_function is not None and not force
-        super().make_train_function(force)
-        if made or self.run_eagerly or self.steps_per_execution == 1:
-            return
-        steps, strategy = self.steps_per_execution, self.distribute_strategy
-
-        def one_step(iterator: Any) -> Any:
-            metrics = strategy.run(self.train_step, args=(iterator.get_next(),))
-            return keras.tree.map_structure(lambda value: _mean(strategy, value), metrics)
-
-        @tf.function(autograph=False, reduce_retracing=True)
-        def several_steps(iterator: Any) -> Any:
-            # The end of the data ends the loop, and the epoch with it.
-            def body(step: Any) -> Any:
-                one_step(iterator)
-                return (step + 1,)
-
-            tf.while_loop(lambda step: step < steps - 1, body, (0,), parallel_iterations=1)
-            return one_step(iterator)
-
-        self.train_function = several_steps
-
     def train_step(self, data: Any) -> dict[str, Any]:
         """Trains on this replica's share of a batch; returns the metrics so far."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -221,8 +193,9 @@ class ReplicatedStep(_Mixin):
         passing: Any = contextlib.nullcontext([])
         moves, shifts = second or (None, None)
         if second:
-            moves = moves or [tf.zeros(v.shape, v.dtype) for v in variables]
-            moved = [(v, v.value + move) for v, move in zip(variables, moves, strict=True)]
+            moved = [(v, tf.identity(v.value)) for v in variables]
+            if moves is not None:
+                moved = [(v, value + move) for (v, value), move in zip(moved, moves, strict=True)]
             scope = keras.StatelessScope(moved, collect_losses=True)
             places = [scope.get_current_value(v) for v in variables]
         with tf.GradientTape() as tape, scope:
@@ -234,17 +207,15 @@ class ReplicatedStep(_Mixin):
                 y_pred = self(x, training=True)
             loss = self._local_loss(x, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        gradients, slopes = tape.gradient(scaled, (places, [] if second else observed))
+        observed = [] if second else observed
+        gradients, slopes = tape.gradient(scaled, (places, observed))
         if second:
             for variable in self.non_trainable_variables:
                 value = scope.get_current_value(variable)
                 if value is not None and not keras.backend.is_float_dtype(variable.dtype):
                     variable.assign(value)
-        # Dense, also for an embedding, so that they can be weighted; zeros where there is none.
-        gradients = [
-            tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
-            for g, v in zip(gradients, variables, strict=True)
-        ]
+        # Dense, also for an embedding, so that they can be weighted.
+        gradients, slopes = dense(gradients, variables), dense(slopes, observed)
         return y_pred, _mask_of(y_pred), loss, gradients, slopes
 
     def _local_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Any:
@@ -265,12 +236,19 @@ class ReplicatedStep(_Mixin):
 
     def _batch_weight(self, y: Any, y_pred: Any, sample_weight: Any, size: Any) -> Any:
         """The divisor of the mean over this replica's share."""
-        if getattr(self.loss, "reduction", None) == "mean_with_sample_weight":
-            if isinstance(self.loss, losses.ClassWeightedLoss):
-                return tf.reduce_sum(self.loss.example_weights(y, y_pred, sample_weight))
-            if sample_weight is not None:
-                return tf.reduce_sum(tf.cast(sample_weight, tf.float32))
-        return tf.cast(size, tf.float32)
+        mask = None if keras.tree.is_nested(y_pred) else keras_internals.mask_of(y_pred)
+        number = tf.cast(size, tf.float32)
+        if mask is not None:
+            mask = tf.cast(mask, tf.float32)
+            number = tf.reduce_sum(mask)
+        if getattr(self.loss, "reduction", None) != "mean_with_sample_weight":
+            return number
+        if isinstance(self.loss, losses.ClassWeightedLoss):
+            return tf.reduce_sum(self.loss.example_weights(y, y_pred, sample_weight))
+        if sample_weight is None:
+            return number
+        weights = tf.cast(sample_weight, tf.float32)
+        return tf.reduce_sum(weights if mask is None else weights * mask)
 
     def _clipped(self, gradients: list[Any]) -> list[Any]:
         clipped = keras_internals.clip_gradients(self.optimizer, _sum_over_replicas(gradients))
@@ -382,13 +360,6 @@ def _sum_over_replicas(values: Any) -> Any:
 
 def _over_replicas(how: Any, values: Any) -> Any:
     return tf.distribute.get_replica_context().all_reduce(how, values)
-
-
-def _mean(strategy: Any, value: Any) -> Any:
-    """The mean of a metric over the replicas, as Keras' own loop takes it."""
-    if is_multiworker(strategy):
-        return strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=0)
-    return tf.reduce_mean(strategy.experimental_local_results(value), axis=0)
 
 
 def _clips(optimizer: keras.optimizers.Optimizer) -> bool:

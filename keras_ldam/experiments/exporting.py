@@ -23,7 +23,7 @@ from keras_ldam.adjustment import (
     softmax,
 )
 from keras_ldam.experiments import datasets
-from keras_ldam.experiments.config import Config
+from keras_ldam.experiments.config import METHODS, Config
 from keras_ldam.experiments.progress import EVALUATION_BATCH
 from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
 from keras_ldam.export import EXPORT_FILE, export_saved_model
@@ -138,7 +138,7 @@ def learned_frequencies(config: Config, counts: np.ndarray) -> np.ndarray:
         seen *= weights
     if how == "pair":
         seen = (class_chances(counts, 0.0) + class_chances(counts, 2.0)) / 2
-    if config.mix:
+    if config.mix and not METHODS[config.method].second_stage:
         share = _mean_share(config)
         partners = class_chances(counts, config.mix_power)
         seen = share * seen / seen.sum() + (1.0 - share) * partners
@@ -202,7 +202,7 @@ def _calibrate(
     folder.check_data(validation.describe())
     # Without a validation part the training examples differ, and so would the ids of the words, or
     # of the categories of a table.
-    whole = dataclasses.replace(config, validation_fraction=0.0)
+    whole = dataclasses.replace(config, validation_fraction=0.0, left_out=False)
     known = {name: kept[name] for name in ("vocabulary", "columns") if kept.get(name) is not None}
     test = datasets.load(whole, **known)
 

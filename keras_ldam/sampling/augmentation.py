@@ -110,7 +110,11 @@ class AugmentedBatches(keras.utils.PyDataset):
     """Batches of augmented images, which `augmented` makes."""
 
     def __init__(self, batches: keras.utils.PyDataset, change: Callable[..., Any], *, seed: int):
-        super().__init__()
+        super().__init__(
+            workers=batches.workers,
+            use_multiprocessing=batches.use_multiprocessing,
+            max_queue_size=batches.max_queue_size,
+        )
         self.batches, self.change, self.seed = batches, change, seed
         self._epoch = getattr(batches, "epoch", 0)
 

@@ -1,4 +1,4 @@
-"""Ways to train a model that Keras' own step lacks, as models around it."""
+"""Wrapper models with training steps that Keras lacks."""
 
 from keras_ldam.wrappers.adversarial import AdversarialTraining
 from keras_ldam.wrappers.averaging import estimate_batch_norm

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_ldam import counts as class_counts
+from keras_ldam import keras_internals
 from keras_ldam.wrappers.two_passes import TwoPasses
 
 
@@ -25,8 +26,9 @@ class AdversarialTraining(TwoPasses):
     two backward passes, and nothing changes at prediction.
 
     The wrapped model shares its variables, so train the wrapper and then use, save or export the
-    model itself. It must be functional or sequential; every `keras.layers.Embedding` in it, at any
-    depth, is perturbed by a vector of its own of length ε. Word vectors have no scale of their own,
+    model itself. It must be functional or sequential; every `keras.layers.Embedding` among its
+    layers, or those of a model inside it, is perturbed by a vector of its own of length ε. Word
+    vectors have no scale of their own,
     and a network could escape any ε by growing them: choose ε against their norm, try 0.5 to 1
     times the length of a typical word vector first, and look at the held-out error.
 
@@ -43,7 +45,8 @@ class AdversarialTraining(TwoPasses):
         **kwargs: Further arguments of `keras.Model`.
 
     Raises:
-        ValueError: if `epsilon` is not as described, or `model` is subclassed or has no embedding.
+        ValueError: if `epsilon` is not as described, or `model` is subclassed, has no embedding, or
+            has one inside another layer.
 
     Example:
 
@@ -107,13 +110,16 @@ class _Perturbed(keras.layers.Layer):
     """An embedding whose output the passes of a step observe, and shift."""
 
     def __init__(self, embedding: keras.layers.Embedding) -> None:
-        super().__init__(name=embedding.name, dtype=embedding.dtype_policy)
+        # As the embedding itself: rounding would turn ids of words into others.
+        super().__init__(name=embedding.name, dtype=embedding.dtype_policy, autocast=False)
         self.embedding = embedding
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
-        vectors = self.embedding(inputs)
-        return vectors if _here.act is None else _here.act(vectors)
+    def call(self, inputs: Any, **kwargs: Any) -> Any:
+        vectors = self.embedding(inputs, **kwargs)
+        # Reversed, one that is also the head gives scores.
+        act = None if kwargs.get("reverse") else _here.act
+        return vectors if act is None else act(vectors)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return self.embedding.compute_mask(inputs, previous_mask)
@@ -176,5 +182,15 @@ def _perturbable(model: keras.Model) -> keras.Model:
         raise ValueError(
             "`model` must have a keras.layers.Embedding layer, whose output is perturbed. "
             f"Received: {model!r}"
+        )
+    inside = [
+        layer.name
+        for layer in keras_internals.layers_of(plain)
+        if isinstance(layer, keras.layers.Embedding) and not any(layer is each for each in found)
+    ]
+    if inside:
+        raise ValueError(
+            "Every keras.layers.Embedding of `model` must be one of its layers, or of a model "
+            f"inside it, to be perturbed. Received: {inside[0]!r} inside another layer"
         )
     return perturbed

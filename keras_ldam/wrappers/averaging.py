@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,8 +23,9 @@ def estimate_batch_norm(
     Averaged weights, as of an optimizer's `use_ema=True`, of `keras.callbacks.SwapEMAWeights` or of
     several checkpoints, give other activations than those whose statistics training has gathered.
     This runs batches through the model in training mode, dropout and augmentation included, and
-    puts the mean of their means and variances in the place of the moving ones. All other weights
-    stay. Layers of batch normalization that are frozen keep their statistics.
+    puts the mean of their means and variances in the place of the moving ones. Other weights stay,
+    but for those that a layer itself changes in training mode, as `SpectralNormalization` does.
+    Layers of batch normalization that are frozen keep their statistics.
 
     Args:
         model: A built model, whose weights are set already.
@@ -35,9 +37,9 @@ def estimate_batch_norm(
             training. Defaults to 128.
 
     Raises:
-        ValueError: if the model is not built or has no batch normalization that is trained, `data`
-            has no batch, no end or statistics that are not finite, or an argument is out of range.
-            The model is left as it was.
+        ValueError: if the model is not built or has no batch normalization that is trained, if
+            `data` is empty or endless or gives statistics that are not finite, or if an argument is
+            out of range. The model is left as it was.
 
     Example:
 
@@ -89,9 +91,7 @@ class BatchNormEstimate:
         try:
             for layer in self._layers:
                 layer.momentum = 0.0  # The statistics are then those of the last batch.
-            for x in _inputs(data, int(batch_size)):
-                if number == batches:
-                    break
+            for x in itertools.islice(_inputs(data, int(batch_size)), batches):
                 self._run(x)
                 sums = [
                     total + keras.ops.convert_to_numpy(v)

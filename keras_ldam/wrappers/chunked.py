@@ -296,4 +296,5 @@ def _head_of(model: keras.Model) -> tuple[Any, Any]:
             "`model` must be a functional or sequential model that is built and ends in a "
             f"CosineDense, or in a Dense without an activation. Received: {model!r}"
         )
-    return head, head.input
+    (features,) = keras_internals.arguments_of(outputs[0])  # Its first call may be another one.
+    return head, features

@@ -88,7 +88,8 @@ class TwoPasses(keras.Model):
         if self.moves_weights and replicas > 1:
             raise ValueError(
                 f"{type(self).__name__} moves the weights within a step, each replica by its own "
-                "gradient: use keras_ldam.distribution.ReplicatedSharpnessAwareTraining."
+                "gradient: put keras_ldam.distribution.ReplicatedStep before it among the bases, "
+                "or use keras_ldam.distribution.ReplicatedSharpnessAwareTraining."
             )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
@@ -99,9 +100,8 @@ class TwoPasses(keras.Model):
                 loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
                 scaled = self.optimizer.scale_loss(loss)
             sources = [*variables, *observed] if shifts is None else variables
-            gradients = tape.gradient(scaled, sources, unconnected_gradients="zero")
             # Dense, so that those of an embedding can be added.
-            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+            gradients = dense(tape.gradient(scaled, sources), sources)
             return y_pred, loss, gradients[: len(variables)], gradients[len(variables) :]
 
         y_pred, loss, gradients, slopes = one_pass(None)
@@ -130,7 +130,8 @@ class TwoPasses(keras.Model):
                 torch.zeros_like(v.value) if v.value.grad is None else v.value.grad.clone()
                 for v in variables
             ]
-            slopes = [tensor.grad for tensor in observed] if shifts is None else []
+            observed = observed if shifts is None else []
+            slopes = [torch.zeros_like(t) if t.grad is None else t.grad for t in observed]
             return y_pred, loss, gradients, slopes
 
         y_pred, loss, gradients, slopes = one_pass(None)
@@ -225,6 +226,16 @@ class TwoPasses(keras.Model):
         """Makes a wrapper from what `get_config` returned."""
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         return cls(**{**config, "model": model})
+
+
+def dense(gradients: Any, sources: Any) -> list[Any]:
+    """Returns TensorFlow's gradients as dense tensors, zeros where nothing depends on a source."""
+    import tensorflow as tf
+
+    return [
+        ops.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
+        for gradient, source in zip(gradients, sources, strict=True)
+    ]
 
 
 def _retain_gradient(tensor: Any) -> Any:

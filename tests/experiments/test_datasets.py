@@ -291,6 +291,26 @@ def test_two_layers_that_draw_do_not_draw_the_same():
     assert not np.array_equal(*states)
 
 
+def test_layers_inside_others_start_each_epoch_from_the_seed_too():
+    inputs = keras.Input((4, 8))
+    attention = keras.layers.MultiHeadAttention(2, 4, dropout=0.5)
+    recurrent = keras.layers.Bidirectional(keras.layers.LSTM(3, dropout=0.5))
+    outputs = keras.layers.Dropout(0.5)(recurrent(attention(inputs, inputs)))
+    model = keras.Sequential([keras.Model(inputs, outputs), keras.layers.Dense(2)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    clock = EpochClock(Batches(Split(np.zeros((4, 1)), np.zeros(4, int)), 2, seed=0))
+    clock.set_model(model)
+    x, y = np.ones((2, 4, 8)), np.zeros((2, 2))
+    weights = model.get_weights()
+    losses = []
+    for _ in range(2):
+        clock.on_epoch_begin(0)
+        losses.append(model.train_on_batch(x, y))
+        model.set_weights(weights)
+        model.reset_metrics()
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("fraction", [0.01, 0.4, 0.99])
 def test_each_class_keeps_an_example_and_gives_one_for_validation(fraction):
     labels = np.repeat([0, 1, 2], [10, 2, 5])

@@ -124,6 +124,14 @@ def test_the_temperature_is_fitted_on_held_out_examples_and_served(held_out, tmp
     np.testing.assert_allclose(logits, 30 * scores / facts["temperature"], atol=1e-4)
 
 
+def test_a_temperature_is_fitted_on_what_the_imbalance_leaves_out(tmp_path):
+    config = small_config(method="erm", validation_fraction=0.2, left_out=True)
+    training.train(config, tmp_path / "run", progress=False)
+    facts = exporting.export(tmp_path / "run", tmp_path / "m", calibrate=True)
+    assert facts["calibration"]["fitted_on"] == "964 validation examples"
+    assert facts["calibration"]["measured_on"] == "500 test examples"
+
+
 def test_a_temperature_that_the_examples_do_not_fix_is_refused(tmp_path, monkeypatch):
     run = tmp_path / "run"
     with without_graphs():

@@ -195,6 +195,9 @@ def test_the_frequencies_that_mixtures_teach_have_those_of_the_partners_in_them(
     np.testing.assert_allclose(learned, (counts / 100 + reversed_) / 2, atol=0.01)
     never = dataclasses.replace(plain, mix_probability=0.0)
     np.testing.assert_allclose(exporting.learned_frequencies(never, counts), counts / 100)
+    # The head of a second stage is trained on examples as they are, balanced.
+    second = dataclasses.replace(plain, method="crt", rule="rs")
+    np.testing.assert_allclose(exporting.learned_frequencies(second, counts), np.full(3, 1 / 3))
 
 
 def test_validation_may_be_on_what_the_imbalance_leaves_out():

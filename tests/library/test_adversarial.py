@@ -100,6 +100,58 @@ def test_padding_stays_masked():
     expected = model.predict(padded, verbose=0)
     np.testing.assert_array_equal(trained.predict(padded, verbose=0), expected)
     np.testing.assert_allclose(expected, model.predict(WORDS, verbose=0), atol=1e-6)
+    after = []
+    for words in (WORDS, padded):
+        model = deep(mask=True)
+        compiled(model, epsilon=1.0).train_on_batch(words, LABELS)
+        after.append(model.get_weights())
+    for ours, theirs in zip(*after, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_ids_of_words_are_not_rounded_under_mixed_precision():
+    words = keras.Input((None,))  # In float32, as is the default.
+    vectors = keras.layers.Embedding(1000, 2, dtype="mixed_bfloat16")(words)
+    model = keras.Model(words, keras.layers.GlobalAveragePooling1D()(vectors))
+    x = np.array([[257.0, 999.0]])
+    found = AdversarialTraining(model, epsilon=1.0).predict(x, verbose=0)
+    np.testing.assert_array_equal(found, model.predict(x, verbose=0))
+
+
+def test_a_weight_that_does_not_reach_the_loss_stays():
+    words = keras.Input((None,), dtype="int32")
+    first = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(10, 4)(words))
+    other = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(10, 4, name="idle")(words))
+    outputs = [keras.layers.Dense(2)(first), keras.layers.Dense(2)(other)]
+    model = keras.Model(words, outputs)
+    before = model.get_layer("idle").get_weights()[0]
+    trained = AdversarialTraining(model, epsilon=1.0)
+    loss = [keras_ldam.CrossEntropy([2, 2]), None]
+    trained.compile(keras.optimizers.SGD(0.5), loss=loss, run_eagerly=True)
+    trained.train_on_batch(WORDS, [LABELS, LABELS])
+    np.testing.assert_array_equal(model.get_layer("idle").get_weights()[0], before)
+
+
+def test_an_embedding_that_would_not_be_perturbed_is_refused():
+    words = keras.Input((3, 2), dtype="int32")
+    apart = keras.layers.TimeDistributed(keras.layers.Embedding(10, 4, name="apart"))(words)
+    usual = keras.layers.Embedding(10, 4)(words)
+    model = keras.Model(words, keras.layers.Flatten()(apart + usual))
+    with pytest.raises(ValueError, match="Received: 'apart' inside another layer"):
+        AdversarialTraining(model, epsilon=1.0)
+
+
+def test_an_embedding_that_is_the_head_too_is_perturbed_at_the_words_alone():
+    words = keras.Input((3,), dtype="int32")
+    embedding = keras.layers.ReversibleEmbedding(10, 4)
+    scores = embedding(keras.layers.Dense(4, "tanh")(embedding(words)), reverse=True)
+    model = keras.Model(words, scores)
+    trained = AdversarialTraining(model, epsilon=1.0)
+    np.testing.assert_allclose(
+        trained.predict(WORDS, verbose=0), model.predict(WORDS, verbose=0), rtol=1e-6
+    )
+    trained.compile("sgd", loss=keras_ldam.CrossEntropy([1] * 10), run_eagerly=True)
+    assert np.isfinite(trained.train_on_batch(WORDS, WORDS))
 
 
 def test_embeddings_inside_models_and_several_of_them_are_perturbed():

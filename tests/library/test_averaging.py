@@ -62,6 +62,19 @@ def test_they_are_the_means_over_the_batches_and_nothing_else_changes():
     assert_close(statistics(model), expected(model, [X[:20], X[20:40]]))
 
 
+def test_no_more_batches_are_read_than_are_used():
+    read = []
+
+    def batches():
+        while True:
+            read.append(1)
+            yield np.ones((4, 3), "float32")
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+    estimate_batch_norm(model, batches(), batches=2)
+    assert len(read) == 2
+
+
 def test_frozen_layers_keep_theirs_and_a_model_of_these_alone_is_refused():
     model = two_layers()
     model.layers[0].trainable = False

@@ -273,6 +273,10 @@ def test_a_model_that_ends_in_probabilities_is_refused(nested, examples):
     model.compile("sgd", keras_ldam.CrossEntropy(COUNTS))
     with pytest.raises(ValueError, match="ends in probabilities, but the losses of keras_ldam"):
         fit(model, examples, [keras_ldam.DRW(2)])
+    wrapper = keras_ldam.SharpnessAwareTraining(model)
+    wrapper.compile("sgd", keras_ldam.CrossEntropy(COUNTS))
+    with pytest.raises(ValueError, match="ends in probabilities, but the losses of keras_ldam"):
+        fit(wrapper, examples, [keras_ldam.DRW(2)])
 
 
 def test_probabilities_beside_the_scores_are_no_fault(examples):

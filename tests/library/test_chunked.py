@@ -58,6 +58,22 @@ def chunked(model):
     return ChunkedTraining(model, chunk_size=SIZE)
 
 
+def test_a_head_that_was_called_before_is_trained_on_what_its_last_call_is_given():
+    inputs = keras.Input((FEATURES,))
+    head = keras_ldam.CosineDense(K, use_bias=False)
+    base = keras.Model(inputs, head(inputs))
+    added = keras.layers.Rescaling([[-1.0, 1.0, 1.0, 1.0]])
+    model = keras.Model(inputs, head(added(base.input)))
+    x = np.random.default_rng(0).normal(size=(12, FEATURES)).astype("float32")
+    losses = []
+    for trains in (model, chunked(model)):
+        trains.compile("sgd", loss=keras_ldam.LDAM(COUNTS), run_eagerly=True)
+        losses.append(trains.test_on_batch(x, LABELS))
+    base.compile("sgd", loss=keras_ldam.LDAM(COUNTS), run_eagerly=True)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert abs(base.test_on_batch(x, LABELS) - losses[0]) > 1e-3
+
+
 HEADS_AND_LOSSES = {
     "LDAM, whose margins grow, and its adjustment": (
         lambda: keras_ldam.CosineDense(K),

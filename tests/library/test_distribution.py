@@ -88,13 +88,56 @@ def test_several_steps_may_run_without_a_return_to_python(mirrored, on_one_devic
     assert_same(found, on_one_device)
 
 
-def test_sharpness_aware_replicas_move_by_the_gradient_of_the_whole_batch(mirrored, on_one_device):
+def test_several_steps_end_with_the_data(mirrored):
+    with mirrored.scope():
+        noise = keras.layers.GaussianNoise(1e-3, seed=1)
+        inputs = keras.Input((6,))
+        model = distribution.ReplicatedModel(inputs, keras_ldam.CosineDense(5)(noise(inputs)))
+        loss = keras_ldam.LDAM(replicas.COUNTS)
+        model.compile("adam", loss=loss, steps_per_execution=4, jit_compile=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        model.fit(replicas.batches().take(3), epochs=2, verbose=0, shuffle=False)
+    assert int(model.optimizer.iterations.numpy()) == 6  # A step without data counted, too.
+    assert noise.seed_generator.state.numpy()[1] == 6
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_of_keras_over_masked_steps_does_not_depend_on_the_split(
+    reduction, weighted, mirrored
+):
+    x = np.random.default_rng(0).normal(size=(6, 4, 3)).astype("float32")
+    x[:2, 1:] = 0  # Masked; one replica has most of it.
+    y = np.random.default_rng(1).integers(0, 2, (6, 4))
+    weights = (np.arange(1.0, 25.0).reshape(6, 4),) if weighted else ()
+
+    def trained(strategy, model_class):
+        keras.utils.set_random_seed(0)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            inputs = keras.Input((4, 3))
+            scores = keras.layers.Dense(2)(keras.layers.Masking()(inputs))
+            model = model_class(inputs, scores)
+            loss = keras.losses.SparseCategoricalCrossentropy(True, reduction=reduction)
+            how = {"jit_compile": False} if strategy else ONE_BY_ONE
+            model.compile(keras.optimizers.SGD(0.5), loss=loss, **how)
+        data = tf.data.Dataset.from_tensor_slices((x, y, *weights)).batch(4)
+        history = model.fit(data, epochs=2, shuffle=False, verbose=0)
+        return history.history, model.get_weights()
+
+    assert_same(trained(mirrored, distribution.ReplicatedModel), trained(None, keras.Model))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_sharpness_aware_replicas_move_by_the_gradient_of_the_whole_batch(
+    jit, mirrored, on_one_device
+):
     def wrapped(wrapper):
         return lambda inputs, outputs: wrapper(keras.Model(inputs, outputs), rho=0.5)
 
     expected = replicas.train(None, wrapped(keras_ldam.SharpnessAwareTraining), **ONE_BY_ONE)
     wrapper = distribution.ReplicatedSharpnessAwareTraining
-    found = replicas.train(mirrored, wrapped(wrapper), jit_compile=False)
+    found = replicas.train(mirrored, wrapped(wrapper), jit_compile=jit)
     assert_same(found, expected)
     assert found[0]["error"] == pytest.approx(expected[0]["error"], abs=1e-6)
     assert np.abs(expected[1][0] - on_one_device[1][0]).max() > 0.1  # Not without effect.
@@ -144,13 +187,16 @@ def test_adversarial_replicas_train_as_one_device(jit, mirrored):
     words = np.random.default_rng(0).integers(1, 20, (19, 5)).astype("int32")
     labels = np.array([0] * 14 + [1] * 5)
 
-    def trained(strategy, wrapper, **how):
+    def trained(strategy, wrapper, *, noise=None, **how):
         keras.utils.set_random_seed(0)
         with strategy.scope() if strategy else contextlib.nullcontext():
+            noise = noise and noise()
             inputs = keras.Input((5,), dtype="int32")
             x = keras.layers.Embedding(20, 4)(inputs)
             x = keras.layers.GlobalAveragePooling1D()(x)
-            x = keras.layers.Dropout(0.0, seed=1)(keras.layers.Dense(3, "tanh")(x))
+            x = keras.layers.Dense(3, "tanh")(x)
+            if noise is not None:
+                x = noise(x)
             model = keras.Model(inputs, keras_ldam.CosineDense(2)(x))
             made = wrapper(model)
             loss = keras_ldam.LDAM([14, 5], gradual=False)
@@ -165,8 +211,34 @@ def test_adversarial_replicas_train_as_one_device(jit, mirrored):
     expected = trained(None, adversarial(keras_ldam.AdversarialTraining, 2.0), **ONE_BY_ONE)
     wrapper = distribution.ReplicatedAdversarialTraining
     assert_same(trained(mirrored, adversarial(wrapper, 2.0), jit_compile=jit), expected)
+    layers = []
+
+    def noise():
+        layers.append(keras.layers.GaussianNoise(1e-7, seed=1))
+        return layers[-1]
+
+    with_noise = trained(mirrored, adversarial(wrapper, 2.0), noise=noise, jit_compile=jit)
+    assert_same(with_noise, expected)
+    # Both passes of nine steps have drawn.
+    assert layers[0].seed_generator.state.numpy()[1] == 18
     weaker = trained(None, adversarial(keras_ldam.AdversarialTraining, 1.0), **ONE_BY_ONE)
     assert np.abs(weaker[1][1] - expected[1][1]).max() > 1e-3  # The perturbation has an effect.
+
+
+@pytest.mark.parametrize(
+    "name", ["ReplicatedAdversarialTraining", "ReplicatedSharpnessAwareTraining"]
+)
+def test_replicated_wrappers_are_saved_and_loaded(name, tmp_path):
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(5, 2)])
+    model.add(keras.layers.GlobalAveragePooling1D())
+    setting = {"epsilon": 0.5} if "Adversarial" in name else {"rho": 0.5}
+    wrapper = getattr(distribution, name)(model, **setting)
+    wrapper.compile("sgd", loss=keras_ldam.CrossEntropy([2, 1]), jit_compile=False)
+    wrapper.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded).__name__ == name and loaded.compiled
+    words = np.array([[1, 2, 3]])
+    np.testing.assert_array_equal(loaded.predict(words, verbose=0), model.predict(words, verbose=0))
 
 
 def test_weights_that_move_by_the_gradient_of_one_replica_are_refused(mirrored):

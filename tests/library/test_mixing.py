@@ -167,6 +167,11 @@ def test_fit_takes_them():
         ("mixup", {"probability": 1.5}, r"`probability` must be a number in \[0, 1\]"),
         ("mixup", {"power": 3}, r"`power` must be a number in \[0, 2\]"),
         ("mixup", {"data": (IMAGES, LABELS, LABELS)}, "Received: sample weights"),
+        (
+            "mixup",
+            {"data": keras_ldam.balanced((IMAGES, LABELS, LABELS), verbose=0), "batch_size": None},
+            "without sample weights. Received: 3 parts",
+        ),
         ("mixup", {"data": (LABELS, LABELS)}, "needs pixels in uint8 or floats.* Received: int64"),
         (
             "cutmix",

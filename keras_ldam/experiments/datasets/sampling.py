@@ -321,8 +321,17 @@ class EpochClock(sampling.EpochClock):
 
 
 def _random_states(model):
+    """The states of a model's seed generators, those of its own layers first."""
+    states = list(_of_layers(model))
+    known = {id(state) for state in [*states, *model.weights]}
+    # Keras counts them among the variables that are no weights, with those of metrics.
+    others = (state for state in model.variables if id(state) not in known)
+    return states + [state for state in others if "int" in str(state.dtype) and state.shape == (2,)]
+
+
+def _of_layers(model):
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _random_states(layer)
+            yield from _of_layers(layer)
         elif getattr(layer, "seed_generator", None) is not None:
             yield layer.seed_generator.state
