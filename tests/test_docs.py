@@ -181,6 +181,13 @@ def test_what_an_example_printed_is_committed(example):
     assert "without" in printed and "±" in printed
 
 
+def test_the_page_of_the_examples_has_what_they_printed():
+    page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8").splitlines()
+    for example in TUTORIALS:
+        printed = (ROOT / "results" / "examples" / f"{example.stem}.txt").read_text("utf-8")
+        assert not {line.rstrip() for line in printed.splitlines()} - {*page}, example.name
+
+
 def test_examples_become_notebooks(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "notebooks.py"), str(tmp_path)],
