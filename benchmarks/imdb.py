@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 TEXTS = {
-    "landed": {"projection": 0, "max_tokens": 200, "adversarial": 0.0},
+    "first recipe": {"projection": 0, "max_tokens": 200, "adversarial": 0.0},
     "projection": {"projection": 64, "max_tokens": 200, "adversarial": 0.0},
     "projection, 400 words": {"projection": 64, "max_tokens": 400, "adversarial": 0.0},
     "projection, 400 words, 0.5": {"projection": 64, "max_tokens": 400, "adversarial": 0.5},

@@ -12,8 +12,8 @@ takes such a file as it is: it finds the columns, measures the counts, and train
 example trains two methods and looks at the rare classes.
 
 The texts are real and nothing is downloaded: they are the docstrings of SciPy's functions, and the
-label is the subpackage of the function. This is a naturally long-tailed dataset: most functions are
-in `special`, few in `io`.
+label is the subpackage of the function. This is a naturally long-tailed dataset: 342 texts are from
+`special`, 14 from `io`.
 """
 
 import contextlib

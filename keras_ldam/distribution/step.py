@@ -28,10 +28,10 @@ class ReplicatedStep(_Mixin):
 
     - Results do not depend on how the global batch is split. Each replica's loss and gradients
       count by its share of the batch: by the sum of its weights for the losses of `keras_ldam`
-      (Σ w ℓ / Σ w over all replicas), for others by what Keras divides its loss by, such as its
-      number of examples that are not masked. Neither a last partial
-      batch, nor a class that one replica does not see, nor an empty share changes the weights
-      beyond rounding. There are two exceptions. Batch normalization normalizes each share by
+      (Σ w ℓ / Σ w over all replicas), for others by what Keras divides the loss by, such as the
+      number of examples that are not masked. Neither a last partial batch, nor a class that one
+      replica does not see, nor an empty share changes the weights beyond rounding. There are two
+      exceptions. Batch normalization normalizes each share by
       itself; its moving statistics are averaged over the replicas before validation and at the end
       of each epoch, before other callbacks. And `LDAM(gradual=True)` computes from each share how
       much of the margins it demands.
@@ -183,14 +183,13 @@ class ReplicatedStep(_Mixin):
         return self._over_workers(self.compute_metrics(x, y, y_pred, sample_weight))
 
     def _forward_and_backward(self, x: Any, y: Any, sample_weight: Any, second: Any = None) -> Any:
-        """Returns scores, their mask, the mean loss over this replica's share, and gradients.
+        """Returns scores, their mask, the mean loss over this replica's share, and its gradients.
 
-        The last are those for what the first of two passes observes. With `second`, the moves and
-        shifts of the second, no variable changes but random states.
+        Last come the gradients for what the first of two passes observes. With `second`, the moves
+        and shifts of the second pass, no variable changes but random states.
         """
         variables = places = self.trainable_variables
         scope: Any = contextlib.nullcontext()
-        passing: Any = contextlib.nullcontext([])
         moves, shifts = second or (None, None)
         if second:
             moved = [(v, tf.identity(v.value)) for v in variables]
@@ -201,9 +200,10 @@ class ReplicatedStep(_Mixin):
         with tf.GradientTape() as tape, scope:
             if second:
                 tape.watch(places)
-            if isinstance(self, TwoPasses):
-                passing = self._passing(shifts, tape.watch)
-            with passing as observed:
+            two = isinstance(self, TwoPasses)
+            with (
+                self._passing(shifts, tape.watch) if two else contextlib.nullcontext([]) as observed
+            ):
                 y_pred = self(x, training=True)
             loss = self._local_loss(x, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)

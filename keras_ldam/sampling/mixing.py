@@ -147,7 +147,7 @@ class MixedBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         epoch = self.epoch
-        (x, y), (partner, other) = self._pair(self.first[index]), self._pair(self.partners[index])
+        (x, y), (partner, other) = _pair(self.first[index]), _pair(self.partners[index])
         probability = self.probability(epoch) if callable(self.probability) else self.probability
         class_counts.check_range("probability", probability, 0, 1)
         if self.augment is not None:
@@ -165,17 +165,18 @@ class MixedBatches(keras.utils.PyDataset):
         num_classes = len(self.first.counts)
         return x, soft_labels(one_hot(y, num_classes), one_hot(other, num_classes), shares)
 
-    def _pair(self, batch: Any) -> Any:
-        if len(batch) != 2:
-            raise ValueError(
-                "`data` must give batches `(x, y)`, without sample weights. Received: "
-                f"{len(batch)} parts"
-            )
-        return batch
-
     def on_epoch_end(self) -> None:
         """Goes on to the next epoch; an `EpochClock` says which that is."""
         self.epoch += 1
+
+
+def _pair(batch: Any) -> Any:
+    if len(batch) != 2:
+        raise ValueError(
+            "`data` must give batches `(x, y)`, without sample weights. Received: "
+            f"{len(batch)} parts"
+        )
+    return batch
 
 
 def mix(
