@@ -190,7 +190,7 @@ told["parts"] = registered(
 )
 import keras_ldam.experiments
 told["networks"] = registered(
-    "BiLSTM", "PoolWords", "KnownNGrams", "PaddedShortcut", "TableFeatures", "soft_accuracy"
+    "BiLSTM", "PoolWords", "NGramEvidence", "PaddedShortcut", "TableFeatures", "soft_accuracy"
 )
 print(json.dumps(told))
 """

@@ -1,4 +1,4 @@
-"""N-grams: their counting, and the bag of them within the network."""
+"""N-grams: their counting, and what they say within the network."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from keras_ldam import CosineDense
 from keras_ldam.experiments import ngrams
 from keras_ldam.experiments.models.bilstm import bilstm
-from keras_ldam.experiments.models.ngram_bag import KnownNGrams, WeightedBag
+from keras_ldam.experiments.models.ngram_evidence import NGramEvidence
 
 TEXTS = [[2, 3, 4], [2, 3, 4, 2, 3], [3, 2, 1, 3], [4]]
 LABELS = np.array([1, 0, 1, 1])
@@ -16,6 +16,10 @@ LABELS = np.array([1, 0, 1, 1])
 def counted(texts=TEXTS, labels=LABELS, size=6, **changes):
     values, lengths = np.concatenate(texts), np.array([len(text) for text in texts])
     return ngrams.count(values, lengths, labels, size, **{"fewest": 1, "smoothing": 2, **changes})
+
+
+def weights_of(known, row=-1):
+    return known.weights[row, :, 0].tolist()
 
 
 def as_batch(texts, width):
@@ -31,19 +35,19 @@ def as_words(known, size=6):
 
 def test_a_weight_is_the_log_ratio_of_the_smoothed_shares_of_the_classes():
     known = counted()
-    weight = dict(zip(as_words(known), known.weights.tolist(), strict=True))
+    weight = dict(zip(as_words(known), weights_of(known), strict=True))
     # Of 1 text of class 0 and 3 of class 1; the smoothing is 2 / 4.
     assert weight[(2,)] == pytest.approx(np.log((2 / 3 + 0.5) / (1 + 0.5)), rel=1e-6)
     assert weight[2, 3] == pytest.approx(np.log((1 / 3 + 0.5) / (1 + 0.5)), rel=1e-6)
     assert weight[4, 2] == weight[4, 2, 3] == pytest.approx(np.log(0.5 / (1 + 0.5)), rel=1e-6)
     assert weight[3, 2] == pytest.approx(np.log((1 / 3 + 0.5) / 0.5), rel=1e-6)
-    assert known.weights[:2].tolist() == [0, 0] and weight[(5,)] == 0  # In no text.
+    assert weights_of(known)[:2] == [0, 0] and weight[(5,)] == 0  # In no text.
 
 
 def test_a_text_more_of_the_frequent_class_weighs_less_than_one_of_the_rare_class():
     texts = [[2, 3], [3, 2]] + [[4, 5]] * 18
     known = counted(texts, np.array([0, 1] + [0, 1, 1, 1, 1, 1] * 3), smoothing=10)
-    weight = dict(zip(as_words(known), known.weights.tolist(), strict=True))
+    weight = dict(zip(as_words(known), weights_of(known), strict=True))
     assert weight[2, 3] == pytest.approx(-np.log((1 / 4 + 0.5) / 0.5), rel=1e-6)
     assert weight[3, 2] == pytest.approx(np.log((1 / 16 + 0.5) / 0.5), rel=1e-6)
 
@@ -64,11 +68,34 @@ def test_ngrams_do_not_span_texts_or_unknown_words_and_are_in_enough_texts():
     assert len(counted([[2], [3]], np.array([0, 1])).bigrams) == 0
 
 
-def test_of_several_classes_the_clearest_counts():
+def test_of_several_classes_each_has_its_ratio_to_all_others():
     known = counted([[2, 3], [3], [4]], np.array([0, 1, 2]), smoothing=1)
+    assert known.weights.shape == (ngrams.FOLDS + 1, len(as_words(known)), 3)
     # Word 2 is in 1 of 1 of class 0 and in 0 of 2 others; word 3 in 0 of 1 of class 2 and 2 of 2.
-    clearest = np.log((1 + 1 / 3) / (1 / 3))
-    np.testing.assert_allclose(known.weights[2:4], clearest, rtol=1e-6)
+    clear = np.log((1 + 1 / 3) / (1 / 3))
+    assert known.weights[-1, 2, 0] == pytest.approx(clear, rel=1e-6)
+    assert known.weights[-1, 3, 2] == pytest.approx(-clear, rel=1e-6)
+
+
+def test_each_row_but_the_last_is_counted_without_its_fold():
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(1, 6, generator.integers(1, 9)).tolist() for _ in range(40)]
+    labels = generator.integers(0, 3, 40)
+    known = counted(texts, labels, fewest=3)
+    folds = np.array([sum(text) % ngrams.FOLDS for text in texts])
+    for fold in range(ngrams.FOLDS):
+        kept = [text for text, own in zip(texts, folds, strict=True) if own != fold]
+        alone = counted(kept, labels[folds != fold])
+        expected = dict(zip(as_words(alone), alone.weights[-1].tolist(), strict=True))
+        for words, found in zip(as_words(known), known.weights[fold].tolist(), strict=True):
+            # An n-gram that no other text has weighs what a count of zero gives.
+            if words in expected:
+                np.testing.assert_allclose(found, expected[words], rtol=1e-5)
+
+
+def test_more_classes_than_there_is_memory_for_are_refused():
+    with pytest.raises(ValueError, match="at most 50 classes; choose network bilstm"):
+        counted([[2]] * 51, np.arange(51))
 
 
 def test_a_vocabulary_whose_keys_no_backend_can_hold_is_refused():
@@ -76,36 +103,54 @@ def test_a_vocabulary_whose_keys_no_backend_can_hold_is_refused():
         counted(size=46_341)
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("width", [1, 5])
-def test_the_layer_finds_what_a_walk_over_the_text_finds_each_once(width):
-    known = counted()
+def test_the_layer_sums_what_a_walk_over_the_text_finds_each_once(width, training):
+    labels = np.array([1, 0, 2, 1])
+    known = counted(labels=labels)
     names = as_words(known)
-    layer = KnownNGrams(6, len(known.bigrams), len(known.trigrams))
+    layer = NGramEvidence(6, len(known.bigrams), len(known.trigrams), columns=3)
     texts = [[2, 3, 4, 2, 3], [4, 2, 3], [1, 5, 2], [], [3]]
     texts = [text[:width] for text in texts]
     layer.build((None, None))
     layer.assign(known)
-    numbers, weights = map(np.array, layer(as_batch(texts, width)))
-    for text, row, weighed in zip(texts, numbers, weights, strict=True):
+    found = np.array(layer(as_batch(texts, width), training=training))
+    for text, sums in zip(texts, found, strict=True):
         walked = {
             tuple(text[i : i + n])
             for n in (1, 2, 3)
             for i in range(len(text) - n + 1)
             if tuple(text[i : i + n]) in names and min(text[i : i + n]) >= 2
         }
-        found = row[row > 0].tolist()
-        assert len(found) == len(set(found))
-        assert {names[number] for number in found} == walked
-        np.testing.assert_array_equal(weighed, known.weights[row])
+        row = sum(text) % ngrams.FOLDS if training else -1
+        expected = np.zeros((3, 2, 3))
+        for words in walked:
+            weight = known.weights[row, names.index(words)]
+            expected[len(words) - 1, 0] += np.maximum(weight, 0)
+            expected[len(words) - 1, 1] += np.minimum(weight, 0)
+        expected /= np.sqrt(max(1, len(walked)))
+        np.testing.assert_allclose(sums, expected.reshape(-1), rtol=1e-5, atol=1e-6)
 
 
-def test_the_bag_is_a_layer_on_the_weighted_vectors():
-    bag = WeightedBag(4, 3)
-    numbers, weights = np.array([[1, 3, 0], [2, 0, 0]]), np.array([[2.0, -1, 0], [0.5, 0, 0]])
-    found = np.array(bag(numbers, weights.astype("float32")))
-    table, bias = (np.array(each) for each in bag.get_weights())
-    expected = np.stack([2 * table[1] - table[3], 0.5 * table[2]])
-    np.testing.assert_allclose(found, np.maximum(expected + bias, 0), rtol=1e-5, atol=1e-7)
+def test_what_is_learned_in_training_is_right_for_new_texts():
+    """Random labels: the weights of a text's own fold say nothing of it, all weights know it."""
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(2, 60, 12).tolist() for _ in range(300)]
+    labels = generator.integers(0, 2, 300)
+    known = counted(texts, labels, size=60, smoothing=1)
+    layer = NGramEvidence(60, len(known.bigrams), len(known.trigrams))
+    layer.build((None, None))
+    layer.assign(known)
+    score = {
+        training: np.array(layer(as_batch(texts, 12), training=training)).sum(axis=1)
+        for training in (False, True)
+    }
+    differs = {
+        training: found[labels == 1].mean() - found[labels == 0].mean()
+        for training, found in score.items()
+    }
+    assert differs[False] > 1
+    assert abs(differs[True]) < 0.2 * differs[False]
 
 
 def test_a_network_with_ngrams_is_saved_with_them_and_ignores_padding(tmp_path):
@@ -125,8 +170,8 @@ def test_a_network_with_ngrams_is_saved_with_them_and_ignores_padding(tmp_path):
     short = answers(model, 5)
     np.testing.assert_allclose(answers(model, 8), short, atol=1e-6)
     assert model.get_layer("features").moving_mean.shape == (4 * 2 + 3 + 4,)
-    bag = model.get_layer("bag")
-    bag.vectors.assign(5 + bag.vectors)
+    evidence = model.get_layer("ngrams").evidence
+    evidence.assign(-evidence)
     changed = answers(model, 5)
     assert np.abs(changed - short).max() > 1e-3
     model.save(tmp_path / "model.keras")

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_ldam.experiments import ngrams
 from keras_ldam.experiments.models import recurrence
-from keras_ldam.experiments.models.ngram_bag import KnownNGrams, WeightedBag
+from keras_ldam.experiments.models.ngram_evidence import NGramEvidence
 
 
 def reverse_words(inputs: Any, lengths: Any) -> Any:
@@ -170,9 +170,8 @@ def bilstm(
             negative. Defaults to 0.
         embedding: Initial word vectors, shape `(vocabulary_size, embedding_size)`, which are
             trained further. Defaults to random ones.
-        known_ngrams: Words, bigrams and trigrams whose weighted bag, through a small ReLU layer,
-            gives the head more features; of a text's n-grams a share of `head_dropout` is dropped.
-            Defaults to none.
+        known_ngrams: Words, bigrams and trigrams whose weights, summed over a text and through a
+            small ReLU layer, give the head more features. Defaults to none.
         ngram_units: Units of that layer. Defaults to 20.
         name: Name of the model. Defaults to `"bilstm"`.
 
@@ -204,9 +203,12 @@ def bilstm(
     ]
     if known_ngrams is not None:
         sizes = vocabulary_size, len(known_ngrams.bigrams), len(known_ngrams.trigrams)
-        numbers, weights = KnownNGrams(*sizes, name="ngrams")(inputs)
-        weights = layers.Dropout(head_dropout, name="ngram_dropout")(weights)
-        pooled.append(WeightedBag(sum(sizes), ngram_units, name="bag")(numbers, weights))
+        columns = known_ngrams.weights.shape[-1]
+        evidence = NGramEvidence(*sizes, columns, name="ngrams")(inputs)
+        evidence = layers.BatchNormalization(
+            momentum=0.9, center=False, scale=False, name="ngram_evidence"
+        )(evidence)
+        pooled.append(layers.Dense(ngram_units, "relu", name="ngram_layer")(evidence))
     x = layers.Concatenate(name="pooled")(pooled)
     x = layers.BatchNormalization(momentum=0.9, center=False, scale=False, name="features")(x)
     x = layers.Dropout(head_dropout, name="head_dropout")(x)
