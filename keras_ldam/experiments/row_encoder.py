@@ -26,6 +26,8 @@ _DATE = re.compile(
     r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?)?Z?",
     re.ASCII,
 )
+_SPACES = "[\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
+"""What `str.strip` takes off; `tf.strings.strip` knows the spaces of ASCII alone."""
 _DECIMAL = re.compile(r"^(-?[0-9]+)(?:\.0+|(\.[0-9]*[1-9])0+)$")
 """Zeros at the end: JSON tells 1 and 1.0, or 1.5 and 1.50, apart no more than its readers do."""
 _MONTHS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
@@ -103,14 +105,17 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
         return [column["name"] for column in columns if column["kind"] == kind]
 
     def plain(text: tf.Tensor) -> tf.Tensor:
-        text = tf.strings.strip(text)
-        missing = "|".join(map(re.escape, MISSING[1:]))
-        return tf.strings.regex_replace(text, f"^(?i:{missing})$", "")
+        text = tf.strings.regex_replace(text, f"^{_SPACES}|{_SPACES}$", "")
+        return tf.where(is_one_of(MISSING, text), "", text)
+
+    def is_one_of(words: Sequence[str], text: tf.Tensor) -> tf.Tensor:
+        # Not by (?i:…), to which the long s (U+017F) is an s, as it is not to `str.lower`.
+        pattern = "|".join(map(re.escape, words))
+        return tf.strings.regex_full_match(tf.strings.lower(text), pattern)
 
     def ids_of(lookup: Any, text: tf.Tensor) -> tf.Tensor:
         text = plain(text)
-        for name in ("true", "false"):
-            text = tf.strings.regex_replace(text, f"^(?i:{name})$", name)
+        text = tf.where(is_one_of(("true", "false"), text), tf.strings.lower(text), text)
         text = tf.strings.regex_replace(text, _DECIMAL.pattern, r"\1\2")
         if lookup is None:
             return tf.cast(text != "", tf.int64)

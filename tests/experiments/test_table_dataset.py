@@ -287,6 +287,22 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
             encode({**given, "when": tf.constant([wrong, *dates[1:]])})
 
 
+def test_the_graph_knows_the_spaces_and_capitals_that_python_knows():
+    tf = pytest.importorskip("tensorflow")
+    spaces = [sign for sign in map(chr, range(0x110000)) if sign.isspace()]
+    near = ["\u200b", "\ufeff", "\u180e", "\u2060", "\x1b", "!"]  # No spaces.
+    words = ["cook", "NA", "tRUE", "c\xa0k", "fal\u017fe", "\u212a", "İ", ""]
+    texts = [f"{a}{word}{a}{b}" for word in words for a in spaces + near for b in (a, " ")]
+    names = sorted({row_encoder.category(text) for text in texts} - {""})
+    encode = row_encoder.graph([{"name": "c", "kind": "category", "categories": names}])
+    ids = {"": 0} | {name: number for number, name in enumerate(names, start=2)}
+    expected = [[ids[row_encoder.category(text)]] for text in texts]
+    assert encode({"c": tf.constant(texts)}).numpy().tolist() == expected
+    encode = row_encoder.graph([{"name": "d", "kind": "date"}])
+    dates = tf.constant([f"{space}2020-01-01{space}" for space in spaces])
+    assert set(encode({"d": dates}).numpy()[:, 0]) == {row_encoder.date_parts("2020-01-01")[0]}
+
+
 @pytest.mark.parametrize(
     ("cell", "number"),
     [
