@@ -196,6 +196,14 @@ def test_a_whole_number_of_any_length_gets_a_sentence_or_is_a_label(tmp_path):
         table.load(config_of(path))
 
 
+@pytest.mark.parametrize(("sign", "message"), [("\\u0000", "a NUL"), ("\\ud800", "half of a surr")])
+def test_a_category_that_no_server_takes_is_refused_with_its_line(sign, message, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"job": "a", "label": "x"}\n' * 2 + f'{{"job": "{sign}", "label": "y"}}\n' * 2)
+    with pytest.raises(ValueError, match=f"line 3: column 'job' holds {message}"):
+        table.load(config_of(path))
+
+
 def test_codes_with_underscores_are_categories(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("code,n,label\n" + "10_200,1,x\n1_0200,2,y\n" * 4)

@@ -278,6 +278,19 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+def fault(text: str) -> str | None:
+    """Why a text or category cannot be used, or None: whoever serves the model refuses it."""
+    if not text:
+        return "is empty"
+    if "\0" in text:
+        return "holds a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair"
+    return None
+
+
 def _sorting(names):
     try:
         values = {name: int(name) for name in names}

@@ -214,11 +214,9 @@ class _Table:
         known = len(codes)
         found = [codes.setdefault(row_encoder.category(_text(v)), len(codes)) for v in values]
         for code, category in enumerate(list(codes)[known:], start=known):
-            if not _is_text(category):
-                raise ValueError(
-                    f"{rows.where(found.index(code))}: column {name!r} holds half of a surrogate "
-                    "pair."
-                )
+            reason = labeled_rows.fault(category)
+            if reason is not None:
+                raise ValueError(f"{rows.where(found.index(code))}: column {name!r} {reason}.")
         number = len(codes) - 1
         if number > MAX_CATEGORIES or (number > _MANY and 2 * number > self._total):
             raise ValueError(
@@ -282,14 +280,6 @@ def _features(config, rows):
 
 def _listed(names):
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _is_text(category):
-    try:
-        category.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text(value):

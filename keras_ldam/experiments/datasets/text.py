@@ -117,7 +117,7 @@ def _from_rows(config):
         kept = []
         for index, value in enumerate(chunk.columns[name]):
             text = labeled_rows.as_text(value)
-            reason = _fault(text)
+            reason = labeled_rows.fault(text)
             if reason is None:
                 texts.append(text)
                 kept.append(index)
@@ -147,7 +147,7 @@ def _from_folders(config, root):
         kept = []
         for index, name in enumerate(names):
             text = "".join(line for _, line in records.lines(folder / name)).strip()
-            reason = _fault(text)
+            reason = labeled_rows.fault(text)
             if reason is None:
                 texts.append(text)
                 kept.append(index)
@@ -176,19 +176,6 @@ def _from_folders(config, root):
         [path.removeprefix(f"{root}/") for path in skipped],
         records.fingerprint(paths),
     )
-
-
-def _fault(text):
-    """Why a text cannot be used, or None."""
-    if not text:
-        return "is empty"
-    if "\0" in text:
-        return "holds a NUL character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair"
-    return None
 
 
 def _check_not_numbers(texts, name, where):
