@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms of each wing by floor: a room imports from lower floors only.
 LIBRARY = [
-    {"cluster", "extras", "files", "keras_internals", "version"},
+    {"cells", "cluster", "extras", "files", "keras_internals", "version"},
     {"counts", "hardware", "labels"},
     {"counting", "sharding"},
     {"advice", "layers", "losses", "metrics", "optimizers", "sampling", "schedules"},

@@ -15,10 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam import extras
-
-MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
-"""What stands for a missing value, in any capitals."""
+from keras_ldam import cells, extras
 
 DATE_PARTS = ("days since 1970", "month", "weekday from Monday", "hour")
 _DATE = re.compile(
@@ -38,7 +35,7 @@ def category(text: str) -> str:
     """A category in the form in which it is looked up; empty if it is missing."""
     text = text.strip()
     lower = text.lower()
-    if lower in MISSING:
+    if lower in cells.MISSING:
         return ""
     if lower in ("true", "false"):
         return lower
@@ -106,7 +103,7 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
 
     def plain(text: tf.Tensor) -> tf.Tensor:
         text = tf.strings.regex_replace(text, f"^{_SPACES}|{_SPACES}$", "")
-        return tf.where(is_one_of(MISSING, text), "", text)
+        return tf.where(is_one_of(cells.MISSING, text), "", text)
 
     def is_one_of(words: Sequence[str], text: tf.Tensor) -> tf.Tensor:
         # Not by (?i:…), to which the long s (U+017F) is an s, as it is not to `str.lower`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ldam import extras, files
+from keras_ldam import cells, extras, files
 
 with extras.needed("export", by="an exported model"):
     import tensorflow as tf
@@ -129,12 +128,9 @@ class RowSignature(Signature):
 
 
 def _number(name: str, value: Any) -> float:
-    if value is None:
-        return math.nan
     try:
-        # A bool is a number to Python; a number in quotes comes from CSV.
-        number = float("" if isinstance(value, bool) else value)
-    except (TypeError, ValueError, OverflowError):
+        number = cells.number(value)  # One in quotes comes from CSV.
+    except (TypeError, ValueError):
         raise RefusedError(f"column {name!r} must be a number, not {repr(value)[:100]}") from None
     if abs(number) > np.finfo(np.float32).max:
         raise RefusedError(f"column {name!r} is infinite or beyond 3.4e38")

@@ -231,11 +231,50 @@ def test_rows_without_any_label_are_no_rows(tmp_path):
             load(config)
 
 
-def test_a_number_that_turns_into_a_word_late_is_refused_with_its_line(tmp_path):
-    lines = ["n,label", *(f"{i % 9},{i % 2}" for i in range(10_050)), "oops,1"]
-    (tmp_path / "a.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="line 10052: column 'n' holds numbers, and here 'oops'"):
-        table.load(config_of(tmp_path / "a.csv"))
+@pytest.mark.parametrize(
+    ("word", "said"), [('"oops"', "oops"), ('"1_000"', "1_000"), ("true", "T")]
+)
+@pytest.mark.parametrize("rows", [10, 10_050])
+def test_a_word_is_no_number_wherever_it_comes_and_gets_its_line(rows, word, said, tmp_path):
+    lines = [json.dumps({"n": i % 9, "label": i % 2}) for i in range(rows)]
+    lines.append(f'{{"n": {word}, "label": 1}}')
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    place = f"line {rows + 1}: column 'n' holds numbers, and here '{said}"
+    with pytest.raises(ValueError, match=place):
+        table.load(config_of(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        *(
+            (missing, None)
+            for missing in ("", "NA", "\u3000n/a ", "nan", "null", "None", "?", None)
+        ),
+        ("-1.5e3", -1500),
+        (" 7\xa0", 7),
+        (3, 3),
+    ],
+)
+def test_a_number_is_served_as_it_is_read_in_training(cell, number, tmp_path):
+    pytest.importorskip("tensorflow")
+    from keras_ldam.serving import exported
+
+    rows = [(1, 0, "train"), (cell, 1, "train"), (1, 0, "test")]
+    lines = [json.dumps(dict(zip(("n", "label", "split"), row, strict=True))) for row in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    train = table.load(config_of(tmp_path / "a.jsonl")).train
+    found = train.examples[np.flatnonzero(train.labels)].item(), exported._number("n", cell)
+    np.testing.assert_equal(found, [np.nan if number is None else number] * 2)
+
+
+@pytest.mark.parametrize("cell", ["1_000", "1,5", "many", True, [1], "2026-11-29"])
+def test_what_training_does_not_take_for_a_number_is_not_served(cell):
+    pytest.importorskip("tensorflow")
+    from keras_ldam.serving import exported
+
+    with pytest.raises(exported.RefusedError, match="column 'n' must be a number, not"):
+        exported._number("n", cell)
 
 
 def test_an_unknown_column_gets_a_sentence(churn):

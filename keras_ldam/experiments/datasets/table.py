@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_ldam import cells
 from keras_ldam.experiments import row_encoder
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets import imbalance, labeled_rows, records
@@ -180,15 +181,12 @@ class _Table:
         )
 
     def _read_numbers(self, name, values, rows):
-        try:
-            numbers = np.array(list(map(float, values)))
-        except (TypeError, ValueError, OverflowError):
-            numbers = np.empty(len(values))
-            for index, value in enumerate(values):
-                kind = _kind_of(value)
-                if kind not in (None, "number"):
-                    self._refuse_mixed(name, "number", rows, index)
-                numbers[index] = np.nan if kind is None else _number(value)
+        numbers = np.empty(len(values))
+        for index, value in enumerate(values):
+            try:
+                numbers[index] = cells.number(value)
+            except (TypeError, ValueError):
+                self._refuse_mixed(name, "number", rows, index)
         bad = np.abs(numbers) > np.finfo(np.float32).max
         if bad.any():
             index = int(np.argmax(bad))
@@ -290,26 +288,16 @@ def _text(value):
 
 def _kind_of(value):
     """`"number"`, `"date"` or `"category"`; None for a missing value."""
-    if isinstance(value, bool):
-        return "category"
     text = row_encoder.category(_text(value))
     if not text:
         return None
     if row_encoder.date_parts(text) is not None:
         return "date"
     try:
-        float(text)
+        cells.number(text)
     except ValueError:
         return "category"
-    # Python reads 10_200 as 10200.
-    return "number" if "_" not in text else "category"
-
-
-def _number(value):
-    try:
-        return float(value)
-    except OverflowError:  # A whole number of JSON may have any length.
-        return np.inf
+    return "number"
 
 
 def _tell_kinds(columns):
