@@ -18,11 +18,10 @@ import numpy as np
 from keras_ldam import cells, extras
 
 DATE_PARTS = ("days since 1970", "month", "weekday from Monday", "hour")
-_DATE = re.compile(
-    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
-    r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?)?Z?",
-    re.ASCII,
-)
+_DAY = r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+_TIME = r"[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+_DATE = re.compile(rf"({_DAY}(?:{_TIME})?)Z?|({_DAY}{_TIME})[+-]00(?::?00)?", re.ASCII)
+_WITH_OFFSET = re.compile(rf"{_DAY}{_TIME}[+-]\d\d(?::?\d\d)?", re.ASCII)
 _SPACES = "[\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
 """What `str.strip` takes off; `tf.strings.strip` knows the spaces of ASCII alone."""
 _DECIMAL = re.compile(r"^(-?[0-9]+)(?:\.0+|(\.[0-9]*[1-9])0+)$")
@@ -46,16 +45,23 @@ def date_parts(text: str) -> tuple[float, float, float, float] | None:
     """The numbers of a date, in the order of `DATE_PARTS`; None if the text is no date.
 
     Args:
-        text: `2026-11-29`, or with a time: `2026-11-29 14:30`, `2026-11-29T14:30:05Z`.
+        text: `2026-11-29`, or with a time: `2026-11-29 14:30`, `2026-11-29T14:30:05Z`. An offset
+            from UTC must be 0.
     """
-    if not _DATE.fullmatch(text):
+    match = _DATE.fullmatch(text)
+    if not match:
         return None
     try:
-        date = datetime.datetime.fromisoformat(text.removesuffix("Z"))
+        date = datetime.datetime.fromisoformat(match[1] or match[2])
     except ValueError:  # Such as the 30th of February.
         return None
     days = (date - _EPOCH).total_seconds() / 86_400
     return days, date.month, date.weekday(), date.hour
+
+
+def is_outside_utc(text: str) -> bool:
+    """Whether a text is a time with an offset from UTC, which `date_parts` takes for no date."""
+    return bool(_WITH_OFFSET.fullmatch(text)) and not _DATE.fullmatch(text)
 
 
 def width(columns: Sequence[Mapping[str, Any]]) -> tuple[int, list[int]]:
@@ -137,8 +143,8 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
         length = tf.gather(_MONTHS, month - 1) + tf.cast(leap & (month == 2), tf.int64)
         right = missing | (known & (day <= length) & (year > 0))
         message = (
-            f"column {name}: a date must be like 2026-11-29 or 2026-11-29T14:30:05, and an "
-            "existing day: number in the batch, from 0:"
+            f"column {name}: a date must be like 2026-11-29 or 2026-11-29T14:30:05, in UTC, and "
+            "an existing day: number in the batch, from 0:"
         )
         with tf.control_dependencies(
             [tf.debugging.Assert(tf.reduce_all(right), [message, tf.where(~right)[:1, 0]])]

@@ -99,6 +99,48 @@ def test_every_form_of_file_gives_the_same_rows(tmp_path, churn):
         )
 
 
+@pytest.fixture
+def from_parquet(tmp_path):
+    """Loads a table of these columns, and of twelve labels, from a Parquet file."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    def load(**columns):
+        path = tmp_path / "a.parquet"
+        parquet.write_table(pyarrow.table({**columns, "label": [b"x", b"y"] * 6}), path)
+        return table.load(config_of(path))
+
+    return load
+
+
+def test_times_of_a_zone_are_read_in_utc_up_to_the_nanosecond(from_parquet):
+    import pyarrow
+
+    when = datetime.datetime(2026, 11, 30, 0, 30, tzinfo=datetime.UTC)
+    expected = list(row_encoder.date_parts("2026-11-30T00:30Z"))
+    nanoseconds = int(when.timestamp()) * 10**9 + 1
+    for times in (
+        pyarrow.array([when] * 12, pyarrow.timestamp("us", "America/New_York")),
+        pyarrow.array([nanoseconds] * 12, pyarrow.timestamp("ns", "Asia/Tokyo")),
+        pyarrow.array([nanoseconds] * 12, pyarrow.timestamp("ns")),
+        [when.isoformat()] * 12,
+        ["2026-11-30 00:30:00+0000"] * 12,
+    ):
+        data = from_parquet(when=times)
+        assert data.columns[0]["kind"] == "date"
+        np.testing.assert_allclose(data.train.examples[np.array([0])], [expected])
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'when' cannot be read from row 1 on"):
+        from_parquet(when=pyarrow.array([10**15] * 12, pyarrow.timestamp("s")))
+
+
+def test_bytes_are_read_as_text_or_refused_with_their_row(from_parquet):
+    data = from_parquet(job=["é".encode(), b"ham"] * 6)
+    assert data.class_names == ("x", "y")
+    assert sorted(data.columns[0]["categories"]) == ["ham", "é"]
+    with pytest.raises(ValueError, match="row 2: column 'job' holds bytes that are not UTF-8"):
+        from_parquet(job=[b"ham", b"\xff"] * 6)
+
+
 def test_columns_can_be_left_out_or_taken_for_categories(churn):
     data = table.load(
         config_of(churn, ignore_columns="since, job", category_columns="age", label_column="label")
@@ -163,6 +205,14 @@ FAULTS = {
     "an impossible date": (
         "n,label\n" + "2026-02-28,x\n2026-02-27,y\n" * 4 + "2026-02-30,x\n",
         "line 10: column 'n' holds dates, and here '2026-02-30'",
+    ),
+    "a time elsewhere": (
+        "n,label\n" + "2026-02-28T10:00+01:00,x\n2026-02-28T10:00Z,y\n" * 4,
+        "line 2: column 'n' holds a time that is not in UTC, 2026-02-28T10:00+01:00: convert",
+    ),
+    "a time elsewhere among dates": (
+        "n,label\n" + "2026-02-28T10:00Z,x\n2026-02-27,y\n" * 4 + "2026-02-28 10:00-0330,x\n",
+        "line 10: column 'n' holds a time that is not in UTC, 2026-02-28 10:00-0330: convert",
     ),
     "an empty column": ("n,c,label\n" + ",a,x\n,b,y\n" * 4, "column 'n' of"),
     "only labels": ("label\nx\ny\n", "no column but that of the labels"),
@@ -301,9 +351,10 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
     rng = np.random.default_rng(1)
     dates = ["", "2026-11-29T14:30", "2024-02-29 23:59:59", "1969-12-31T00:00:01.5Z", " NA "]
     first = datetime.datetime(1, 1, 1)
+    dates[1:1] = [f"2026-11-29T14:30{zero}" for zero in ("+00:00", "-00:00", "+0000", ":05.5+00")]
     dates += [
         (first + datetime.timedelta(int(day), hours=int(day) % 24)).isoformat()
-        for day in rng.integers(0, 3_652_058, 45)
+        for day in rng.integers(0, 3_652_058, 41)
     ]
     jobs = ["a", " a ", "TRUE", "True", "other", "", "null", "?", "n/a", "None", "10.0", "1.0"]
     jobs += ["10", "a.0"] + [""] * 36
@@ -328,6 +379,10 @@ def test_the_graph_encodes_dates_and_categories_as_python_does():
         "1900-02-29",
         "2026-04-31",
         "0000-01-01",
+        "2026-11-29T14:30+02:00",
+        "2026-11-29T14:30-00:30",
+        "2026-11-29-00",
+        "2026-11-29T14:30+00:00Z",
     ):
         assert row_encoder.date_parts(wrong) is None
         with pytest.raises(tf.errors.InvalidArgumentError, match="a date must be like 2026-11-29"):

@@ -105,9 +105,16 @@ class Records:
         return map(self._flat, self._grouped(self._json_rows(), size, names))
 
     def _flat(self, chunk):
-        """The chunk; raises `ValueError` for a cell that is a list or an object."""
+        """The chunk, bytes as text; raises `ValueError` for other bytes, lists and objects."""
         for name, values in chunk.columns.items():
-            for place, value in zip(chunk.places, values, strict=True):
+            for index, (place, value) in enumerate(zip(chunk.places, values, strict=True)):
+                if isinstance(value, bytes):
+                    try:
+                        values[index] = value.decode()
+                    except UnicodeDecodeError:
+                        raise ValueError(
+                            f"{self.where(place)}: column {name!r} holds bytes that are not UTF-8."
+                        ) from None
                 if isinstance(value, (list, dict)):
                     raise ValueError(
                         f"{self.where(place)}: column {name!r} holds {str(value)[:60]}, and must "
@@ -233,10 +240,25 @@ class Records:
     def _parquet_chunks(self, size, names):
         begins = 1
         for batch in self._parquet().iter_batches(batch_size=size, columns=list(names)):
-            columns = {name: batch.column(name).to_pylist() for name in names}
+            columns = {name: self._values(name, batch.column(name), begins) for name in names}
             if batch.num_rows:
                 yield Chunk(list(range(begins, begins + batch.num_rows)), columns)
             begins += batch.num_rows
+
+    def _values(self, name, column, begins):
+        import pyarrow
+
+        if pyarrow.types.is_timestamp(column.type):
+            unit, zone = column.type.unit, column.type.tz
+            unit = "us" if unit == "ns" else unit  # Python has no nanoseconds.
+            column = column.cast(pyarrow.timestamp(unit, zone and "UTC"), safe=False)
+        try:
+            return column.to_pylist()
+        except (ValueError, OverflowError) as error:  # Such as of the year 10000.
+            raise ValueError(
+                f"{self.path}: column {name!r} cannot be read from row {begins} on: "
+                f"{files.reason(error)}"
+            ) from None
 
 
 def _once(pairs):

@@ -158,6 +158,11 @@ class _Table:
             kind = _kind_of(value)
             if kind is None:
                 continue
+            if kind == "category" and row_encoder.is_outside_utc(_text(value)):
+                raise ValueError(
+                    f"{rows.where(index)}: column {name!r} holds a time that is not in UTC, "
+                    f"{value}: convert the column to UTC, or name it in --category_columns."
+                )
             found[kind] += 1
             first.setdefault(kind, index)
         known = sum(found.values())
