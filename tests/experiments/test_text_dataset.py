@@ -183,8 +183,16 @@ FAULTS = {
     "cut UTF-16": (f"text,label\n{GOOD}".encode("utf-16")[:-1], "is not UTF-16"),
     "a long line": (b"text,label\n" + b"a" * (2**20 + 2), "line 2 is longer than 1,048,576 bytes"),
     "a long cell": (
-        b'text,label\n"' + (b"a" * 999 + b"\n") * 1100,
-        "line 2: a quote opens and is not closed",
+        b'text,label\n"' + (b"a" * 999 + b"\n") * 1100 + b'",praise\n',
+        "line 2: a cell that goes on to line 1050 is longer than 1,048,576 characters; shorten it",
+    ),
+    "carriage returns": (
+        f"text,label\n{GOOD}".replace("\n", "\r").encode(),
+        "line 1: a carriage return alone ends no line; end lines in line feeds",
+    ),
+    "a megabyte of carriage returns": (
+        b"text,label\r" + b"words,praise\r" * 99_999,
+        "line 1 is longer than 1,048,576 bytes; lines end in line feeds",
     ),
     "numbers": (b"text,label\n1.5,a\n2,b\n", "line 2: column 'text' holds numbers, as here 1.5"),
     "an empty text": (

@@ -181,9 +181,18 @@ class Records:
 
     def _csv_fault(self, error, begins, ends):
         reason = str(error)
-        if "unexpected end" in reason or "field limit" in reason:
-            until = "the end of the file" if "end" in reason else f"line {ends}"
-            reason = f"a quote opens and is not closed up to {until}"
+        if "unexpected end" in reason:
+            reason = "a quote opens and is not closed up to the end of the file"
+        elif "field limit" in reason:
+            reason = (
+                f"a cell that goes on to line {ends} is longer than {MAX_LINE_BYTES:,} characters; "
+                "shorten it, or close its quote"
+            )
+        elif "new-line character" in reason:
+            reason = (
+                "a carriage return alone ends no line; end lines in line feeds, and quote a cell "
+                "that holds one"
+            )
         elif "expected after" in reason:
             reason = "a quote closes in the middle of a cell; write a quote inside a cell twice"
         return f"{self.path}, line {begins}: {reason}."
@@ -289,7 +298,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
                     raise ValueError(
-                        f"{path}, line {number} is longer than {MAX_LINE_BYTES:,} bytes."
+                        f"{path}, line {number} is longer than {MAX_LINE_BYTES:,} bytes; lines end "
+                        "in line feeds."
                     )
                 if alone:
                     line = line.decode()
