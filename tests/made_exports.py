@@ -28,6 +28,14 @@ def of_any_size(folder: Path) -> Path:
     return keras_ldam.export_saved_model(model, folder / "any_size", class_names=list("ab"))
 
 
+def of_pixels(folder: Path) -> Path:
+    """Exports a model of color images of any size with a class for each pixel; its folder."""
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.Dense(2, kernel_initializer=keras.initializers.GlorotUniform(1))(inputs)
+    model = keras.Model(inputs, outputs)
+    return keras_ldam.export_saved_model(model, folder / "pixels", class_names=list("ab"))
+
+
 def of_rows(folder: Path) -> Path:
     """Exports a model of rows with the columns "size (cm)" and "class"; returns its folder.
 

@@ -190,13 +190,7 @@ class ServedModel(kserve.Model):
                 for row in rows
             ]
         most = MAX_FILES_TOGETHER if name == loading.IMAGE_SIGNATURE else MAX_TOGETHER
-        outputs = _answers(signature, rows, most)
-        columns = {key: _plain(value) for key, value in outputs.items()}
-        return {
-            "predictions": [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ]
-        }
+        return {"predictions": _answers(signature, rows, most)}
 
 
 class OneModel(ModelRepositoryExtension):
@@ -219,8 +213,8 @@ class OneModel(ModelRepositoryExtension):
         raise InvalidInput(_FIXED)
 
 
-def _answers(signature: Signature, rows: list[Any], most: int) -> dict[str, np.ndarray]:
-    """The outputs for the rows of a request; the first bad one refuses the request."""
+def _answers(signature: Signature, rows: list[Any], most: int) -> list[dict[str, Any]]:
+    """The predictions for the rows of a request; the first bad one refuses the request."""
     parts: list[dict[str, np.ndarray]] = []
     is_row = isinstance(signature, RowSignature)
     if not is_row and signature.dtype != "string":
@@ -238,7 +232,14 @@ def _answers(signature: Signature, rows: list[Any], most: int) -> dict[str, np.n
                     raise InvalidInput(f"{place}{part}")
                 parts.append(part)
                 answered += len(part["class_index"])
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    # Not of all parts together: the outputs for pixels may have several sizes.
+    return [row for part in parts for row in _rows_of(part)]
+
+
+def _rows_of(outputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    columns = [_plain(value) for value in outputs.values()]
+    for row in zip(*columns, strict=True):
+        yield dict(zip(outputs, row, strict=True))
 
 
 def _divided(inputs: Any, most: int) -> list[Any]:

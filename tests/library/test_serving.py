@@ -78,15 +78,17 @@ def image_export(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def urls(image_export, text_export, start, tmp_path_factory):
-    """Where four exports are served; each by a process of its own, on loopback."""
+    """Where five exports are served; each by a process of its own, on loopback."""
     any_size_export = made_exports.of_any_size(tmp_path_factory.mktemp("exports"))
     row_export = made_exports.of_rows(tmp_path_factory.mktemp("exports"))
-    logs = [tmp_path_factory.mktemp("logs") / "log" for _ in range(4)]
+    pixel_export = made_exports.of_pixels(tmp_path_factory.mktemp("exports"))
+    logs = [tmp_path_factory.mktemp("logs") / "log" for _ in range(5)]
     programs = [
         start(image_export.parent, logs[0]),
         start(text_export, logs[1], name="reviews"),
         start(any_size_export, logs[2]),
         start(row_export, logs[3]),
+        start(pixel_export, logs[4]),
     ]
     try:
         lines = [program.stdout.readline() for program in programs]
@@ -355,18 +357,19 @@ def test_a_file_that_is_cut_off_is_named(images, pixels):
 
 
 @needs_kserve
-def test_files_of_several_sizes_are_answered_together_as_each_by_itself(any_size, rng):
+@pytest.mark.parametrize("place", [2, 4], ids=["any_size", "pixels"])
+def test_files_of_several_sizes_are_answered_together_as_each_by_itself(place, urls, rng):
     sizes = [(8, 8), (9, 9), (8, 8), (5, 7)]
     files = [b64(png(rng.integers(0, 256, (*size, 3), np.uint8))) for size in sizes]
 
     def answers(files):
-        response = ask(any_size, {"signature_name": "serving_bytes", "instances": files})
+        response = ask(urls[place], {"signature_name": "serving_bytes", "instances": files})
         assert response.status_code == 200, response.text
         return response.json()["predictions"]
 
     alone = [answer for file in files for answer in answers([file])]
     for together, each in zip(answers(files), alone, strict=True):
-        assert together["label"] == each["label"]
+        assert together["class_index"] == each["class_index"]
         np.testing.assert_allclose(together["logits"], each["logits"], rtol=0, atol=1e-3)
 
 
