@@ -104,7 +104,8 @@ def export_saved_model(
         image_shape: For images: height, width and channels. Defaults to those of the model's
             input.
         resize: Whether `serving_bytes` takes images of any size and resizes them (bilinear,
-            antialiased, without keeping the aspect ratio); otherwise another size is an error.
+            antialiased, without keeping the aspect ratio) to that of the model; otherwise another
+            size is an error.
         decode: For images: maps an encoded file, a string scalar, to the model's input, in place
             of decoding and resizing as above.
         columns: For tables: `"number"` or `"text"` for the name of each column of a row.

@@ -37,16 +37,19 @@ def served(
     Arguments are those of `export_saved_model`.
 
     Raises:
-        ValueError: for a model of none of texts, images and rows.
+        ValueError: for a model of none of texts, images and rows, or arguments for another kind.
     """
+    for_images = {"image_shape": image_shape, "resize": resize, "decode": decode}
     if columns is not None or encode is not None:
         columns = _checked_columns(columns)
+        _check_not_given("rows", tokenizer=tokenizer, **for_images)
         return ServedRows(answer, columns, encode or _stacking(columns, model))
     shape = tuple(model.inputs[0].shape[1:])
     if tokenizer is None and model.inputs[0].dtype == "string" and shape in ((), (1,)):
         # The model has its own tokenizer.
         tokenizer = tf.identity if not shape else (lambda text: tf.expand_dims(text, -1))
     if tokenizer is not None:
+        _check_not_given("texts", **for_images)
         return ServedText(answer, tokenizer)
     shape = shape if image_shape is None else tuple(image_shape)
     if len(shape) != 3 or not isinstance(shape[2], int):
@@ -57,7 +60,17 @@ def served(
             f"Received: input of shape {shape}"
         )
     height, width, channels = shape
+    if decode is not None:
+        _check_not_given("images that `decode` reads", resize=resize)
+    if height is None or width is None:
+        _check_not_given("images of any size", resize=resize)
     return ServedImages(answer, (height, width, channels), resize=resize, decode=decode)
+
+
+def _check_not_given(kind: str, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value not in (None, False):
+            raise ValueError(f"`{name}` is not for a model of {kind}. Received: {name}={value}")
 
 
 class Answer(tf.Module):

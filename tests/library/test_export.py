@@ -347,6 +347,21 @@ def test_rows_are_answered_by_column_under_names_that_a_signature_can_have(tmp_p
         ({"columns": {"a": "number"}}, "`columns` needs `encode`"),
         ({"columns": {"a": "int"}, "encode": len}, 'be "number" or "text". Received'),
         ({"encode": len}, "`columns` must name at least one column"),
+        (
+            {"columns": {"a": "number"}, "encode": len, "resize": True},
+            "`resize` is not for a model of rows. Received: resize=True",
+        ),
+        (
+            {"columns": {"a": "number"}, "encode": len, "tokenizer": len},
+            "`tokenizer` is not for a model of rows. Received: tokenizer=<built-in function len>",
+        ),
+        ({"tokenizer": len, "resize": True}, "`resize` is not for a model of texts. Received: res"),
+        ({"tokenizer": len, "decode": len}, "`decode` is not for a model of texts. Received: dec"),
+        ({"decode": len, "resize": True}, "`resize` is not for a model of images that `decode` re"),
+        (
+            {"image_shape": (None, 4, 1), "resize": True},
+            "`resize` is not for a model of images of any size. Received: resize=True",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(changes, message, tmp_path):
