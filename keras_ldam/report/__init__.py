@@ -158,7 +158,8 @@ def draw(
         runs: Runs that the figures are about.
         table: The table, whose title is the page's.
         everything: Runs that the figure of errors is about; `runs` by default.
-        figures: Names of the figures to draw, without the page; by default page and all figures.
+        figures: Names of the figures to draw, without the page; none, the default: page and all
+            figures.
 
     Returns:
         The contents of the files by their names.
@@ -169,14 +170,14 @@ def draw(
     check_figures(figures)
     everything = runs if everything is None else everything
     files = {}
-    for name in SECTIONS if figures is None else figures:
+    for name in figures or SECTIONS:
         section = SECTIONS[name]
         picture = canvas.png(section.draw, shown(section, runs, everything))
         if picture is not None:
             files[f"{name}.png"] = picture
-        elif figures is not None:
+        elif figures:
             raise ValueError(f"figure {name!r} is not in these results. {section.needs}")
-    if figures is None:
+    if not figures:
         files["index.html"] = page(runs, table, everything).encode()
     return files
 

@@ -99,8 +99,11 @@ def test_a_page_that_is_no_report_is_left_alone(compared_runs, tmp_path):
     folder = tmp_path / "o"
     folder.mkdir()
     (folder / "index.html").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"index\.html exists and is not a report"):
-        tables.write(compared_runs[:1], results_dir=tmp_path, output_dir=folder)
+    for figures in (None, []):
+        with pytest.raises(ValueError, match=r"index\.html exists and is not a report"):
+            tables.write(
+                compared_runs[:1], results_dir=tmp_path, output_dir=folder, figures=figures
+            )
     assert (folder / "index.html").read_bytes() == b"mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
 

@@ -98,6 +98,11 @@ def test_what_runs_do_not_hold_is_named_on_the_page_and_refused_as_a_figure():
         report.draw(runs, tables.plain(runs, "Mine"), figures=["pie"])
 
 
+def test_no_figure_named_is_the_page(without_figures):
+    runs = [made_up_run([30, 25])]
+    assert set(report.draw(runs, tables.plain(runs, "Mine"), figures=[])) == {"index.html"}
+
+
 def test_seeds_and_published_errors_stand_beside_the_mean_on_the_page(without_figures):
     published = {("step", "mean_error"): 36.82}
     runs = [

@@ -34,8 +34,8 @@ def write(
         sources: Run folders, results files, or both.
         results_dir: Folder of the results files.
         output_dir: Folder of figures and page; `reports/DATASET` by default.
-        figures: Names of the figures to draw, as PNG and without the page; by default page and all
-            figures.
+        figures: Names of the figures to draw, as PNG and without the page; none, the default: page
+            and all figures.
         only_ours: Whether the returned table leaves out methods and columns without a run, and
             others' numbers.
 
@@ -51,7 +51,7 @@ def write(
     runs = gather(sources)
     dataset = runs[0].dataset
     folder = Path(output_dir) if output_dir else Path("reports") / dataset
-    if figures is None:
+    if not figures:
         report.check_folder(folder)
     results_file, content = Path(results_dir) / f"{dataset}.json", None
     everything = runs
