@@ -69,8 +69,9 @@ def export_saved_model(
     * `serving_bytes`, for images: `image_bytes`, encoded JPEG or PNG files, strings `(batch,)`.
 
     For tables `serving_default` has an argument for each column, float32 or strings `(batch,)`,
-    called like the column, with `_` for signs that a name cannot have: `export.json` lists them. A
-    missing number is NaN, a missing text is empty.
+    called like the column, with `_` for signs that a name cannot have, and at its end where another
+    column has that name: `export.json` lists them. A missing number is NaN, a missing text is
+    empty.
 
     Outputs of both: `probabilities` and `logits`, float32 `(batch, num_classes)`, `class_index`,
     int64 `(batch,)`, and `label`, strings `(batch,)`. For pixels their shape begins with `(batch,

@@ -336,15 +336,20 @@ def _stacking(
 
 
 def _arguments(columns: Mapping[str, str]) -> dict[str, str]:
-    """A name that a signature can have for each column, all different."""
+    """A name that a signature can have for each column, all different in small letters too.
+
+    TensorFlow writes them small, and has a `self` of its own.
+    """
     arguments: dict[str, str] = {}
+    taken = {"self"}
     for name in columns:
         argument = re.sub(r"\W", "_", name, flags=re.ASCII)
         if not re.match("[A-Za-z]", argument):
             argument = f"column_{argument}"
-        while argument in arguments.values() or keyword.iskeyword(argument):
+        while argument.lower() in taken or keyword.iskeyword(argument):
             argument += "_"
         arguments[name] = argument
+        taken.add(argument.lower())
     return arguments
 
 

@@ -324,6 +324,18 @@ def test_rows_are_answered_by_column_under_names_that_a_signature_can_have(tmp_p
         assert message in str(caught.value)
 
 
+def test_columns_whose_names_differ_in_capitals_and_one_called_self_are_served(tmp_path):
+    names = ["self", "Age", "age", "AGE_", "age ", "class", "Class_"]
+    model = keras.Sequential([keras.Input((len(names),)), keras.layers.Dense(2)])
+    folder = keras_ldam.export_saved_model(
+        model, tmp_path / "m", class_names=["a", "b"], columns=dict.fromkeys(names, "number")
+    )
+    row = {name: float(place) for place, name in enumerate(names)}
+    (answer,) = Predictor(folder).predict([json.dumps(row).encode()])
+    scores = model.predict(np.array([list(row.values())]), verbose=0)
+    np.testing.assert_allclose(answer["probabilities"], tf.nn.softmax(scores)[0], rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
