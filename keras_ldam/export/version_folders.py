@@ -66,6 +66,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.parent)
+        # In a container that is started again the killed process had the same number.
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         yield aside
         for path in [*aside.rglob("*"), aside]:

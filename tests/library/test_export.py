@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_ldam
-from keras_ldam import extras
+from keras_ldam import extras, files
 from keras_ldam.export import graphs, image_files, limits, version_folders
 from keras_ldam.export.card import model_card
 from keras_ldam.serving.predictor import Predictor
@@ -776,6 +776,17 @@ with version_folders.written_whole(Path({str(tmp_path / "name" / "1")!r})) as as
     with version_folders.written_whole(tmp_path / "name" / "1"):
         assert not left.exists()
     assert {path.name for path in (tmp_path / "name").iterdir()} == {"1", running.name}
+
+
+def test_what_a_killed_export_of_the_same_process_number_left_is_removed(tmp_path):
+    folder = tmp_path / "name" / "1"
+    left = files.temporary_path(folder)
+    left.mkdir(parents=True)
+    (left / "half").write_text("")
+    with version_folders.written_whole(folder) as aside:
+        (aside / "whole").write_text("")
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
