@@ -93,6 +93,16 @@ def graph(columns: Sequence[Mapping[str, Any]]) -> Any:
                 if column["kind"] == "category"
             ]
 
+        @property
+        def card_limits(self) -> list[str]:
+            """What a model card says of it."""
+            dates = ["Refused: dates that are not like 2026-11-29."] if names_of("date") else []
+            return [
+                "A missing value, and a category that training has not known, are answered like "
+                "any other: export.json lists the columns, of which any may be missing.",
+                *dates,
+            ]
+
         def __call__(self, given: Mapping[str, tf.Tensor]) -> tf.Tensor:
             def of(kind: str) -> list[tf.Tensor]:
                 return [given[name] for name in names_of(kind)]

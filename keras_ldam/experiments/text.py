@@ -73,6 +73,11 @@ class Tokenizer(tf.Module):
             tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary)), ids), UNKNOWN
         )
 
+    @property
+    def card_limits(self) -> list[str]:
+        """What a model card says of it."""
+        return [f"Only the last {self.max_tokens} words of a text are read."]
+
     def ragged(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Returns the ids of each text, int32, shape `(batch, None)`."""
         words = split_words(texts)[:, -self.max_tokens :]

@@ -206,26 +206,26 @@ def export_saved_model(
         columns=columns,
         encode=encode,
     )
-    facts = {
-        "name": folder.parent.name,
-        "version": int(folder.name),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **served.describe(),
-        "class_names": class_names,
-        "counts": None if counts is None else counts.tolist(),
-        "scale": scale,
-        "temperature": temperature,
-        "offsets": layer.offsets,
-        "adjusted": adjusted,
-        "of_pixels": len(scores.output_shape) == 4,
-        "several_labels": layer.activation == "sigmoid" and num_scores > 1,
-        "target_prior": target_prior,
-        "source_prior": source_prior,
-        "versions": versions(),
-        **(details or {}),
-    }
     with version_folders.written_whole(folder) as aside:
         graphs.save(served, scores, aside)
+        facts = {
+            "name": folder.parent.name,
+            "version": int(folder.name),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **served.describe(),
+            "class_names": class_names,
+            "counts": None if counts is None else counts.tolist(),
+            "scale": scale,
+            "temperature": temperature,
+            "offsets": layer.offsets,
+            "adjusted": adjusted,
+            "of_pixels": len(scores.output_shape) == 4,
+            "several_labels": layer.activation == "sigmoid" and num_scores > 1,
+            "target_prior": target_prior,
+            "source_prior": source_prior,
+            "versions": versions(),
+            **(details or {}),
+        }
         text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
         (aside / EXPORT_FILE).write_text(text, encoding="utf-8")
         text = model_card(facts) if card is None else card

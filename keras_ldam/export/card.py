@@ -22,7 +22,7 @@ def model_card(facts: dict[str, Any]) -> str:
 
     Args:
         facts: The contents of `export.json`; `dataset`, `results`, `calibration`, `config`,
-            `adjusted`, `several_labels` and `offsets` are optional.
+            `adjusted`, `several_labels`, `offsets` and `limits` are optional.
     """
     return (
         "\n\n".join(
@@ -80,8 +80,7 @@ def _classes(facts: dict[str, Any]) -> str:
     names, counts, results = facts["class_names"], facts["counts"], facts.get("results")
     head, rule = "| class | name |", "|---|---|"
     if counts:
-        unit = "pixels" if facts.get("of_pixels") else "examples"
-        head, rule = f"{head} training {unit} |", rule + "---|"
+        head, rule = f"{head} training {_unit(facts)} |", rule + "---|"
     if results:
         head, rule = head + f" error on {results['split']}, % |", rule + "---|"
     rows = []
@@ -106,6 +105,11 @@ def _classes(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _unit(facts: dict[str, Any]) -> str:
+    """What has one of the classes."""
+    return "pixels" if facts.get("of_pixels") else "examples"
+
+
 def _probabilities(facts: dict[str, Any]) -> str:
     kind = "sigmoid of each" if facts.get("several_labels") else "softmax"
     text = (
@@ -120,6 +124,8 @@ def _probabilities(facts: dict[str, Any]) -> str:
     if not found:
         if facts.get("adjusted"):
             return f"{text}. `keras_ldam.adjust` has made them so."
+        if facts["temperature"] != 1:
+            return f"{text}. The temperature was given to the export."
         return f"{text}. They are not calibrated: a probability of 0.9 may be right less often."
     return (
         f"{text}. The temperature was fitted on {found['fitted_on']}. Expected calibration error "
@@ -136,28 +142,24 @@ def _limits(facts: dict[str, Any]) -> str:
         rare = int(np.argmin(counts))
         limits.append(
             f"- The rarest class, {facts['class_names'][rare]}, had {counts[rare]} training "
-            f"examples, the most frequent {max(counts)}."
+            f"{_unit(facts)}, the most frequent {max(counts)}."
         )
     if facts.get("results"):
         limits.append("- The errors are those of a single run; they vary with the seed.")
+    limits += [f"- {sentence}" for sentence in facts.get("limits", ())]
     if facts["input"] == "text":
-        if "config" in facts:
-            limits.append(
-                f"- Only the last {facts['config']['max_tokens']} words of a text are read."
-            )
+        wordless = ", contain no word" if facts["refuses_wordless"] else ""
         limits.append(
-            "- Refused: texts that are empty, contain no word or a NUL byte, exceed "
+            f"- Refused: texts that are empty{wordless}, contain a NUL byte, exceed "
             f"{facts['max_text_bytes']} bytes, or are not UTF-8."
         )
     elif facts["input"] == "row":
-        limits.append(
-            "- A missing value, and a category that training has not known, are answered like any "
-            "other: export.json lists the columns, of which any may be missing."
-        )
-        limits.append(
-            "- Refused: infinite numbers, dates that are not like 2026-11-29, and texts that "
-            f"exceed {facts['max_text_bytes']} bytes or are not UTF-8."
-        )
+        limits.append("- Refused: infinite numbers.")
+        if any(column["kind"] == "text" for column in facts["columns"]):
+            limits.append(
+                "- Refused: texts that contain a NUL byte, exceed "
+                f"{facts['max_text_bytes']} bytes, or are not UTF-8."
+            )
     else:
         limits.append(
             "- Refused: files that cannot be decoded completely, images of a wrong shape, and "

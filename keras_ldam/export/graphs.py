@@ -43,7 +43,10 @@ def served(
     if columns is not None or encode is not None:
         columns = _checked_columns(columns)
         _check_not_given("rows", tokenizer=tokenizer, **for_images)
-        return ServedRows(answer, columns, encode or _stacking(columns, model))
+        if encode is None:
+            limits = ["Refused: rows in which a number is missing."]
+            return ServedRows(answer, columns, _stacking(columns, model), limits)
+        return ServedRows(answer, columns, encode, _limits_of(encode))
     shape = tuple(model.inputs[0].shape[1:])
     if tokenizer is None and model.inputs[0].dtype == "string" and shape in ((), (1,)):
         # The model has its own tokenizer.
@@ -65,6 +68,11 @@ def served(
     if height is None or width is None:
         _check_not_given("images of any size", resize=resize)
     return ServedImages(answer, (height, width, channels), resize=resize, decode=decode)
+
+
+def _limits_of(reader: Any) -> list[str]:
+    """Sentences for the model card on what a tokenizer or `encode` reads; others' have none."""
+    return list(getattr(reader, "card_limits", ()))
 
 
 def _check_not_given(kind: str, **arguments: Any) -> None:
@@ -142,13 +150,15 @@ class ServedText(tf.Module):
     def __init__(self, answer: Answer, tokenizer: Callable[[tf.Tensor], tf.Tensor]) -> None:
         super().__init__()
         self._answer, self._tokenizer = answer, tokenizer
+        self._refuses_wordless = False
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
     def serve(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """Answers texts, strings `(batch,)`."""
         with tf.control_dependencies(_text_checks(text)):
             ids = self._tokenizer(tf.identity(text))
-        if not (ids.dtype.is_integer and ids.shape.rank == 2):
+        self._refuses_wordless = ids.dtype.is_integer and ids.shape.rank == 2
+        if not self._refuses_wordless:
             return self._answer(ids)
         wordless = ~tf.reduce_any(tf.not_equal(ids, 0), axis=1)
         with tf.control_dependencies([_refuse(wordless, "text has no words")]):
@@ -159,8 +169,13 @@ class ServedText(tf.Module):
         return {"serving_default": self.serve}
 
     def describe(self) -> dict[str, Any]:
-        """Returns the facts of the input for `export.json`."""
-        return {"input": "text", "max_text_bytes": MAX_TEXT_BYTES}
+        """Returns the facts of the input for `export.json`, once `serve` has been saved."""
+        return {
+            "input": "text",
+            "max_text_bytes": MAX_TEXT_BYTES,
+            "refuses_wordless": self._refuses_wordless,
+            "limits": _limits_of(self._tokenizer),
+        }
 
 
 class ServedImages(tf.Module):
@@ -250,6 +265,7 @@ class ServedRows(tf.Module):
         answer: An `Answer`.
         columns: `"number"` or `"text"`, by name of the column.
         encode: Maps the columns by name to the model's input.
+        limits: Sentences for the model card on what `encode` reads.
     """
 
     def __init__(
@@ -257,10 +273,11 @@ class ServedRows(tf.Module):
         answer: Answer,
         columns: Mapping[str, str],
         encode: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
+        limits: Sequence[str],
     ) -> None:
         super().__init__()
         self._answer, self._encode = answer, encode
-        self._columns = _Untracked(dict(columns))
+        self._columns, self._limits = _Untracked(dict(columns)), _Untracked(limits)
         self._arguments = _Untracked(_arguments(columns))
 
     def _serve(self, given: Mapping[str, tf.Tensor]) -> Any:
@@ -302,6 +319,7 @@ class ServedRows(tf.Module):
                 for name, kind in self._columns.it.items()
             ],
             "max_text_bytes": MAX_TEXT_BYTES,
+            "limits": self._limits.it,
         }
 
 

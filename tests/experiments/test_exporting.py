@@ -232,6 +232,8 @@ def test_a_run_on_texts_is_served_and_calibrated_on_the_words_it_knows(small_imd
     with without_graphs():
         training.train(config, tmp_path / "run")
     facts = exporting.export(tmp_path / "run", tmp_path / "exports" / "reviews", calibrate=True)
+    card = (Path(facts["folder"]) / "model_card.md").read_text()
+    assert "Only the last 8 words of a text are read" in card
     texts, labels = small_imdb
     loaded = tf.saved_model.load(facts["folder"])
     answers = loaded.signatures["serving_default"](text=tf.constant(texts))

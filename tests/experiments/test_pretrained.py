@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -181,6 +182,7 @@ def test_texts_are_trained_exported_and_resumed_where_the_run_was_killed(
     served = tf.saved_model.load(folder).signatures["serving_default"]
     answer = served(text=tf.constant(["superb lovely"]))["label"].numpy()
     assert answer.tolist() == [b"praise"]
+    assert "Only the last" not in (Path(folder) / "model_card.md").read_text()
 
     trained_heads = []
     train_head, write = training._train_head, progress.Progress._write_checkpoint

@@ -724,6 +724,45 @@ def test_the_card_names_the_rarest_class_and_lists_the_first_hundred():
     assert "export.json lists the other 50 classes." in card
 
 
+def limits_in(folder):
+    card = (folder / "model_card.md").read_text()
+    return card.partition("## Limits")[2].partition("## Versions")[0]
+
+
+def test_the_card_of_texts_tells_only_what_their_tokenizer_does(text_export, tmp_path):
+    card = limits_in(text_export)
+    assert "- Only the last 10 words of a text are read.\n" in card and "contain no word" in card
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    folder = keras_ldam.export_saved_model(
+        model,
+        tmp_path / "m",
+        class_names=["a", "b"],
+        tokenizer=lambda text: tf.cast(tf.strings.length(text)[:, None], tf.float32),
+        temperature=2.0,
+        details={"config": {"max_tokens": 256}},
+    )
+    card = limits_in(folder)
+    assert "Only the last" not in card and "- Refused: texts that are empty, contain a NUL" in card
+    (answer,) = Predictor(folder).predict([b"..."])
+    assert "error" not in answer
+    assert "not calibrated" not in (folder / "model_card.md").read_text()
+
+
+def test_the_card_of_rows_tells_only_what_their_encoder_does(tmp_path):
+    vector = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    folder = keras_ldam.export_saved_model(
+        vector, tmp_path / "m", class_names=["a", "b"], columns={"y": "number"}
+    )
+    (answer,) = Predictor(folder).predict([b"{}"])
+    assert answer["error"] == "y is missing"
+    of_vectors, of_rows = limits_in(folder), limits_in(made_exports.of_rows(tmp_path))
+    assert "- Refused: rows in which a number is missing.\n- Refused: infinite num" in of_vectors
+    for word in ("may be missing", "dates", "NUL"):
+        assert word not in of_vectors
+    assert "missing" not in of_rows and "dates" not in of_rows
+    assert "- Refused: texts that contain a NUL byte, exceed 100000 bytes" in of_rows
+
+
 # ----------------------------------------------------------------------------- on the disk
 
 
@@ -939,7 +978,8 @@ def test_a_class_for_each_pixel_is_served_without_names(tmp_path, rng):
     np.testing.assert_allclose([a["probabilities"] for a in answers], wanted, rtol=1e-4)
     assert [a["class_index"] for a in answers] == z.argmax(axis=-1).tolist()
     assert set(answers[0]) == {"line", "path", "class_index", "probabilities"}
-    assert "of the pixels of images" in (folder / "model_card.md").read_text()
+    card = (folder / "model_card.md").read_text()
+    assert "of the pixels of images" in card and "had 9 training pixels, the most" in card
 
 
 def test_vectors_of_numbers_are_asked_by_column_and_none_may_be_missing(tmp_path):
