@@ -13,15 +13,17 @@ fold, which is held out and evaluated in place of the test split; two of the fiv
 3. `SCHEDULES`, training lengths, for every row, and an earlier drop for those with a deferred rule,
    which begins there. Each row takes its best.
 4. The table: five seeds, all kept training reviews, and the test split, which each run reads once,
-   after its last epoch; with three seeds of ERM and LDAM-DRW on `bilstm_ngrams`, as long as there.
+   after its last epoch.
+5. ERM and LDAM-DRW on `bilstm_ngrams`, as long as in the table: the folds, which its bag of n-grams
+   was chosen on, then three seeds and the test split.
 
 Only the mean error of the last epoch decides. The area under the ROC curve and the error at the
 best threshold are kept beside it: they tell whether the boundary or the ranking is at fault.
 
 Every run is one of `bin/train`, in a folder of its own below `--runs`. Several processes may share
 that folder: a run belongs to the first that begins it. `results/tuning/imdb_folds.json` keeps
-every run on folds, `results/imdb_projection.json` the table's and `results/imdb_ngrams.json` the
-pair's; what is there is not trained again.
+every run on folds, `results/imdb.json` the table's and `results/imdb_ngrams.json` the pair's; what
+is there is not trained again.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ NGRAM_ROWS = ("erm", "ldam_drw")
 SEEDS, NGRAM_SEEDS = range(5), range(3)
 KEPT = {
     "validation": ROOT / "results" / "tuning" / "imdb_folds.json",
-    "test": ROOT / "results" / "imdb_projection.json",
+    "test": ROOT / "results" / "imdb.json",
     "n-grams": ROOT / "results" / "imdb_ngrams.json",
 }
 UNSAID = {"network": "", "gradual": False, "scale": 30.0, "seed": 0, "validation_fraction": 0.0}
@@ -82,7 +84,7 @@ def main() -> None:
     parser.add_argument("--runs", default=str(ROOT / "runs" / "imdb_folds"))
     parser.add_argument("--folds", type=int, default=2, help="how many of the five folds")
     parser.add_argument("--show", action="store_true")
-    parser.add_argument("--stage", type=int, default=4, help="the last stage to do")
+    parser.add_argument("--stage", type=int, default=5, help="the last stage to do")
     given = parser.parse_args()
     command = f"python benchmarks/imdb.py --folds {given.folds}"
     work = Work(Path(given.runs), command, trains=not given.show)
@@ -95,6 +97,8 @@ def main() -> None:
             schedules = work.schedules(text, margins, folds)
         if given.stage > 3:
             work.table(text, margins, schedules)
+        if given.stage > 4:
+            work.ngrams(text, margins, schedules, folds)
     except MissingError as missing:
         print(f"imdb: {missing}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -181,15 +185,21 @@ class Work:
     def table(self, text: dict, margins: dict, schedules: dict[str, dict]) -> None:
         """Trains the table, seed by seed."""
 
-        def final(method: str, text: dict, seed: int) -> dict:
-            schedule = schedules[method]
-            once = {"evaluate_every": schedule["epochs"]}
-            return {**row(method, schedule, text, margins), **once, "seed": seed}
-
         for seed in SEEDS:
-            self.train(final(method, text, seed) for method in ROWS)
-            if seed in NGRAM_SEEDS:
-                self.train(final(method, {**text, **NGRAMS}, seed) for method in NGRAM_ROWS)
+            self.train(final(method, schedules[method], text, margins, seed) for method in ROWS)
+
+    def ngrams(self, text: dict, margins: dict, schedules: dict[str, dict], folds: range) -> None:
+        """Trains the pair with n-grams, on folds and then seed by seed."""
+        text = {**text, **NGRAMS}
+        self.train(
+            {**row(method, schedules[method], text, margins), **held(fold)}
+            for fold in folds
+            for method in NGRAM_ROWS
+        )
+        for seed in NGRAM_SEEDS:
+            self.train(
+                final(method, schedules[method], text, margins, seed) for method in NGRAM_ROWS
+            )
 
     def train(self, wanted) -> None:
         """Trains what is missing; a failure is said and kept, and the others go on."""
@@ -254,7 +264,7 @@ class Work:
 
 def part_of(run: dict) -> str:
     """Which of the files in `KEPT` a run belongs to."""
-    return "n-grams" if run["config"]["network"] else run["split"]
+    return "n-grams" if run["config"]["network"] and run["split"] == "test" else run["split"]
 
 
 def read(path: Path) -> dict:
@@ -270,6 +280,12 @@ def row(method: str, schedule: dict, text: dict, margins: dict) -> dict:
     """The settings of a row."""
     own = margins if method.startswith("ldam") else {}
     return {"method": method, **schedule, **text, **own}
+
+
+def final(method: str, schedule: dict, text: dict, margins: dict, seed: int) -> dict:
+    """The settings of a run of the table, evaluated once."""
+    once = {"evaluate_every": schedule["epochs"]}
+    return {**row(method, schedule, text, margins), **once, "seed": seed}
 
 
 def identity(config: dict) -> tuple:

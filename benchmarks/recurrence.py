@@ -25,6 +25,7 @@ reviews of such lengths. The memory is the peak of `bin/train` over a whole epoc
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -193,9 +194,12 @@ def instructions() -> list[str]:
 
 
 def recipe():
+    """The recipe of IMDB, with reviews of 200 words and one pass a step."""
     from keras_ldam.experiments.recipes import load_recipe
 
-    return load_recipe("imdb", "ldam_drw").resolve()
+    usual = load_recipe("imdb", "ldam_drw")
+    changes = {"max_tokens": 200, "projection": 0, "adversarial": 0.0}
+    return dataclasses.replace(usual, **changes).resolve()
 
 
 def prepare(file: str, made: bool) -> dict:
