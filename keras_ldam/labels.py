@@ -308,23 +308,30 @@ def weigh(weights: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     """
     rank = len(weights.shape)
     if sample_weight is not None:
-        own = ops.cast(ops.convert_to_tensor(sample_weight), weights.dtype)
-        if len(own.shape) == rank + 1 and own.shape[-1] == 1:
-            own = ops.squeeze(own, axis=-1)
+        own = _of_rank(sample_weight, rank, weights.dtype)
         if len(own.shape) > rank or not _fit(own.shape, weights.shape, ones=True):
+            shape = tuple(ops.convert_to_tensor(sample_weight).shape)
             raise ValueError(
                 f"`sample_weight` must have the shape {tuple(weights.shape)} of the labels, or its "
-                f"first axes. Received: shape {tuple(own.shape)}"
+                f"first axes. Received: shape {shape}"
             )
-        for _ in range(rank - len(own.shape)):
-            own = ops.expand_dims(own, -1)
         weights = weights * own
     mask = keras_internals.mask_of(y_pred)
+    mask = None if mask is None else _of_rank(mask, rank, weights.dtype)
     if mask is not None and len(mask.shape) == rank:
         # As Keras does: a mask may be a share. Where it is 0, NaN does not matter.
-        mask = ops.cast(mask, weights.dtype)
         weights = ops.where(mask > 0, weights * mask, 0.0)
     return weights
+
+
+def _of_rank(values: Any, rank: int, dtype: Any) -> Any:
+    """Weights or a mask with as many axes as labels: one of an example is for all that is in it."""
+    values = ops.cast(ops.convert_to_tensor(values), dtype)
+    if len(values.shape) == rank + 1 and values.shape[-1] == 1:
+        values = ops.squeeze(values, axis=-1)
+    for _ in range(rank - len(values.shape)):
+        values = ops.expand_dims(values, -1)
+    return values
 
 
 def _classes_last(y_true: Any, scores: Any, axis: int) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_ldam import counts as class_counts
+from keras_ldam import keras_internals
 from keras_ldam.labels import (
     as_index,
     assert_labels,
@@ -152,11 +153,17 @@ class ClassWeightedLoss(keras.losses.Loss):
         with self._weighing(class_weights, sample_weight, one_score=one_score):
             y_true = assert_labels(y_true, y_pred)
             weights = self._weights_of(y_true, y_pred, sample_weight)
-            loss = super().__call__(y_true, y_pred, weights)
-        return self._reduced(loss, weights)
+            values = self.call(ops.convert_to_tensor(y_true, "float32"), y_pred)
+        return self._reduced(values, weights, weigh(ops.ones_like(weights), y_pred))
 
-    def _reduced(self, loss: Any, weights: Any) -> Any:
-        """What Keras has reduced, over all replicas; 0 for an empty batch, which Keras leaves."""
+    def _reduced(self, values: Any, weights: Any, mask: Any) -> Any:
+        """Reduces as Keras does, over all replicas; 0 for an empty batch, which Keras leaves.
+
+        The mask is in the weights, once, and a mean over the number of examples needs to know what
+        it leaves out.
+        """
+        keras_internals.set_mask(values, mask > 0)
+        loss = _Mean(self.name, self.reduction, "float32")(values, values, weights)
         if self.reduction not in (None, "none") and tuple(loss.shape) == (0,):
             loss = ops.sum(loss)
         if self.reduction == "mean_with_sample_weight":
@@ -183,8 +190,8 @@ class ClassWeightedLoss(keras.losses.Loss):
             weights = ops.where(known, weights, 0.0)
         weights = weigh(weights, features, sample_weight)
         values = self.of_label_and_rest(labels, chunks, features)
-        loss = _Mean(reduction=self.reduction, dtype="float32")(values, values, weights)
-        return self._reduced(loss, weights)
+        mask = ops.ones_like(values) if known is None else ops.cast(known, values.dtype)
+        return self._reduced(values, weights, weigh(mask, features))
 
     def example_weights(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the weight of each example: that of its class, w_y or Σ_j y_j w_j, times its own.
@@ -263,7 +270,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         if self.counts is not None:
             size = len(self.counts)
             check_classes(self.name, y_pred, size, axis=self.axis, multi_label=multi_label)
-        return present(
+        y_true, y_pred = present(
             y_true,
             y_pred,
             multi_label=multi_label,
@@ -271,6 +278,11 @@ class ClassWeightedLoss(keras.losses.Loss):
             ignore_class=self.ignore_class,
             axis=self.axis,
         )
+        mask = keras_internals.mask_of(y_pred)
+        y_pred = ops.cast(y_pred, "float32")
+        if mask is not None:  # A cast drops it.
+            keras_internals.set_mask(y_pred, mask)
+        return y_true, y_pred
 
     def validate_by(self, class_weights: np.ndarray | None) -> None:
         """Puts other class weights in the place of the loss's own until it is called with `None`.

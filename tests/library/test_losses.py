@@ -486,8 +486,28 @@ def test_steps_that_a_mask_leaves_out_have_no_weight(rng):
     z._keras_mask = ops.convert_to_tensor(mask)
     np.testing.assert_array_equal(values(loss.example_weights(y, z)), whole * mask)
     assert float(loss(y, z)) == pytest.approx(expected, rel=1e-5)
+    z._keras_mask = ops.convert_to_tensor(mask[:, 1])  # Of an example, for all its steps.
+    np.testing.assert_array_equal(values(loss.example_weights(y, z)), whole * mask[:, 1:2])
+    assert float(loss(y, z)) == pytest.approx((whole * each)[0].sum() / whole[0].sum(), rel=1e-5)
     z._keras_mask = ops.convert_to_tensor(0.5 * mask)  # A share, as Keras multiplies by it.
     np.testing.assert_array_equal(values(loss.example_weights(y, z)), 0.5 * whole * mask)
+    alone = keras_ldam.CrossEntropy(COUNTS, class_weights=[1, 2, 3, 4], reduction=None)
+    np.testing.assert_allclose(values(alone(y, z)), 0.5 * whole * mask * each, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_scores_of_another_type_lose_no_mask(dtype, batch):
+    y = batch[0][:6]
+    z = (0.2 * np.eye(4)[y]).astype(dtype)  # So that something has been learned.
+    void = np.append(y, [255] * 3), np.concatenate([z, np.zeros((3, 4), dtype)])
+    for reduction in ("mean_with_sample_weight", "mean_over_data"):
+        loss = keras_ldam.LDAM(COUNTS, ignore_class=255, reduction=reduction)
+        expected = pytest.approx(float(loss(y, z)), rel=1e-5)
+        assert float(loss(*void)) == expected
+        assert float(jitted(loss)(*void)) == expected
+    masked = ops.convert_to_tensor(void[1])
+    masked._keras_mask = ops.convert_to_tensor(void[0] < 255)
+    assert float(keras_ldam.LDAM(COUNTS)(np.append(y, [0] * 3), masked)) == expected
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others cannot raise inside")
