@@ -42,7 +42,6 @@ def present(
     y_pred: Any,
     *,
     multi_label: bool = False,
-    pairs: bool = True,
     ignore_class: int | None = None,
     axis: int = -1,
 ) -> tuple[Any, Any]:
@@ -59,7 +58,6 @@ def present(
             shape `(…)` or `(…, 1)`; with `multi_label` of the shape of `y_pred`.
         y_pred: Scores, `(…, num_classes)`, or with the classes on `axis`.
         multi_label: Whether each score is an answer of its own.
-        pairs: Whether a single score is that of two classes.
         ignore_class: Integer label that counts nowhere; one-hot rows without a label are zeros.
         axis: Axis of the classes in `y_pred`, and in one-hot labels.
 
@@ -78,7 +76,7 @@ def present(
             f"{tuple(scores.shape)}"
         )
     moved = rank > 0 and axis not in (-1, rank - 1)
-    single = multi_label or (pairs and rank > 0 and scores.shape[axis] == 1)
+    single = multi_label or (rank > 0 and scores.shape[axis] == 1)
     if not (moved or single or ignore_class is not None):
         return y_true, y_pred
     if moved:
@@ -112,8 +110,7 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
         y_true: Integer labels `(…)` or `(…, 1)`, or one-hot or soft labels `(…, num_classes)`. A
             row of zeros has no label: it weighs 0 in every loss and metric.
         y_pred: Scores `(…, num_classes)`; a single one is that of two classes, see `present`.
-        several: Whether a row may have several labels, or none, each a decision of its own; then
-            a single score is one decision.
+        several: Whether a row may have several labels, or none, each a decision of its own.
 
     Returns:
         Labels (int32 `(…)` or float32 `(…, num_classes)`), whether they are integers, and the
@@ -124,7 +121,7 @@ def prepare(y_true: Any, y_pred: Any, *, several: bool = False) -> tuple[Any, bo
         ValueError: if the shapes do not fit together, or, outside compiled code, for a label that
             is no class or a row that is no distribution.
     """
-    y_true, y_pred = present(y_true, y_pred, pairs=not several)
+    y_true, y_pred = present(y_true, y_pred)
     scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")
     rank = len(scores.shape)
     num_classes: Any = scores.shape[-1] if rank else None

@@ -147,10 +147,9 @@ class ClassWeightedLoss(keras.losses.Loss):
         if chunks is not None:
             with self._weighing(class_weights, sample_weight, one_score=False):
                 return self._in_chunks(chunks, y_true, y_pred, sample_weight)
-        given = ops.convert_to_tensor(y_pred)
+        given = y_pred
         y_true, y_pred = self._present(y_true, y_pred)
-        one_score = given.shape[self.axis] == 1
-        with self._weighing(class_weights, sample_weight, one_score=one_score):
+        with self._weighing(class_weights, sample_weight, one_score=self._is_one(given)):
             y_true = assert_labels(y_true, y_pred)
             weights = self._weights_of(y_true, y_pred, sample_weight)
             values = self.call(ops.convert_to_tensor(y_true, "float32"), y_pred)
@@ -211,8 +210,10 @@ class ClassWeightedLoss(keras.losses.Loss):
         Raises:
             ValueError: if shapes do not fit.
         """
+        given = y_pred
         y_true, y_pred = self._present(y_true, y_pred)
-        return self._weights_of(y_true, y_pred, sample_weight)
+        with self._weighing(None, sample_weight, one_score=self._is_one(given)):
+            return self._weights_of(y_true, y_pred, sample_weight)
 
     def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """`example_weights` of what `_present` returns."""
@@ -259,11 +260,6 @@ class ClassWeightedLoss(keras.losses.Loss):
         """Whether the targets are labels that do not exclude each other."""
         return self.counts is not None and self.counts.ndim == 2
 
-    @property
-    def _pairs(self) -> bool:
-        """Whether a single score is that of two classes."""
-        return True
-
     def _present(self, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
         """Brings targets into the one form that `call` computes with; see `labels.present`."""
         multi_label = self.multi_label
@@ -274,7 +270,6 @@ class ClassWeightedLoss(keras.losses.Loss):
             y_true,
             y_pred,
             multi_label=multi_label,
-            pairs=self._pairs,
             ignore_class=self.ignore_class,
             axis=self.axis,
         )
@@ -340,6 +335,9 @@ class ClassWeightedLoss(keras.losses.Loss):
     def _sample_weight(self) -> Any:
         """The weights of examples that the loss is being called with."""
         return getattr(_here, "sample_weight", None)
+
+    def _is_one(self, y_pred: Any) -> bool:
+        return ops.convert_to_tensor(y_pred).shape[self.axis] == 1
 
     @property
     def _one_score(self) -> bool:

@@ -25,7 +25,7 @@ def focal(y_true: Any, y_pred: Any, *, gamma: float = 1.0, form: str = "softmax"
     that class weights change the focus; this does not.)
 
     Sigmoid form: Σ_k -(1-p_k)^γ log p_k over K separate yes-or-no decisions, where p_k is the
-    probability given to the right answer for class k.
+    probability given to the right answer for class k. Of a single score both forms are the same.
 
     Both forms are linear in soft labels, so the loss of a mixture of two labels, as of mixup, is
     the mixture of their losses.
@@ -33,7 +33,7 @@ def focal(y_true: Any, y_pred: Any, *, gamma: float = 1.0, form: str = "softmax"
     Args:
         y_true: Labels: integers of shape `(…)` or `(…, 1)`, or one-hot or soft
             `(…, num_classes)`; in the sigmoid form a row may have several labels, or none.
-        y_pred: Scores z (logits), shape `(…, num_classes)`.
+        y_pred: Scores z (logits), shape `(…, num_classes)`, or one for two classes, `(…, 1)`.
         gamma: γ ≥ 0, the focus; 0 gives cross-entropy.
         form: `"softmax"` or `"sigmoid"`.
 
@@ -48,8 +48,10 @@ def focal(y_true: Any, y_pred: Any, *, gamma: float = 1.0, form: str = "softmax"
         is that of Cui et al., 2019, whose numbers the paper's focal rows are.
     """
     _check_focus(gamma, form)
-    labels, sparse, scores = prepare(y_true, y_pred, several=form == "sigmoid")
-    if form == "sigmoid":
+    # A single score is one decision: the softmax of the pair that it becomes.
+    several = form == "sigmoid" and tuple(ops.convert_to_tensor(y_pred).shape)[-1:] != (1,)
+    labels, sparse, scores = prepare(y_true, y_pred, several=several)
+    if several:
         return ops.sum(_decisions(labels, sparse, scores, gamma), axis=-1)
     if sparse:
         return _modulated(softmax_cross_entropy(labels, sparse, scores), gamma)
@@ -118,14 +120,9 @@ class Focal(ClassWeightedLoss):
         self.gamma, self.form = float(gamma), form
 
     @property
-    def _pairs(self) -> bool:
-        """Whether a single score is that of two classes, and not one decision."""
-        return self.form == "softmax"
-
-    @property
     def _one_class(self) -> bool:
         """Whether classes exclude each other, those of a pair of scores included."""
-        return self.form == "softmax" or self.multi_label
+        return self.form == "softmax" or self.multi_label or self._one_score
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""

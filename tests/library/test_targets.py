@@ -139,8 +139,22 @@ def test_the_sigmoid_focal_loss_of_one_score_is_one_decision(binary):
     y, z = binary
     theirs = keras.losses.BinaryFocalCrossentropy(gamma=1.0, from_logits=True)
     rows = y[:, None].astype("float32")
-    loss = keras_ldam.Focal(gamma=1.0, form="sigmoid")
-    assert float(loss(rows, z)) == pytest.approx(float(theirs(rows, z)), rel=1e-5)
+    expected = pytest.approx(float(theirs(rows, z)), rel=1e-5)
+    for loss in (
+        keras_ldam.Focal(gamma=1.0, form="sigmoid"),
+        keras_ldam.Focal(COUNTS, gamma=1.0, form="sigmoid"),
+    ):
+        for labels in (rows, y, y[:, None]):
+            assert float(loss(labels, z)) == expected
+    for labels in (rows, y):
+        alone = keras_ldam.losses.focal(labels, z, gamma=1.0, form="sigmoid")
+        assert float(ops.mean(alone)) == expected
+    weighted = keras_ldam.Focal(COUNTS, form="sigmoid", class_weights=[1, 9])
+    each = values(keras_ldam.Focal(form="sigmoid", reduction=None)(y, z))
+    expected = pytest.approx((each * (1 + 8 * y)).sum() / (1 + 8 * y).sum(), rel=1e-5)
+    for labels in (rows, y):
+        assert float(weighted(labels, z)) == expected
+        np.testing.assert_array_equal(values(weighted.example_weights(labels, z)), 1 + 8 * y)
 
 
 def test_one_score_is_judged_like_two(binary):
