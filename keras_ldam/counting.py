@@ -153,7 +153,8 @@ class _Tally:
                 "several labels pass `multi_label=True`. Received: "
                 f"{np.array2string(rows[wrong[0]], threshold=12)}"
             )
-        self.sums = self.sums + rows.sum(axis=0).astype(np.int64)
+        # Not a sum in the type of the rows: in float16 it ends at 2048.
+        self.sums = self.sums + np.count_nonzero(rows, axis=0)
 
     def _rows(self, labels: np.ndarray, form: str) -> np.ndarray:
         if labels.ndim < 2 or len(self.sums) not in (0, labels.shape[-1]):

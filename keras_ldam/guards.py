@@ -150,7 +150,8 @@ def not_finite(model: Any, logs: Mapping[str, Any]) -> str | None:
         return f"the loss is {float(logs['loss'])}"
     # A ReLU that TensorFlow fuses with the layer before it makes zeros of NaN.
     for variable in model.trainable_variables:
-        if not np.isfinite(keras.ops.convert_to_numpy(keras.ops.sum(variable))):
+        total = keras.ops.sum(keras.ops.cast(variable, "float32"))  # In float16 it overflows.
+        if not np.isfinite(keras.ops.convert_to_numpy(total)):
             layer = variable.path.split("/")[-2:][0]
             return f"weights of {layer!r} are not finite, though the loss is"
     return None

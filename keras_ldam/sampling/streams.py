@@ -86,7 +86,7 @@ def balanced_dataset(
         def times(left: Any, element: Any) -> Any:
             own = tf.reshape(label(element), [-1])
             if one_hot:
-                single = (tf.reduce_sum(own) == 1) & tf.reduce_all((own == 0) | (own == 1))
+                single = (tf.math.count_nonzero(own) == 1) & tf.reduce_all((own == 0) | (own == 1))
                 with tf.control_dependencies([tf.debugging.Assert(single, [ONE_HOT, own])]):
                     own = tf.argmax(own)
             else:

@@ -10,6 +10,7 @@ import oracle
 import pytest
 
 import keras_ldam
+from keras_ldam import guards
 
 COUNTS = [90, 30, 6]
 
@@ -572,6 +573,12 @@ def test_a_loss_or_weights_that_are_not_finite_get_a_warning_once(loss, broken, 
             drw.on_epoch_end(epoch, {"loss": loss})
     found = [str(each.message) for each in caught if each.category is UserWarning]
     assert [message[: len(told or "")] for message in found] == ([told] if told else [])
+
+
+def test_finite_weights_in_half_precision_whose_sum_is_not_get_no_warning():
+    weights = keras.Variable(np.full(3, 4e4), dtype="float16", trainable=True)
+    model = types.SimpleNamespace(trainable_variables=[weights])
+    assert guards.not_finite(model, {"loss": 1.0}) is None
 
 
 def test_a_share_of_one_epoch_is_refused(examples):

@@ -110,6 +110,12 @@ def test_a_class_that_does_not_occur_is_counted_where_the_number_is_given():
     assert keras_ldam.count(np.zeros((1, 3)), 3).tolist() == [0, 0, 0]  # A row without a label.
 
 
+@pytest.mark.parametrize("kind", ["float16", "uint8", "bool"])
+def test_counts_of_one_hot_rows_are_exact_in_every_type(kind):
+    rows = np.repeat(np.eye(2, dtype=kind), [9000, 3001], axis=0)
+    assert keras_ldam.count(rows).tolist() == [9000, 3001]
+
+
 def test_counts_are_exact_in_parts(monkeypatch, rng):
     monkeypatch.setattr(counting, "_PART", 8)
     labels = rng.integers(0, 3, size=(11, 5))

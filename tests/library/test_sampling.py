@@ -240,6 +240,9 @@ def test_smoothed_rows_of_a_stream_are_refused_where_they_are_read():
     drawn = balanced(stream(rows), [500, 500])
     with pytest.raises(tf.errors.InvalidArgumentError, match="must hold a single 1 in each row"):
         next(iter(drawn))
+    ones = np.ones((1000, 257), np.uint8)  # Whose sum in their own type is 1.
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must hold a single 1 in each row"):
+        next(iter(balanced(stream(ones), [4] * 257)))
 
 
 def test_machines_share_out_one_stream_of_draws():
