@@ -35,11 +35,9 @@ class Drops:
         if self.schedule is not None and steps:
             if self.last is None or epoch <= self.last:
                 # Another `fit` with the same optimizer goes on where the schedule was.
-                self.before = (
-                    int(keras.ops.convert_to_numpy(self.optimizer.iterations)) - epoch * steps
-                )
+                self.before = self._step() - epoch * steps
             self.last = epoch
-            return self._drops_of(self._scheduled(epoch + 1, steps)) >= self.drop
+            return self._drops_of(self._scheduled(self.before, epoch + 1, steps)) >= self.drop
         resumed = epoch > 0 and self.last != epoch - 1
         if epoch == 0 or resumed:
             self.drops, self.highest = 0, self.compiled if resumed else 0.0
@@ -58,11 +56,21 @@ class Drops:
         """Whether a schedule is known to have no such drop."""
         if self.schedule is None or not epochs or not steps:
             return False
-        return self._drops_of(self._scheduled(epochs, steps)) < self.drop
+        # From the first step of all on: which epoch `fit` begins with is not known here.
+        past, start = divmod(self._step(), steps)
+        return self._drops_of(self._scheduled(start, past + epochs, steps)) < self.drop
 
-    def _scheduled(self, epochs: int, steps: int) -> list[float]:
+    def _scheduled(self, start: int, epochs: int, steps: int) -> list[float]:
         assert self.schedule is not None
-        return [float(self.schedule(self.before + epoch * steps)) for epoch in range(epochs)]
+        # In the second step of each epoch: at a boundary Keras' PiecewiseConstantDecay still has
+        # the rate before it.
+        start += steps > 1
+        return [float(self.schedule(start + epoch * steps)) for epoch in range(epochs)]
+
+    def _step(self) -> int:
+        # Not `iterations`, which Keras divides by the steps of an accumulation.
+        step = next(each for each in self.optimizer.variables if each.name == "iteration")
+        return int(keras.ops.convert_to_numpy(step))
 
     def _drops_of(self, rates: list[float]) -> int:
         self.drops, self.highest = 0, 0.0

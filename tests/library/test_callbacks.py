@@ -320,12 +320,44 @@ def test_a_plateau_lowers_the_rate_for_it_too(examples):
     assert history["reweighted"] == [float(epoch >= drop) for epoch in range(4)]
 
 
-def test_a_schedule_of_steps_starts_it_at_the_next_epoch(examples):
+def scheduled(drop_at, accumulated=None):
+    """A model whose learning rate drops after step `drop_at`."""
     model = compiled()
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.05, 0.005])
-    model.compile(keras.optimizers.SGD(schedule), loss=keras_ldam.LDAM(COUNTS), run_eagerly=True)
-    history = fit(model, examples, [keras_ldam.DRW(start="lr_drop", verbose=0)], batch_size=14)
-    assert history["reweighted"] == [0, 0, 1, 1]  # Three steps an epoch: the fifth is in epoch 1.
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([drop_at], [0.05, 0.005])
+    model.compile(
+        keras.optimizers.SGD(schedule, gradient_accumulation_steps=accumulated),
+        loss=keras_ldam.LDAM(COUNTS, reduction="mean_over_data"),
+        run_eagerly=True,
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ("drop_at", "size", "expected"),
+    [
+        (4, 14, [0, 0, 1, 1]),  # Three steps an epoch: the fifth is in epoch 1.
+        (6, 14, [0, 0, 1, 1]),  # Of epoch 2 only the first step has the old rate.
+        (2, 42, [0, 0, 0, 1]),
+    ],
+)
+def test_a_schedule_of_steps_starts_it_at_the_next_epoch(drop_at, size, expected, examples):
+    drw = keras_ldam.DRW(start="lr_drop", verbose=0)
+    assert fit(scheduled(drop_at), examples, [drw], batch_size=size)["reweighted"] == expected
+
+
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_a_second_fit_starts_it_where_the_schedule_of_the_first_drops(accumulated, examples):
+    for initial_epoch in (0, 3):
+        model = scheduled(12, accumulated)
+        fit(model, examples, batch_size=14, epochs=3)  # Nine steps.
+        drw = keras_ldam.DRW(start="lr_drop", verbose=0)
+        epochs = {"initial_epoch": initial_epoch, "epochs": initial_epoch + 3}
+        history = fit(model, examples, [drw], batch_size=14, **epochs)
+        assert history["reweighted"] == [0, 1, 1]
+    refused = scheduled(100, accumulated)
+    fit(refused, examples, batch_size=14, epochs=3)
+    with pytest.raises(ValueError, match="waits for a drop that the learning rate schedule does"):
+        fit(refused, examples, [keras_ldam.DRW(start="lr_drop")], batch_size=14)
 
 
 def test_a_schedule_without_such_a_drop_is_refused(examples):
