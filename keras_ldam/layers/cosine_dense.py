@@ -15,6 +15,8 @@ _FEW_CLASSES, _CONSTANTS = 10, (1.0, 5.0)
 finds it: with 1 the features of 100 classes shrink to nothing beside random class vectors."""
 _LONG = 1e30
 """Squared length from which on vectors are shortened before they are normalized."""
+_SHORT = 1e-12
+"""The least `epsilon`: 1/ε³, which is in the gradient, must be a float32."""
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -39,7 +41,7 @@ class CosineDense(keras.layers.Layer):
     Args:
         units: Number of classes K, at least 1.
         epsilon: Vectors shorter than this count as zero: cosine 0, gradient 0 (not infinite, as
-            that of 1/‖x‖ would be where every feature is off).
+            that of 1/‖x‖ would be where every feature is off). Less than 1e-12 is 1e-12.
         use_bias: Whether the features get a constant as one more coordinate, and the class vectors
             a bias. `False` is the head of the paper.
         constant: That coordinate, c > 0; of no effect without a bias. By default 1 for up to 10
@@ -96,7 +98,7 @@ class CosineDense(keras.layers.Layer):
         check_whole("units", units, 1)
         self.units: int = int(units)
         check_range("epsilon", epsilon, 0, 1)
-        self.epsilon: float = float(epsilon)
+        self.epsilon: float = max(float(epsilon), _SHORT)
         check_flag("use_bias", use_bias)
         self.use_bias: bool = bool(use_bias)
         if constant is None:

@@ -174,10 +174,12 @@ def test_a_cosine_head_is_found_inside_nested_models():
     assert not cosine_heads(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
 
 
-def test_features_that_are_all_zero_send_no_gradient_back():
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-13, 0.0])
+def test_features_that_are_all_zero_send_no_gradient_back(epsilon):
     # No ReLU between: it would hold back whatever the head sends.
     hidden = keras.layers.Dense(4, use_bias=False, kernel_initializer="zeros")
-    model = keras.Sequential([keras.Input((8,)), hidden, keras_ldam.CosineDense(3, use_bias=False)])
+    head = keras_ldam.CosineDense(3, use_bias=False, epsilon=epsilon)
+    model = keras.Sequential([keras.Input((8,)), hidden, head])
     model.compile(keras.optimizers.SGD(1.0), loss=keras_ldam.LDAM([5, 5, 5]))
     model.fit(np.ones((4, 8)), np.zeros(4), verbose=0)
     np.testing.assert_array_equal(hidden.get_weights()[0], 0)
