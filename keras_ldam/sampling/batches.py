@@ -57,7 +57,8 @@ def balanced(
         data: Training examples with labels, in a form above. Labels are whole numbers, `(n,)` or
             `(n, 1)`, or one-hot, `(n, num_classes)`.
         counts: Training examples per class n_j, shape `(num_classes,)`. By default they are
-            counted; of a `tf.data.Dataset` that takes one more pass.
+            counted; of a `tf.data.Dataset` that takes one more pass, and those given must be the
+            dataset's own.
         power: From 0 to 2; or a function from the epoch, counted from zero, to that number.
         batch_size: Examples in a batch. Defaults to 32 for arrays, and to that of a `PyDataset`. A
             `tf.data.Dataset` has none.

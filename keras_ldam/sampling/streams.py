@@ -12,6 +12,8 @@ from keras_ldam.counting import check_ends, count
 from keras_ldam.sampling.draws import check_held, class_chances, tell
 from keras_ldam.sampling.sources import NO_LABELS, ONE_HOT
 
+NOT_ITS_COUNTS = "`counts` must be those of the examples in `data`, class by class."
+
 
 def balanced_dataset(
     dataset: Any,
@@ -68,6 +70,9 @@ def balanced_dataset(
             f"labels. Received: {len(counts)}"
         )
     held, size = counts, int(counts.sum())
+    number = int(dataset.cardinality())
+    if number not in (size, tf.data.UNKNOWN_CARDINALITY):
+        raise ValueError(f"{NOT_ITS_COUNTS} Received: {size} examples in place of {number}")
 
     def rates(epoch: int) -> np.ndarray:
         chances = class_chances(held, power(epoch) if callable(power) else power)
@@ -81,9 +86,16 @@ def balanced_dataset(
         # Off the ends of [0, 1], so that rounding errors do not change the number of draws.
         yield rates(epoch), generator.uniform(1e-3, 1 - 1e-3), int(generator.integers(2**31))
 
+    message = [f"{NOT_ITS_COUNTS} Received:", held]
+
+    def too_few(*parts: Any) -> Any:
+        with tf.control_dependencies([tf.debugging.Assert(False, message)]):
+            return tf.constant(False)
+
     @tf.autograph.experimental.do_not_convert
     def one_pass(rates: Any, start: Any, seed: Any) -> Any:
-        def times(left: Any, element: Any) -> Any:
+        def times(state: Any, element: Any) -> Any:
+            left, drawn = state
             own = tf.reshape(label(element), [-1])
             if one_hot:
                 single = (tf.math.count_nonzero(own) == 1) & tf.reduce_all((own == 0) | (own == 1))
@@ -92,12 +104,14 @@ def balanced_dataset(
             else:
                 own = tf.cast(own[0], tf.int64)
             due = left + tf.gather(rates, own)
-            return due - tf.floor(due), (tf.cast(tf.floor(due), tf.int64), element)
+            whole = tf.cast(tf.floor(due), tf.int64)
+            with tf.control_dependencies([tf.debugging.Assert(drawn + whole <= size, message)]):
+                return (due - tf.floor(due), drawn + whole), (whole, element)
 
         def repeat(times: Any, element: Any) -> Any:
             return tf.data.Dataset.from_tensors(element).repeat(times)
 
-        examples = dataset.scan(start, times).flat_map(repeat)
+        examples = dataset.scan((start, tf.constant(0, tf.int64)), times).flat_map(repeat)
         # Beside a global seed TensorFlow does not take a seed that is a tensor.
         tf.compat.v1.get_default_graph().seed = None
         return examples.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
@@ -113,7 +127,8 @@ def balanced_dataset(
             tf.TensorSpec([], tf.int64),
         ),
     )
-    drawn = starts.flat_map(one_pass).apply(tf.data.experimental.assert_cardinality(size))
+    drawn = starts.flat_map(one_pass).concatenate(dataset.filter(too_few)).take(size)
+    drawn = drawn.apply(tf.data.experimental.assert_cardinality(size))
     # By files, TensorFlow's first choice, the one start could not be shared out.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

@@ -218,11 +218,21 @@ def test_a_stream_resumes_at_an_epoch_whatever_the_global_seed():
     assert streamed(resumed)[0].tolist() == second
 
 
-def test_counts_that_are_not_those_of_a_stream_are_an_error():
+def test_counts_that_are_not_those_of_a_stream_get_a_sentence():
     import tensorflow as tf
 
-    with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain 1090"):
-        streamed(balanced(stream(), [890, 100, 100]))
+    sentence = "`counts` must be those of the examples in `data`, class by class. Received: "
+    with pytest.raises(ValueError, match=sentence + "1090 examples in place of 1000"):
+        balanced(stream(), [890, 100, 100])
+    unknown = stream().filter(lambda x, y: True)
+    for data, counts in (
+        (unknown, [890, 100, 100]),
+        (unknown, [890, 10, 10]),
+        (stream(), [800, 100, 100]),
+        (stream(), [980, 10, 10]),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="those of the examples in `data`"):
+            streamed(balanced(data, counts))
 
 
 def test_labels_of_a_stream_may_be_one_hot_or_come_from_a_function():
@@ -242,7 +252,7 @@ def test_smoothed_rows_of_a_stream_are_refused_where_they_are_read():
         next(iter(drawn))
     ones = np.ones((1000, 257), np.uint8)  # Whose sum in their own type is 1.
     with pytest.raises(tf.errors.InvalidArgumentError, match="must hold a single 1 in each row"):
-        next(iter(balanced(stream(ones), [4] * 257)))
+        next(iter(balanced(stream(ones), [744] + [1] * 256)))
 
 
 def test_machines_share_out_one_stream_of_draws():
