@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Iterator, Mapping
+from numbers import Number
 from typing import Any
 
 import keras
@@ -248,8 +249,8 @@ def _batches(labels: Any) -> tuple[int | None, Iterator[np.ndarray]]:
 
 def _is_batch(element: Any) -> bool:
     """Whether an element is examples with their labels, and not labels alone."""
-    if isinstance(element, tuple):
-        return True
+    if isinstance(element, tuple):  # One of numbers is a row of labels.
+        return any(hasattr(part, "shape") or not isinstance(part, Number) for part in element)
     return isinstance(element, list) and any(hasattr(part, "shape") for part in element)
 
 

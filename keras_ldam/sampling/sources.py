@@ -57,7 +57,8 @@ class Stored:
         self._data = data
         sizes, found = [], []
         check_ends("data", data)
-        for index in range(1 if labels is not None else data.num_batches):
+        last = data.num_batches - 1
+        for index in range(last + 1) if labels is None else sorted({0, last}):
             parts, y = parts_of(data[index])
             sizes.append(len(keras.tree.flatten(parts[0])[0]))
             found.append(y)
@@ -70,11 +71,12 @@ class Stored:
         self.labels, self.num_classes = classes_of(labels)
         self._batch_of = np.repeat(np.arange(len(sizes)), sizes)
         if not self._checked:
-            self._batch_of = np.arange(len(self.labels)) // self.batch_size
-            if self._batch_of[-1] + 1 != data.num_batches:
+            self._batch_of = np.minimum(np.arange(len(self.labels)) // self.batch_size, last)
+            if len(self.labels) != last * self.batch_size + sizes[-1]:
                 raise ValueError(
                     "`labels` must have one entry for each example of `data`. Received: "
-                    f"{len(self.labels)} labels, {data.num_batches} batches of {self.batch_size}"
+                    f"{len(self.labels)} labels, {last + 1} batches of {self.batch_size}, the last "
+                    f"of {sizes[-1]}"
                 )
         self._first = np.searchsorted(self._batch_of, np.arange(data.num_batches))
         self._window = max(buffer, self.batch_size)
@@ -113,13 +115,19 @@ class Stored:
         if leaves is None:
             parts, y = parts_of(self._data[index])
             self._form = parts
-            if self._checked:
-                recorded = self.labels[self._batch_of == index]
-                if not np.array_equal(classes_of(y)[0], recorded):
+            recorded = self.labels[self._batch_of == index]
+            if not self._checked:
+                size = len(keras.tree.flatten(parts[0])[0])
+                if size != len(recorded):
                     raise ValueError(
-                        "The batches of `data` must stay the same from epoch to epoch. Received: "
-                        f"other labels in batch {index} than before"
+                        f"With `labels` all batches of `data` but the last must have "
+                        f"{self.batch_size} examples. Received: {size} in batch {index}"
                     )
+            elif not np.array_equal(classes_of(y)[0], recorded):
+                raise ValueError(
+                    "The batches of `data` must stay the same from epoch to epoch. Received: "
+                    f"other labels in batch {index} than before"
+                )
             leaves = self._read[index] = [np.asarray(leaf) for leaf in keras.tree.flatten(parts)]
             # The draws of a window come from about as many examples; others are not needed again.
             for old in list(self._read)[: -(2 * self._window // self.batch_size + 2)]:
@@ -132,6 +140,8 @@ def parts_of(data: Any) -> tuple[tuple[Any, ...], Any]:
     parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
     if not 1 <= len(parts) <= 3:
         raise ValueError(NO_LABELS.format(received=f"a tuple of length {len(parts)}"))
+    while len(parts) > 1 and parts[-1] is None:  # No weights, or no labels.
+        parts = parts[:-1]
     if len(parts) > 1 and isinstance(parts[1], list):  # Numbers, which are no structure.
         parts = (parts[0], np.asarray(parts[1]), *parts[2:])
     return parts, parts[1] if len(parts) > 1 else None

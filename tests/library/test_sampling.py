@@ -183,10 +183,43 @@ def test_each_batch_of_a_dataset_is_read_once_an_epoch():
 def test_labels_that_are_given_are_not_read():
     stored = Stored()
     batches = balanced(stored, labels=LABELS)
-    assert stored.reads == 1
+    assert stored.reads == 2  # How long the first and the last are.
     assert batches.order(0).tolist() == balanced(Stored()).order(0).tolist()
-    with pytest.raises(ValueError, match="900 labels, 17 batches of 60"):
-        balanced(Stored(), labels=LABELS[:900])
+    for number in (900, 999, 1001):
+        sentence = f"{number} labels, 17 batches of 60, the last of 40"
+        with pytest.raises(ValueError, match=sentence):
+            balanced(Stored(), labels=np.resize(LABELS, number))
+
+
+class Uneven(Stored):
+    """The same in batches of some sizes."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.ends = np.cumsum([0, *sizes])
+
+    def __len__(self):
+        return len(self.ends) - 1
+
+    def __getitem__(self, index):
+        some = slice(*self.ends[index : index + 2])
+        return IDS[some], self.y[some]
+
+
+def test_labels_that_are_given_are_those_of_the_examples_beside_them():
+    batches = balanced(Uneven(300, 300, 400), labels=LABELS)
+    for x, y in map(batches.__getitem__, range(len(batches))):
+        np.testing.assert_array_equal(LABELS[x], y)
+    with pytest.raises(ValueError, match=r"must have 300 examples\. Received: [24]00 in batch"):
+        draws(balanced(Uneven(300, 200, 400, 100), labels=LABELS))
+
+
+def test_weights_that_are_none_are_no_part_of_the_data():
+    expected = balanced((IDS, LABELS))[0]
+    for found in (balanced((IDS, LABELS, None))[0], balanced((IDS, None), labels=LABELS)[0]):
+        np.testing.assert_array_equal(found[0], expected[0])
+    with pytest.raises(ValueError, match="`data` must hold labels"):
+        balanced((IDS, None))
 
 
 def test_a_dataset_that_changes_its_batches_is_refused():
