@@ -31,7 +31,8 @@ class RandomCropFlip(keras.layers.Layer):
 
     Call arguments:
         inputs: Images of any type, shape `(batch, height, width, channels)`, or one image without
-            the first axis, as in `tf.data.Dataset.map`; height, width and channels must be known.
+            the first axis, as in `tf.data.Dataset.map`, where it needs the TensorFlow backend;
+            height, width and channels must be known.
         training: Whether to change the images. Defaults to no.
 
     Returns:

@@ -59,9 +59,10 @@ def augmented(
     mirror, such as `keras_ldam.RandomCropFlip`, come after it.
 
     Args:
-        data: Arrays `(x, y)` or `(x, y, sample_weight)`, which are shuffled anew in each epoch; or
-            a `keras.utils.PyDataset`, such as `keras_ldam.balanced` and `keras_ldam.mixed` return.
-            x are images in uint8, `(n, height, width, channels)`, with 1 or 3 channels.
+        data: Arrays `(x, y)` or `(x, y, sample_weight)`, which are shuffled anew in each epoch,
+            with labels of any form; or a `keras.utils.PyDataset`, such as `keras_ldam.balanced` and
+            `keras_ldam.mixed` return. x are images in uint8, `(n, height, width, channels)`, with
+            1 or 3 channels.
         autoaugment: As in `keras_ldam.augment`.
         cutout: As in `keras_ldam.augment`.
         fill: As in `keras_ldam.augment`.
@@ -95,8 +96,11 @@ def augmented(
                 "`batch_size` must be None for a `keras.utils.PyDataset`, which has batches. "
                 f"Received: batch_size={batch_size}"
             )
-    elif isinstance(data, (tuple, list)):
-        data = balanced(data, power=0.0, batch_size=batch_size, seed=seed, verbose=0)
+    elif isinstance(data, (tuple, list)) and data:
+        # Each example once, whatever its label: so any two classes will do for the draws.
+        classes = np.arange(math.prod(np.shape(data[0])[:1])) % 2
+        how: Any = {"power": 0.0, "labels": classes, "verbose": 0}
+        data = balanced(data, batch_size=batch_size, seed=seed, **how)
     else:
         raise ValueError(
             "`data` must be arrays `(x, y)` or a `keras.utils.PyDataset`. Received: "

@@ -139,6 +139,19 @@ def test_seed_epoch_and_batch_decide_what_is_drawn():
     assert (x != again[2][0]).any()
 
 
+def test_labels_of_any_form_stay_beside_their_images():
+    images, soft = pictures(60), np.random.default_rng(0).dirichlet(np.ones(3), 60)
+    numbers = np.repeat([0, 2], 30)  # Without an example of class 1.
+    batches = {
+        kind: keras_ldam.augmented((images, y), cutout=8, batch_size=20)
+        for kind, y in (("soft", soft), ("numbers", numbers), ("places", np.arange(60)))
+    }
+    places = batches["places"][1][1]
+    assert len(set(places)) == 20
+    np.testing.assert_array_equal(batches["soft"][1][1], soft[places])
+    np.testing.assert_array_equal(batches["numbers"][1][1], numbers[places])
+
+
 def test_the_epoch_reaches_the_batches_inside_and_their_labels_stay():
     data = pictures(60), np.repeat([0, 1], 30)
     mixed = keras_ldam.mixed(data, "cutmix", batch_size=20, verbose=0)
