@@ -236,16 +236,15 @@ class ReplicatedStep(_Mixin):
 
     def _batch_weight(self, y: Any, y_pred: Any, sample_weight: Any, size: Any) -> Any:
         """The divisor of the mean over this replica's share."""
+        if isinstance(self.loss, losses.ClassWeightedLoss):
+            return self.loss.batch_weight(y, y_pred, sample_weight)
         mask = None if keras.tree.is_nested(y_pred) else keras_internals.mask_of(y_pred)
         number = tf.cast(size, tf.float32)
         if mask is not None:
             mask = tf.cast(mask, tf.float32)
             number = tf.reduce_sum(mask)
-        if getattr(self.loss, "reduction", None) != "mean_with_sample_weight":
-            return number
-        if isinstance(self.loss, losses.ClassWeightedLoss):
-            return tf.reduce_sum(self.loss.example_weights(y, y_pred, sample_weight))
-        if sample_weight is None:
+        reduction = getattr(self.loss, "reduction", None)
+        if reduction != "mean_with_sample_weight" or sample_weight is None:
             return number
         weights = tf.cast(sample_weight, tf.float32)
         return tf.reduce_sum(weights if mask is None else weights * mask)

@@ -61,8 +61,8 @@ class ClassWeightedLoss(keras.losses.Loss):
     raises `InvalidArgumentError`): a run that stops is better than one that learns wrong labels.
     The same holds for a row of labels that is no distribution. (Compiled code on JAX gets whole
     numbers in 32 bits, so a label of 2**32 or more has become another before any loss sees it.) A
-    row of zeros has no label and weighs 0, as `tf.one_hot(-1, num_classes)` gives for void pixels;
-    among integers `ignore_class` names what has no label.
+    row of zeros has no label and counts nowhere, as `tf.one_hot(-1, num_classes)` gives for void
+    pixels; among integers `ignore_class` names what has no label.
 
     `counts` also say what the targets are:
 
@@ -151,17 +151,14 @@ class ClassWeightedLoss(keras.losses.Loss):
         y_true, y_pred = self._present(y_true, y_pred)
         with self._weighing(class_weights, sample_weight, one_score=self._is_one(given)):
             y_true = assert_labels(y_true, y_pred)
-            weights = self._weights_of(y_true, y_pred, sample_weight)
+            weights, counted = self._weights_of(y_true, y_pred, sample_weight)
             values = self.call(ops.convert_to_tensor(y_true, "float32"), y_pred)
-        return self._reduced(values, weights, weigh(ops.ones_like(weights), y_pred))
+        return self._reduced(values, weights, counted)
 
-    def _reduced(self, values: Any, weights: Any, mask: Any) -> Any:
-        """Reduces as Keras does, over all replicas; 0 for an empty batch, which Keras leaves.
-
-        The mask is in the weights, once, and a mean over the number of examples needs to know what
-        it leaves out.
-        """
-        keras_internals.set_mask(values, mask > 0)
+    def _reduced(self, values: Any, weights: Any, counted: Any) -> Any:
+        """Reduces as Keras does, over all replicas; 0 for an empty batch, which Keras leaves."""
+        # The mask is in the weights already, once; a mean over examples needs to know their number.
+        keras_internals.set_mask(values, ops.not_equal(counted, 0))
         loss = _Mean(self.name, self.reduction, "float32")(values, values, weights)
         if self.reduction not in (None, "none") and tuple(loss.shape) == (0,):
             loss = ops.sum(loss)
@@ -182,15 +179,15 @@ class ClassWeightedLoss(keras.losses.Loss):
                 f"head. Received: shape {self.counts.shape}"
             )
         labels, known = without_scores(y_true, features.shape[:-1], size, self.ignore_class)
-        weights = ops.where(labels >= 0, 1.0, float("nan"))
+        counted = ops.where(labels >= 0, 1.0, float("nan"))
+        if known is not None:
+            counted = ops.where(known, counted, 0.0)
+        weights = counted
         if self.counts is not None:
             weights = weights * of_class(self._relative, labels, True)
-        if known is not None:
-            weights = ops.where(known, weights, 0.0)
         weights = weigh(weights, features, sample_weight)
         values = self.of_label_and_rest(labels, chunks, features)
-        mask = ops.ones_like(values) if known is None else ops.cast(known, values.dtype)
-        return self._reduced(values, weights, weigh(mask, features))
+        return self._reduced(values, weights, weigh(counted, features))
 
     def example_weights(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the weight of each example: that of its class, w_y or Σ_j y_j w_j, times its own.
@@ -210,25 +207,38 @@ class ClassWeightedLoss(keras.losses.Loss):
         Raises:
             ValueError: if shapes do not fit.
         """
+        return self._both_weights(y_true, y_pred, sample_weight)[0]
+
+    def batch_weight(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns what the mean over a batch divides by, a scalar; arguments as before.
+
+        That is the sum of the examples' weights, or, under other reductions, the number of examples
+        that count: those with a label which no mask leaves out.
+        """
+        weights, counted = self._both_weights(y_true, y_pred, sample_weight)
+        if self.reduction == "mean_with_sample_weight":
+            return ops.sum(weights)
+        return ops.sum(ops.cast(ops.not_equal(counted, 0), "float32"))
+
+    def _both_weights(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         given = y_pred
         y_true, y_pred = self._present(y_true, y_pred)
         with self._weighing(None, sample_weight, one_score=self._is_one(given)):
             return self._weights_of(y_true, y_pred, sample_weight)
 
-    def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
-        """`example_weights` of what `_present` returns."""
+    def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """`example_weights` of what `_present` returns, and 0 where an example does not count."""
         labels, sparse, scores = prepare(y_true, y_pred)
         if sparse:
-            inside = as_index(labels, scores.shape[-1])
-            weights = 1.0 if self.counts is None else of_class(self._relative, labels, sparse)
-            weights = ops.where(labels == inside, weights, float("nan"))
-        elif self.counts is None:
-            weights = ops.sum(labels, axis=-1)
-            # Exactly one, however shares were rounded; NaN stays what it is.
-            weights = ops.where(weights > 0, 1.0, weights)
+            counted = ops.where(labels == as_index(labels, scores.shape[-1]), 1.0, float("nan"))
         else:
-            weights = of_class(self._relative, labels, sparse)
-        return weigh(weights, y_pred, sample_weight)
+            counted = ops.sum(labels, axis=-1)
+            # Exactly one, however shares were rounded; NaN stays what it is.
+            counted = ops.where(counted > 0, 1.0, counted)
+        weights = counted
+        if self.counts is not None:
+            weights = weights * of_class(self._relative, labels, sparse)
+        return weigh(weights, y_pred, sample_weight), weigh(counted, y_pred)
 
     def learned_prior(self, counts: Any = None) -> np.ndarray:
         """Returns the class frequencies that the scores learn, ρ_j ∝ n'_j w_j / n_j^τ.

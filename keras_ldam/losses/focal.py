@@ -132,15 +132,16 @@ class Focal(ClassWeightedLoss):
             return focal(y_true, y_pred, gamma=self.gamma, form=self.form)
         labels, sparse, scores = prepare(y_true, y_pred, several=True)
         decisions = _decisions(labels, sparse, scores, self.gamma)
-        return ops.sum(decisions if sparse else decisions * self._weights, axis=-1)
+        return ops.sum(decisions if sparse else decisions * self._relative, axis=-1)
 
-    def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+    def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         # In the sigmoid form with a matrix of labels, class weights belong to decisions, and the
         # examples weigh the same.
         if not self._one_class:
             labels, sparse, _ = prepare(y_true, y_pred, several=True)
             if not sparse:
-                return weigh(ops.ones_like(labels[..., 0]), y_pred, sample_weight)
+                ones = ops.ones_like(labels[..., 0])
+                return weigh(ones, y_pred, sample_weight), weigh(ones, y_pred)
         return super()._weights_of(y_true, y_pred, sample_weight)
 
     def get_config(self) -> dict[str, Any]:

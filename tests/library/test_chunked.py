@@ -81,7 +81,13 @@ HEADS_AND_LOSSES = {
     ),
     "LDAM on the head of the paper": (
         lambda: keras_ldam.CosineDense(K, use_bias=False),
-        lambda: keras_ldam.LDAM(COUNTS, gradual=False, scale=30, reduction="mean_over_data"),
+        lambda: keras_ldam.LDAM(
+            COUNTS,
+            gradual=False,
+            scale=30,
+            reduction="mean_over_data",
+            ignore_class=int(LABELS[0]),
+        ),
     ),
     "logit adjustment": (
         lambda: keras.layers.Dense(K),

@@ -697,6 +697,9 @@ def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch)
     "loss",
     [
         lambda: keras_ldam.CrossEntropy(replicas.COUNTS),
+        lambda: keras_ldam.CrossEntropy(
+            replicas.COUNTS, reduction="mean_over_data", ignore_class=0
+        ),
         lambda: keras.losses.SparseCategoricalCrossentropy(
             from_logits=True, reduction="mean_with_sample_weight"
         ),

@@ -581,6 +581,18 @@ def test_a_row_without_a_label_weighs_nothing(name, compiled, batch):
     assert float(function(void, twice)) == pytest.approx(float(loss(rows, z)), rel=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["mean_over_data", "sum_over_batch_size"])
+def test_a_row_without_a_label_and_a_void_label_count_as_no_example(reduction, batch):
+    y, z = batch
+    how = {"reduction": reduction, "class_weights": [0.5, 1.0, 1.5, 0.0]}
+    loss = keras_ldam.CrossEntropy(COUNTS, ignore_class=255, **how)
+    expected = pytest.approx(float(loss(y[:40], z[:40])), rel=1e-5)
+    rows = np.eye(4, dtype=np.float32)[y]
+    rows[40:] = 0
+    for labels in (np.append(y[:40], [255] * 24), rows):
+        assert float(loss(labels, z)) == expected
+
+
 def jitted(loss):
     """A loss inside compiled code, on the backend in use."""
     if keras.backend.backend() == "jax":
@@ -670,6 +682,16 @@ def test_each_decision_of_several_labels_has_the_weight_of_its_own_class():
     rows = np.log1p(np.exp(np.where(np.eye(3)[[2, 0]] == 1, -z, z))).sum(axis=1)
     expected = (rows * weights[[2, 0]]).sum() / weights[[2, 0]].sum()
     assert float(one(np.array([2, 0]), z)) == pytest.approx(expected, rel=1e-6)
+    over_data = (each * weights).sum(axis=1).mean() / (np.array([9, 5, 2]) @ weights / 16)
+    for factor in (1, 7):
+        loss = keras_ldam.Focal(
+            [9, 5, 2],
+            gamma=0.0,
+            form="sigmoid",
+            class_weights=factor * weights,
+            reduction="mean_over_data",
+        )
+        assert float(loss(y, z)) == pytest.approx(over_data, rel=1e-6)
 
 
 def test_class_weights_of_one_call_take_the_place_of_the_loss_s_own(batch):
