@@ -8,6 +8,9 @@ are `(n, K, 2)`.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,6 +29,9 @@ _TAUS = (-1.0, 2.5)
 
 _DRAWS = 100
 """Bootstrap draws for a standard error."""
+
+_STEPS = 100
+"""The most steps of Newton's method, and of conjugate gradients within one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,9 +269,9 @@ def fit_likelihood(
 ) -> tuple[float, np.ndarray, bool]:
     """Minimizes the negative log-likelihood of softmax(a · scores + base + b).
 
-    a and τ are found by Newton's method, offsets by iterative scaling: log h_j - log p̄_j is added
-    to the logits of class j until its mean probability p̄_j is its frequency h_j. The whole is
-    convex, so the minimum is unique.
+    It is convex in a and b together, so the minimum is unique, but for a constant in b. Newton's
+    method finds it, each step by conjugate gradients, without an array of classes and classes, and
+    halved until it gains: where scores are large, whole steps go to and fro.
 
     Args:
         examples: Held-out examples.
@@ -281,44 +287,83 @@ def fit_likelihood(
         Guo et al., 2017, for a; Alexandari et al., 2020, "Maximum Likelihood with Bias-Corrected
         Calibration is Hard-To-Beat at Label Shift Adaptation", for both together.
     """
-    scores, weights = examples.scores, examples.weights / examples.weights.sum()
-    classes = scores.shape[2]
-    one_hot = (examples.labels[:, :, None] == np.arange(classes)).astype(np.float64)
-    frequencies = np.maximum(examples.frequencies(), 1e-12)
-    a, b = 1.0 if factor is None else factor, np.zeros(base.shape)
-    low, high = 1 / np.array(TEMPERATURES[::-1])
-    features = [] if factor is not None else [scores]
-    if direction is not None:
-        features.append(np.broadcast_to(direction, scores.shape))
-    for _ in range(200):
-        logits = a * scores + base + b
+    scores, labels = examples.scores, examples.labels[:, :, None]
+    weights = examples.weights / examples.weights.sum()
+    along = np.zeros(scores.shape[2]) if direction is None else direction
+    # The numbers that are fitted are a, τ and offsets, of which not all are free.
+    free = np.repeat([factor is None, direction is not None, offsets], [1, 1, base.size])
+    found = np.append(factor or 0.0, np.zeros(1 + base.size))
+
+    def added(numbers: np.ndarray) -> np.ndarray:
+        return numbers[0] * scores + (numbers[1] * along + numbers[2:].reshape(base.shape))
+
+    def gathered(each: np.ndarray) -> np.ndarray:
+        """The transpose of `added`, over the weighted examples."""
+        by_class = np.tensordot(weights, each, axes=1)
+        alone = [weights @ np.einsum("nlc,nlc->n", scores, each), (by_class @ along).sum()]
+        return free * np.append(alone, by_class)
+
+    def loss(logits: np.ndarray) -> float:
+        return float(weights @ losses(logits, examples.labels).sum(axis=1))
+
+    def curved(numbers: np.ndarray, p: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        """The product with the second derivatives of the loss."""
+        change = added(numbers)
+        change -= (p * change).sum(axis=2, keepdims=True)
+        return gathered(p * change) + ridge * numbers
+
+    # About the second derivatives where no class is preferred: how the numbers differ in size.
+    sizes = [weights @ scores.var(axis=2).sum(axis=1), along.var() * len(base)]
+    sizes = np.maximum(np.append(sizes, examples.frequencies()), 1e-12)
+    logits = base + added(found)
+    now = loss(logits)
+    for _ in range(_STEPS):
         p = np.exp(log_softmax(logits))
-        rest = p - one_hot
-        moved = 0.0
-        if features:
-            slope = np.array([weights @ (rest * f).sum(axis=(1, 2)) for f in features])
-            apart = [f - (p * f).sum(axis=2, keepdims=True) for f in features]
-            curve = np.array(
-                [[weights @ (p * f * g).sum(axis=(1, 2)) for g in apart] for f in apart]
-            )
-            step = -np.linalg.solve(curve + 1e-9 * np.eye(len(curve)), slope)
-            if factor is None:
-                new = float(np.clip(a + step[0], max(low, a / 2), min(high, 2 * a)))
-                moved, a = abs(np.log(new / a)), new
-            if direction is not None:
-                change = np.clip(step[-1], -1, 1) * direction
-                moved, b = max(moved, float(abs(change).max())), b + change
-        if offsets:
-            change = np.log(frequencies) - np.log(
-                np.maximum(np.tensordot(weights, p, axes=1), 1e-12)
-            )
-            moved, b = max(moved, float(abs(change).max())), b + change
-        if moved < (1e-4 if offsets else 1e-6):
+        wrong = p.copy()
+        np.put_along_axis(wrong, labels, np.take_along_axis(p, labels, axis=2) - 1, axis=2)
+        slope = gathered(wrong)
+        # It shortens steps where nothing is curved, and vanishes at the minimum.
+        ridge = 1e-3 * np.sqrt(slope @ (slope / sizes)) * sizes
+        step = _solved(functools.partial(curved, p=p, ridge=ridge), -slope, sizes)
+        gain = -float(slope @ step)
+        converged = gain < 1e-10 * (1 + now)
+        if converged:
             break
-    if factor is None and not low * 1.001 < a < high * 0.999:
+        part, change = 1.0, added(step)
+        while (new := loss(logits + part * change)) > now - 1e-4 * part * gain and part > 1e-9:
+            part /= 2
+        found, logits, now = found + part * step, logits + part * change, new
+    low, high = 1 / np.array(TEMPERATURES[::-1])
+    if factor is None and not low <= found[0] <= high:
         _, b, _ = fit_likelihood(examples, base, factor=1.0, direction=direction, offsets=offsets)
         return 1.0, b, False
-    return a, b, True
+    if not converged:
+        warnings.warn(
+            f"The likelihood did not reach its maximum in {_STEPS} steps: what was fitted may be "
+            "far from the best.",
+            stacklevel=2,
+        )
+    b = found[1] * along + found[2:].reshape(base.shape)
+    return float(found[0]), b - b.mean(axis=1, keepdims=True), True
+
+
+def _solved(
+    product: Callable[[np.ndarray], np.ndarray], right: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """Solves product(x) = right by conjugate gradients; sizes are about those of its diagonal."""
+    x, rest = np.zeros(len(right)), right
+    direction = scaled = rest / sizes
+    left = first = rest @ scaled
+    for _ in range(_STEPS):
+        if left <= 1e-6 * first:
+            break
+        image = product(direction)
+        length = left / (direction @ image)
+        x, rest = x + length * direction, rest - length * image
+        scaled, before = rest / sizes, left
+        left = rest @ scaled
+        direction = scaled + left / before * direction
+    return x
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

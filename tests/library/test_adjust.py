@@ -237,6 +237,62 @@ def test_the_likelihood_is_that_of_a_logistic_regression(rng):
     assert 1 / a == pytest.approx(by_scipy, rel=1e-4)
 
 
+def long_tailed(rng, num_classes, spread, n=200):
+    """Held-out examples with scores of a spread, in which training frequencies are doubled."""
+    counts = np.round(1000 * 100.0 ** -np.linspace(0, 1, num_classes))
+    labels = np.arange(n) % num_classes
+    scores = rng.normal(size=(n, num_classes)) + np.eye(num_classes)[labels] + 2 * np.log(counts)
+    weights = rng.uniform(0.5, 2.0, n)
+    direction = np.log(counts).mean() - np.log(counts)
+    return fitting.Examples(spread * scores[:, None], labels[:, None], weights), direction
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+@pytest.mark.parametrize("spread", [0.1, 0.5, 2, 10, 50])
+@pytest.mark.parametrize("factor", [None, 0.7])
+@pytest.mark.parametrize("way", ["direction", "offsets"])
+def test_the_likelihood_has_no_better_place_than_the_one_found(
+    num_classes, spread, factor, way, rng
+):
+    optimize = pytest.importorskip("scipy.optimize")
+    examples, direction = long_tailed(rng, num_classes, spread)
+    base = rng.normal(size=(1, num_classes))
+    ways = {"direction": direction} if way == "direction" else {"offsets": True}
+
+    def nll(a, b):
+        found = fitting.losses(a * examples.scores + base + b, examples.labels)
+        return np.average(found[:, 0], weights=examples.weights)
+
+    a, b, determined = fitting.fit_likelihood(examples, base, factor=factor, **ways)
+    given = factor or (None if determined else 1.0)  # It is 1 beyond the range of temperatures.
+    along = direction[None] if way == "direction" else np.eye(num_classes)[1:]
+    best = optimize.minimize(
+        lambda numbers: nll(given or numbers[0], numbers[-len(along) :] @ along),
+        np.zeros((given is None) + len(along)),
+        method="BFGS",
+    )
+    assert nll(a, b) < best.fun + 1e-6
+
+
+def test_a_model_too_sure_of_what_it_was_trained_on_is_given_back_its_likelihood(rng):
+    labels, counts = np.arange(1000) % 2, np.array([5000, 50])
+    means = np.eye(2) / np.sqrt(2)
+    scores = (rng.normal(size=(1000, 2)) + means[labels]) @ means.T
+    x = (1.5 * (scores + np.log(counts / counts.sum()))).astype("float32")
+    found = keras_ldam.adjust(passing(2), (x, labels), counts=counts)
+    true = adjustment.negative_log_likelihood(scores, labels)
+    chances = found.model.predict(x, verbose=0)
+    assert adjustment.negative_log_likelihood(np.log(chances), labels) < true + 0.005
+    assert found.temperature == pytest.approx(1.5, rel=0.2)
+
+
+def test_a_likelihood_whose_maximum_is_not_reached_says_so(rng, monkeypatch):
+    examples, direction = long_tailed(rng, 3, 2.0)
+    monkeypatch.setattr(fitting, "_STEPS", 1)
+    with pytest.warns(UserWarning, match="did not reach its maximum in 1 steps"):
+        fitting.fit_likelihood(examples, np.zeros((1, 3)), direction=direction)
+
+
 def test_a_known_prior_and_temperature_are_found_again(rng):
     prior = np.array([0.8, 0.15, 0.05])
     scores, y = of_frequencies(rng, 3000, prior)
