@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam.adjustment.criteria import CRITERIA, Criterion, Decisions
-from keras_ldam.adjustment.fitting import Examples, Fit, Fitter
+from keras_ldam.adjustment.fitting import FEW, Examples, Fit, Fitter
 from keras_ldam.adjustment.held_out import Form, check_presence, examples_of, held_out
 from keras_ldam.adjustment.measures import Interval, measured, remarks_on
 from keras_ldam.adjustment.outputs import Output, read, softmax_scale
@@ -39,9 +40,10 @@ class Adjustment:
             prior, -τ log n and per-class offsets together.
         thresholds: For sigmoids and for two classes: the threshold on the probability *before* the
             adjustment that equals 0.5 after it, one for each decision. None for more classes.
-        prior: The class frequencies for which the outputs are probabilities, as far as they are
-            form. None for several labels.
-        source_prior: The class frequencies that the scores have learned, as far as they are form.
+        prior: The class frequencies for which the outputs are probabilities. None where that is
+            unknown: for several labels, beside given `offsets`, and where neither `tau`, priors nor
+            a fit say it.
+        source_prior: The class frequencies that the scores have learned, for a `target_prior`.
         examples: Held-out examples of each class, or for several labels of those that have each.
         before: Measures of the model as it was, by name, with intervals.
         after: The same after the adjustment, each example being adjusted by a fit that has not
@@ -154,9 +156,9 @@ def adjust(
     The measures after the adjustment are those on data that the fit has not seen: the whole fit is
     repeated on four fifths of the held-out examples for each fifth (cross-fitting; on fewer parts
     if a class has fewer than 5 examples). Intervals are of 500 bootstrap draws within the classes.
-    With `target_prior` the examples are weighted as if their classes were so frequent. All scores
-    of the held-out examples are kept in memory, and a fit takes about 90 bytes for each of them:
-    there may be at most 2·10⁸.
+    With `target_prior` the examples are weighted as if their classes were so frequent, and with a
+    given `tau` as frequent as it leaves them, ∝ ρ_j n_j^-τ. All scores of the held-out examples are
+    kept in memory, and a fit takes about 90 bytes for each of them: there may be at most 2·10⁸.
 
     Args:
         model: The trained model.
@@ -176,9 +178,10 @@ def adjust(
         scale: s > 0. Defaults to that of the head or the loss, or 1; cosines of an unknown scale
             begin at 30 if `temperature` is to be fitted.
         temperature: T > 0. Defaults to 1 without data.
-        tau: τ ≥ 0: 1 takes the class frequencies of training off completely, 0 not at all. Not
-            beside `target_prior`, which says the same more exactly. A fitted τ may be below 0: the
-            model then decided for rare classes too often.
+        tau: τ ≥ 0: 1 takes the class frequencies of training off completely, 0 not at all,
+            whatever those of the held-out examples are. Not beside `target_prior`, which says the
+            same more exactly. A fitted τ may be below 0: the model then decided for rare classes
+            too often.
         offsets: b, one number per class; for a single sigmoid one number.
         counts: Training examples per class n. Defaults to those of the loss that the model was
             compiled with, else to those of the held-out labels.
@@ -239,10 +242,12 @@ def adjust(
     )
     if held is None:
         fit = Fit(factor or 1.0, base, tau, np.zeros(len(base)), base, True)
-        return _adjustment(form, fit, s, target, source, remarks, criterion=None)
+        prior = target if offsets is None else None
+        return _adjustment(form, fit, s, prior, source, remarks, criterion=None)
     examples = examples_of(held, form, s, target)
     present = check_presence(examples, form)
-    if target is not None and source is None:
+    shifted = target is not None and (tau is not None or source is not None)
+    if target is not None and not shifted:
         remarks.append(
             "The class frequencies that the scores have learned are unknown, so the shift to "
             "`target_prior` was left to the fit."
@@ -266,11 +271,14 @@ def adjust(
     after = fitter.cross_fitted(examples, min(FOLDS, examples.fewest()))
     changes = measured(examples, after, goal, seed)
     remarks += remarks_on(goal, fit, fitter, form, present, changes)
+    # Without a shift the probabilities are those for the held-out frequencies only if they fit.
+    fits = direction is not None or form.num_classes == 2 or examples.fewest() >= FEW
+    known = offsets is None and not form.several and (shifted or fits)
     return _adjustment(
         form,
         fit if tau is None else dataclasses.replace(fit, tau=tau),
         s,
-        _prior(fit, examples, goal),
+        _prior(fit, examples, goal) if known else None,
         source,
         remarks,
         criterion=criterion,
@@ -402,6 +410,14 @@ def _given(
             except ValueError:  # It is unknown; a fit finds the shift without it.
                 if not fitted:
                     raise
+    if tau is not None and counts is not None:
+        target = np.asarray(counts, dtype=np.float64)  # What a plain model has learned.
+        with contextlib.suppress(ValueError):
+            target = learned_prior(loss, counts)
+        target = target * np.exp(-tau * np.log(counts))
+        base, target = base - tau * np.log(counts), target / target.sum()
+    elif tau:
+        raise ValueError("`tau` needs `counts`, the training examples per class.")
     if source_prior is not None:
         shift, _, learned = prior_shift(
             num_classes,
@@ -410,10 +426,6 @@ def _given(
             class_names=form.class_names,
         )
         source, base = np.asarray(learned), base + shift
-    if tau:
-        if counts is None:
-            raise ValueError("`tau` needs `counts`, the training examples per class.")
-        base = base - tau * np.log(counts)
     if offsets is not None:
         numbers = class_counts.per_class(
             "offsets",
@@ -439,10 +451,8 @@ def _check_reached(goal: Criterion, fit: Fit, examples: Examples) -> None:
         )
 
 
-def _prior(fit: Fit, examples: Examples, goal: Criterion) -> np.ndarray | None:
+def _prior(fit: Fit, examples: Examples, goal: Criterion) -> np.ndarray:
     """The class frequencies for which the adjusted logits are those of probabilities."""
-    if examples.labels.shape[1] > 1:
-        return None
     prior = examples.frequencies()[0]
     if goal.name != "nll":
         # Logits that fit these frequencies are `calibrating`; what is added is another prior.

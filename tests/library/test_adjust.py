@@ -66,8 +66,11 @@ def test_everything_given_is_folded_into_one_layer_by_the_formula(rng, tmp_path)
     shift = np.log(np.array(target) / 4) - np.log(np.array(source) / 10)
     expected = softmax(4 * x / 2 + shift + b)
     np.testing.assert_allclose(found.model.predict(x, verbose=0), expected, rtol=1e-5)
-    np.testing.assert_allclose(found.prior, [0.25, 0.5, 0.25])
+    assert found.prior is None  # Offsets of one's own may stand for any other.
+    told = keras_ldam.adjust(model, target_prior=target, source_prior=source)
+    np.testing.assert_allclose(told.prior, [0.25, 0.5, 0.25])
     by_tau = keras_ldam.adjust(model, tau=0.5)
+    np.testing.assert_allclose(by_tau.prior, np.sqrt(counts) / np.sqrt(counts).sum())
     expected = softmax(x - 0.5 * np.log(counts))
     np.testing.assert_allclose(by_tau.model.predict(x, verbose=0), expected, rtol=1e-5)
     by_tau.model.save(tmp_path / "model.keras")
@@ -330,6 +333,45 @@ def test_held_out_examples_stand_for_the_target_prior(rng):
     known = keras_ldam.adjust(passing(3), (scores, y), target_prior=target, source_prior=[1, 1, 1])
     np.testing.assert_allclose(known.offsets, np.log(target * 3), atol=0.3)
     np.testing.assert_allclose(known.prior, target, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tau", "criterion"), [(0.0, "nll"), (0.5, "nll"), (1.0, "nll"), (1.0, "balanced_accuracy")]
+)
+@pytest.mark.parametrize("held", [[0.8, 0.15, 0.05], [1 / 3] * 3])
+def test_a_given_tau_says_for_which_frequencies_whatever_those_held_out_are(
+    held, tau, criterion, rng
+):
+    learned = np.array([0.8, 0.15, 0.05])
+    scores, y = of_frequencies(rng, 3000, held)
+    x = 2 * (scores + np.log(learned))  # A model trained on the prior, twice too sure.
+    found = keras_ldam.adjust(
+        passing(3), (x, y), counts=(1000 * learned).astype(int), tau=tau, criterion=criterion
+    )
+    assert found.temperature == pytest.approx(2, rel=0.1)
+    left = learned ** (1 - tau)
+    np.testing.assert_allclose(found.prior, left / left.sum(), atol=0.05)
+    shift = -tau * np.log(learned)
+    np.testing.assert_allclose(
+        found.offsets - found.offsets.mean(), shift - shift.mean(), atol=0.25
+    )
+
+
+def test_a_given_tau_starts_from_what_the_loss_has_learned(rng):
+    scores, y = of_frequencies(rng, 300, [0.6, 0.3, 0.1])
+    loss = keras_ldam.CrossEntropy([60, 30, 10], class_weights=[1, 2, 6])
+    found = keras_ldam.adjust(passing(3, loss=loss), (scores, y), tau=0.0)
+    np.testing.assert_allclose(found.prior, [1 / 3] * 3)
+
+
+def test_a_prior_that_nothing_says_is_none(rng):
+    scores, y = of_frequencies(rng, 60, [0.8, 0.1, 0.1])
+    for criterion in ("nll", "balanced_accuracy"):
+        ways = {"criterion": criterion, "counts": [9, 9, 9]}
+        assert keras_ldam.adjust(passing(3), (scores, y), **ways).prior is None  # Too few to fit.
+        ways["counts"] = [30, 20, 10]
+        assert keras_ldam.adjust(passing(3), (scores, y), **ways).prior is not None
+        assert keras_ldam.adjust(passing(3), (scores, y), offsets=[0, 0, 5], **ways).prior is None
 
 
 def test_one_sigmoid_gets_the_best_threshold_and_a_floor_on_precision_holds(rng, metrics):
