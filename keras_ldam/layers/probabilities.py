@@ -26,7 +26,8 @@ class Probabilities(keras.layers.Layer):
     Args:
         scale: s > 0. For a softmax of cosines it is that of the loss, divided by the temperature.
         offsets: b, one number per score. Defaults to zeros.
-        activation: `"softmax"` over the last axis, or `"sigmoid"` of each score.
+        activation: `"softmax"` over the last axis, or `"sigmoid"` of each score. A single score is
+            that of two classes, and becomes a sigmoid in any case.
         applied: The activation that has already been applied to the inputs. Its inverse, the
             logarithm or the logit of a probability, then comes before all else, and gives the
             scores up to a constant. None: the inputs are scores.
@@ -77,6 +78,11 @@ class Probabilities(keras.layers.Layer):
                 )
         self.activation, self.applied = activation, applied
         self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Takes a single score for that of two classes: its softmax would be 1 whatever it is."""
+        if input_shape[-1] == 1:
+            self.activation, self.applied = "sigmoid", self.applied and "sigmoid"
 
     def logits(self, inputs: Any) -> Any:
         """Returns s z_j + b_j, float32 of the shape of the inputs."""

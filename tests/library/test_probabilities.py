@@ -74,6 +74,30 @@ def test_a_subclassed_model_has_probabilities_too(x):
     np.testing.assert_allclose(found, softmax(30.0 * scores), rtol=1e-5)
 
 
+def test_a_single_score_of_a_subclassed_model_becomes_a_sigmoid(x, tmp_path):
+    @keras.saving.register_keras_serializable()
+    class OneScore(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.head = keras_ldam.CosineDense(1)
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    model = OneScore()
+    scores = ops.convert_to_numpy(model(x)).astype("float64")
+    expected = 1 / (1 + np.exp(-5 * scores))
+    adjusted = keras_ldam.adjust(model, scale=5.0).model
+    for made in (keras_ldam.with_probabilities(model, scale=5.0), adjusted):
+        np.testing.assert_allclose(made.predict(x, verbose=0), expected, rtol=1e-5)
+        assert made.layers[-1].activation == "sigmoid"
+    adjusted.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.predict(x, verbose=0), expected, rtol=1e-5)
+    once_more = Probabilities(2.0, applied="softmax")(expected)
+    np.testing.assert_allclose(once_more, 1 / (1 + np.exp(-10 * scores)), rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
