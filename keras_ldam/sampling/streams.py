@@ -127,6 +127,7 @@ def balanced_dataset(
             tf.TensorSpec([], tf.int64),
         ),
     )
+    # What follows the draws is read only if they are fewer than `size`, and raises.
     drawn = starts.flat_map(one_pass).concatenate(dataset.filter(too_few)).take(size)
     drawn = drawn.apply(tf.data.experimental.assert_cardinality(size))
     # By files, TensorFlow's first choice, the one start could not be shared out.
