@@ -264,7 +264,8 @@ def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.
 def _check_profile(num_classes: int, max_count: int, imbalance_ratio: float) -> None:
     check_whole("num_classes", num_classes, 2)
     check_whole("max_count", max_count, 1)
-    if not np.isfinite(imbalance_ratio) or imbalance_ratio < 1:
+    real = isinstance(imbalance_ratio, numbers.Real)
+    if not real or not 1 <= imbalance_ratio <= sys.float_info.max:
         raise ValueError(
             "`imbalance_ratio` is the largest count divided by the smallest, so it must be at "
             f"least 1. Received: {imbalance_ratio!r}"
@@ -456,10 +457,14 @@ def shot_groups(
         counts: Training examples per class, shape `(num_classes,)`, or per label and side,
             `(num_labels, 2)`, of which the positives count.
         many: A class with more examples than this is in `"many"`.
-        few: A class with fewer examples than this is in `"few"`; the others are `"medium"`.
+        few: A class with fewer examples than this is in `"few"`; the others are `"medium"`. At
+            most `many` + 1.
 
     Returns:
         `{"many": indices, "medium": indices, "few": indices}`; a group can be empty.
+
+    Raises:
+        ValueError: if an argument is out of range.
 
     Example:
 
@@ -470,6 +475,8 @@ def shot_groups(
         Kang et al., 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition".
     """
     counts = check_counts(counts, multi_label=True)
+    check_range("many", many, 0, np.inf)
+    check_range("few", few, 0, many + 1)  # Of more, a class could be in both groups.
     if counts.ndim == 2:
         counts = counts[:, 1]
     return {

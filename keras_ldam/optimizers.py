@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_ldam import keras_internals
-from keras_ldam.counts import check_range
+from keras_ldam.counts import check_flag, check_range
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -74,8 +75,9 @@ class MomentumSGD(keras.optimizers.Optimizer):
         coupled_weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1). Received: {momentum}")
+        if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be a number in [0, 1). Received: {momentum!r}")
+        check_flag("nesterov", nesterov)
         check_range("coupled_weight_decay", coupled_weight_decay, 0, float("inf"))
         if kwargs.get("weight_decay") is not None:
             raise ValueError(

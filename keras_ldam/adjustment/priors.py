@@ -21,20 +21,21 @@ def prior_weights(
 
     Args:
         labels: Class of each example, shape `(n,)` or `(n, 1)`.
-        prior: Class frequencies of the population π, shape `(num_classes,)`, or by class.
+        prior: Class frequencies of the population π, of any sum, shape `(num_classes,)`, or by
+            class.
 
     Returns:
         π_y / (share of class y in `labels`) for each example, shape `(n,)`.
 
     Raises:
-        ValueError: if a label is not a class, or `prior` is not one number per class.
+        ValueError: if a label is not a class, or `prior` is not one number above 0 per class.
 
     Example:
 
     >>> prior_weights([0, 0, 0, 1], [0.5, 0.5]).round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
     """
-    prior = class_counts.per_class("prior", prior, len(prior))
+    prior = class_counts.check_prior("prior", prior, len(prior))
     labels = column_or_vector(labels)
     check_labels(labels, len(prior))
     labels = labels.astype(np.int64)

@@ -347,7 +347,8 @@ class ClassWeightedLoss(keras.losses.Loss):
         return getattr(_here, "sample_weight", None)
 
     def _is_one(self, y_pred: Any) -> bool:
-        return ops.convert_to_tensor(y_pred).shape[self.axis] == 1
+        shape = tuple(ops.convert_to_tensor(y_pred).shape)
+        return bool(shape) and shape[self.axis] == 1
 
     @property
     def _one_score(self) -> bool:
@@ -440,8 +441,10 @@ def set_class_weights(
             "There are no class weights to set: `model_or_loss` must be a loss of keras_ldam with "
             f"`counts`, or a model compiled with one. Received: {model_or_loss!r}"
         )
-    for loss in losses:
-        loss.class_weights.assign(check_class_weights(weights, loss.counts.shape))
+    # Checked for all before one is changed.
+    checked = [check_class_weights(weights, loss.counts.shape) for loss in losses]
+    for loss, own in zip(losses, checked, strict=True):
+        loss.class_weights.assign(own)
     if isinstance(model_or_loss, keras.Model):
         compile_again(model_or_loss)
 
@@ -585,12 +588,14 @@ def check_class_weights(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
         return np.ones(shape, dtype=np.float32)
     if len(shape) == 1:
         weights = class_counts.per_class("class_weights", weights, shape[0])
-    else:
-        weights = np.asarray(weights, dtype=np.float64)
-    if weights.shape != shape or not np.all(np.isfinite(weights) & (weights >= 0)):
+    try:
+        found = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        found = np.empty(0)
+    if found.shape != shape or not np.all(np.isfinite(found) & (found >= 0)):
         wanted = f"{shape[0]}" if len(shape) == 1 else f"{shape[0]} × 2"
         raise ValueError(
             f"`class_weights` must be {wanted} finite numbers of at least 0. Received: "
-            f"{np.array2string(weights, threshold=12)}"
+            f"{class_counts.shown(weights)}"
         )
-    return weights.astype(np.float32)
+    return found.astype(np.float32)

@@ -49,7 +49,7 @@ def vector_scaling(
     """
     class_counts.check_range("scale", scale, 0, 1e6, open_low=True)
     class_counts.check_range("gamma", gamma, 0, 1)
-    one_score = ops.convert_to_tensor(y_pred).shape[-1] == 1
+    one_score = tuple(ops.convert_to_tensor(y_pred).shape)[-1:] == (1,)
     return _scaled(y_true, y_pred, counts, gamma, tau, scale, one_score=one_score)
 
 

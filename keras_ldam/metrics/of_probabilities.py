@@ -79,12 +79,6 @@ class OfProbabilities(keras.metrics.Metric):
             sample_weight: Optional weights, `(…)`.
         """
         shape = tuple(ops.convert_to_tensor(y_pred).shape)
-        single = self.multi_label or shape[self.axis] == 1
-        num_classes = shape[self.axis] if self.multi_label else max(shape[self.axis], 2)
-        if self.class_id is not None and self.class_id >= num_classes:
-            raise ValueError(
-                f"`class_id` must be a class in 0 … {num_classes - 1}. Received: {self.class_id}"
-            )
         y_true, y_pred = present(
             y_true,
             y_pred,
@@ -93,6 +87,12 @@ class OfProbabilities(keras.metrics.Metric):
             axis=self.axis,
         )
         labels = class_of(y_true, y_pred)
+        single = self.multi_label or shape[self.axis] == 1
+        num_classes = shape[self.axis] if self.multi_label else max(shape[self.axis], 2)
+        if self.class_id is not None and self.class_id >= num_classes:
+            raise ValueError(
+                f"`class_id` must be a class in 0 … {num_classes - 1}. Received: {self.class_id}"
+            )
         weights = weigh(ops.ones_like(labels, dtype="float32"), y_pred, sample_weight)
         weights = ops.where(labels >= 0, weights, 0.0)
         scores = ops.cast(ops.convert_to_tensor(y_pred), "float32")

@@ -106,6 +106,10 @@ def test_large_logits_do_not_overflow():
 def test_weights_of_a_prior_give_each_class_its_share_of_the_population():
     weights = adjustment.prior_weights(np.array([0, 0, 0, 1]), np.array([0.5, 0.5]))
     np.testing.assert_allclose(weights, [2 / 3, 2 / 3, 2 / 3, 2])
+    np.testing.assert_allclose(adjustment.prior_weights([0, 0, 0, 1], [3, 3]), weights)
+    for wrong in ([-1, 2], [0, 1], [np.nan, 1]):
+        with pytest.raises(ValueError, match="`prior` must be 2 finite numbers above 0"):
+            adjustment.prior_weights([0, 1], wrong)
 
 
 @pytest.mark.parametrize(

@@ -474,6 +474,17 @@ def test_class_weights_set_between_two_fits_are_seen_by_both_steps(examples):
     )
 
 
+def test_class_weights_that_do_not_fit_all_losses_change_none():
+    inputs = keras.Input((4,))
+    outputs = {name: keras.layers.Dense(k, name=name)(inputs) for name, k in (("a", 2), ("b", 3))}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"a": keras_ldam.CrossEntropy([3, 4]), "b": keras_ldam.LDAM([3, 4, 5])})
+    with pytest.raises(ValueError, match=r"each of the 3 classes\. Received: 2"):
+        keras_ldam.set_class_weights(model, [0.5, 1.5])
+    for loss in model.loss.values():
+        assert np.all(keras.ops.convert_to_numpy(loss.class_weights) == 1)
+
+
 @pytest.mark.parametrize("of", ["mse", keras_ldam.CrossEntropy(), None])
 def test_there_must_be_class_weights_to_set(of):
     with pytest.raises(ValueError, match="no class weights to set"):

@@ -175,6 +175,11 @@ def test_bad_arguments_get_a_sentence(call, message):
         (lambda: keras_ldam.long_tailed_counts(10, 50.5, 10), "max_count"),
         (lambda: keras_ldam.long_tailed_counts(2.5, 50, 10), "num_classes"),
         (lambda: keras_ldam.long_tailed_counts(10, 50, float("inf")), "`imbalance_ratio` is"),
+        (lambda: keras_ldam.long_tailed_counts(10, 50, 10**400), "`imbalance_ratio` is"),
+        (lambda: keras_ldam.long_tailed_counts(10, 50, "10"), "`imbalance_ratio` is.*: '10'"),
+        (lambda: keras_ldam.step_counts(10, 50, None), "`imbalance_ratio` is.*: None"),
+        (lambda: keras_ldam.shot_groups([50, 5], many=10, few=100), r"`few` .* in \[0, 11\]"),
+        (lambda: keras_ldam.shot_groups([50, 5], many="10"), "`many` must be a finite number"),
     ],
 )
 def test_arguments_out_of_range_get_a_sentence(call, message):

@@ -114,6 +114,9 @@ def test_it_survives_serialisation_with_its_velocity(tmp_path):
     [
         ({"momentum": 1.0}, "momentum"),
         ({"momentum": -0.1}, "momentum"),
+        ({"momentum": "a"}, "momentum"),
+        ({"momentum": None}, "momentum"),
+        ({"nesterov": "no"}, "nesterov"),
         ({"coupled_weight_decay": -1e-4}, "coupled_weight_decay"),
         ({"weight_decay": 1e-4}, "weight_decay"),
     ],

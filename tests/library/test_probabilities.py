@@ -198,6 +198,12 @@ def test_a_class_that_the_model_lacks_gets_a_sentence(x):
         metric.update_state(np.arange(12) % 3, x[:, :3])
 
 
+def test_an_axis_that_scores_do_not_have_gets_a_sentence(x):
+    metric = keras_ldam.OfProbabilities(keras.metrics.Recall(), scale=1.0, class_id=1, axis=5)
+    with pytest.raises(ValueError, match=r"`axis` must be an axis of `y_pred`. Received: axis=5"):
+        metric.update_state(np.arange(12) % 3, x[:, :3])
+
+
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_inputs_keep_their_names_and_their_form(x):
     keras.utils.set_random_seed(
