@@ -14,6 +14,8 @@ from keras_ldam import keras_internals
 _STRINGS = "Labels must be whole numbers. Received: strings; number the classes."
 _TOLERANCE = 0.01
 """By how much the shares of a soft label may miss 1: labels may come in bfloat16."""
+_CERTAIN = 1e30
+"""What stands for an infinite score of two classes; any scale leaves it finite."""
 
 
 def check_labels(labels: Any, num_classes: int) -> None:
@@ -86,7 +88,9 @@ def present(
         y_true, known = _without(y_true, scores, multi_label, ignore_class)
     if single:
         y_true = _answers(y_true, scores, multi_label)
-        half = scores / 2 if multi_label else scores[..., 0] / 2
+        half = ops.cast(scores if multi_label else scores[..., 0], "float32") / 2
+        # Of two infinite scores the difference would be NaN.
+        half = ops.where(ops.isinf(half), ops.sign(half) * _CERTAIN, half)
         scores = ops.stack([-half, half], axis=-1)
     if known is not None:
         scores = ops.where(ops.expand_dims(known, -1), scores, ops.zeros_like(scores))

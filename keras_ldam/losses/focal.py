@@ -55,9 +55,10 @@ def focal(y_true: Any, y_pred: Any, *, gamma: float = 1.0, form: str = "softmax"
         return ops.sum(_decisions(labels, sparse, scores, gamma), axis=-1)
     if sparse:
         return _modulated(softmax_cross_entropy(labels, sparse, scores), gamma)
-    entropies = -ops.log_softmax(scores, axis=-1)
-    # A class without a share must not count where its probability is 0, and -log p is infinite.
-    return ops.sum(ops.where(labels > 0, labels * _modulated(entropies, gamma), 0.0), axis=-1)
+    # A class without a share must not count where its probability is 0, and -log p is infinite,
+    # nor send back 0 times an infinite slope.
+    entropies = ops.where(labels > 0, -ops.log_softmax(scores, axis=-1), 0.0)
+    return ops.sum(labels * _modulated(entropies, gamma), axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")

@@ -44,6 +44,7 @@ class ClassSums:
         total = high + added
         back = total - high
         rest = (high - (total - back)) + (added - back)
+        rest = ops.where(ops.isfinite(total), rest, 0.0)  # Nothing is left of what is infinite.
         self._high.assign(total)
         self._low.assign(low + rest)
 

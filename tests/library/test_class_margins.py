@@ -132,6 +132,16 @@ def test_margins_beyond_the_histogram_count_at_its_ends():
     )
 
 
+def test_infinite_margins_count_at_the_ends_of_the_histogram_too():
+    metric = keras_ldam.ClassMargins(2, quantile=0.5, high=1.0, per_class=True)
+    for _ in range(2):
+        metric.update_state([0, 1], [[0.0, -np.inf], [0.25, 0.5]])
+    found = {name: float(value) for name, value in metric.result().items()}
+    assert found["margin_min"] == found["margin_min_1"] == 0.25
+    assert found["margin_mean"] == np.inf and found["margin_min_0"] > 1e38
+    assert found["margin_quantile_0"] == pytest.approx(1.0, abs=0.02)
+
+
 def test_each_argument_of_the_metric_comes_back_from_its_config():
     arguments = {"quantile": 0.1, "low": -1.0, "high": 3.0, "bins": 7, "per_class": True}
     metric = keras_ldam.ClassMargins(3, **arguments)

@@ -665,9 +665,12 @@ def test_focal_is_linear_in_soft_labels(batch):
         np.testing.assert_allclose(mixed, 0.3 * one + 0.7 * two, rtol=1e-5)
 
 
-def test_focal_of_a_class_without_a_share_is_finite():
-    loss = losses.focal(np.array([[1.0, 0.0]]), np.array([[200.0, -200.0]]), gamma=2.0)
-    np.testing.assert_array_equal(values(loss), 0)
+@pytest.mark.parametrize("low", [-200.0, -np.inf])
+def test_focal_of_a_class_without_a_share_is_finite(low):
+    labels, z = np.array([[1.0, 0.0]]), np.array([[200.0, low]], np.float32)
+    np.testing.assert_array_equal(values(losses.focal(labels, z, gamma=2.0)), 0)
+    slope = gradient(lambda z: ops.sum(losses.focal(labels, z, gamma=2.0)), z)
+    np.testing.assert_array_equal(slope, 0)
 
 
 def test_each_decision_of_several_labels_has_the_weight_of_its_own_class():

@@ -398,6 +398,10 @@ def test_counts_of_labels_and_sides_make_margins_and_weights_label_by_label():
         (lambda: keras_ldam.MeanAveragePrecision(SIDES, bins=1), "`bins` must be a whole"),
         (lambda: keras_ldam.LDAM(SIDES, class_weights=[1, 1, 1]), "must be 3 × 2 finite numbers"),
         (
+            lambda: keras_ldam.CrossEntropy(SIDES, class_weights={0: 1, 1: 2, 2: 3}),
+            r"must be 3 × 2 finite numbers of at least 0. Received: \{0: 1",
+        ),
+        (
             lambda: keras_ldam.CrossEntropy(SIDES, ignore_class=0.5),
             "`ignore_class` must be a whole",
         ),
@@ -640,6 +644,33 @@ def test_an_axis_that_scores_do_not_have_gets_a_sentence():
     for loss in (keras_ldam.CrossEntropy(axis=3), keras_ldam.CrossEntropy([5, 5], axis=3)):
         with pytest.raises(ValueError, match="axis"):
             loss([0], np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("name", [name for name in EACH if name != "hinge"])
+def test_infinite_single_scores_are_certain(name):
+    z = np.array([[np.inf], [-np.inf]], np.float32)
+    loss, right = EACH[name](COUNTS, reduction=None), np.array([1, 0])
+    np.testing.assert_array_equal(values(loss(right, z)), 0)
+    assert np.isfinite(gradient(lambda z: ops.sum(loss(right, z)), z)).all()
+    wrong = values(EACH[name](COUNTS, reduction=None)(1 - right, z.astype("float16")))
+    assert (wrong > 1e20).all() and not np.isnan(wrong).any()
+    several = keras_ldam.AsymmetricFocal(reduction=None)
+    np.testing.assert_array_equal(values(several(right[:, None], z)), 0)
+    assert np.isnan(values(loss([0], np.array([[np.nan]], np.float32)))).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y, z: losses.focal(y, z, form="sigmoid"),
+        lambda y, z: losses.vector_scaling(y, z, COUNTS),
+        keras_ldam.CrossEntropy(),
+        keras_ldam.OfProbabilities(keras.metrics.AUC(), scale=1.0).update_state,
+    ],
+)
+def test_a_score_without_an_axis_gets_a_sentence(call):
+    with pytest.raises(ValueError, match="`y_pred`"):
+        call([0], 1.0)
 
 
 @pytest.mark.parametrize(
