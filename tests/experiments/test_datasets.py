@@ -388,6 +388,17 @@ def test_of_the_negative_reviews_few_stay_and_their_words_alone_are_known(kind, 
     assert len([word for word in data.vocabulary if word.startswith("only")]) == negative + 40
 
 
+def test_reviews_that_the_imbalance_leaves_out_may_be_validated_on(reviews):
+    how = {"dataset": "imdb", "method": "erm", "imbalance_ratio": 4.0, "validation_fraction": 0.1}
+    some, data = (datasets.load(small_config(**how, left_out=left)) for left in (False, True))
+    for part, whole in ((some.train, data.train), (some.test, data.test)):
+        every = np.arange(len(part))
+        np.testing.assert_array_equal(whole.examples[every], part.examples[every])
+    assert len(data.train) == len(some.train)
+    assert np.bincount(some.test.labels).tolist() == [1, 4]
+    assert np.bincount(data.test.labels).tolist() == [1 + 30, 4]  # Of 40 negative ones 10 are kept.
+
+
 def test_reviews_are_read_in_the_order_of_their_files(monkeypatch):
     import tensorflow_datasets as tfds
 

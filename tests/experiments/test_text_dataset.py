@@ -65,6 +65,15 @@ def test_a_fifth_of_each_class_is_held_out_and_the_counts_are_those_of_the_file(
     assert "a fifth of each class is held out" in capsys.readouterr().out
 
 
+def test_texts_that_the_imbalance_leaves_out_may_be_validated_on(tickets):
+    how = {"imbalance_ratio": 2.0, "method": "erm", "validation_fraction": 0.25, "left_out": True}
+    data = datasets.load(Config(dataset="text", data_dir=str(tickets), **how).resolve())
+    # Of 8, 16 and 4 texts 4, 2 and 2 are kept, in the order of the classes.
+    assert data.counts.tolist() == [3, 1, 1]
+    assert np.bincount(data.test.labels).tolist() == [5, 15, 3]
+    assert data.test_name == "validation"
+
+
 def test_every_form_of_file_gives_the_same_texts(tickets, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

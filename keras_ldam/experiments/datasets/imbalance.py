@@ -37,9 +37,6 @@ def imbalanced(
     """
     counts = profile(config.imbalance, train.labels, len(class_names), config.imbalance_ratio)
     kept, held = select(train.labels, counts, config)
-    if config.left_out:
-        rest = np.setdiff1d(np.arange(len(train)), np.concatenate([kept, held]))
-        held = np.concatenate([held, rest])
     return Data(
         config.dataset_name,
         tuple(class_names),
@@ -156,11 +153,11 @@ def select(
     Args:
         labels: Class of each available training example, in file order.
         counts: How many to keep of each class.
-        config: Gives `seed`, `validation_fraction` and `validation_fold`.
+        config: Gives `seed`, `validation_fraction`, `validation_fold` and `left_out`.
 
     Returns:
-        Indices into `labels` of the training examples, and of the validation examples (among the
-        kept ones) or None.
+        Indices into `labels` of the training examples, and of the validation examples or None:
+        some of the kept ones and, with `left_out`, after them all that are not kept.
     """
     kept = imbalanced_indices(labels, counts, config.seed)
     if not config.validation_fraction:
@@ -168,4 +165,7 @@ def select(
     train, held = hold_out(
         labels[kept], config.validation_fraction, config.seed, fold=config.validation_fold
     )
-    return kept[train], kept[held]
+    held = kept[held]
+    if config.left_out:
+        held = np.concatenate([held, np.setdiff1d(np.arange(len(labels)), kept)])
+    return kept[train], held
