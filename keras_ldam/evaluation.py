@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_ldam import adjustment, guards, keras_internals
 from keras_ldam import counts as class_counts
+from keras_ldam.adjustment.batches import as_arrays
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense, cosine_heads, gives_probabilities, inputs_of
 from keras_ldam.losses import weighted_losses
@@ -225,7 +226,7 @@ def _one_pass(
     def of_batch(batch: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
         examples, labels = batch
         labels = np.asarray(labels).reshape(-1)
-        given, *seen = predict(examples)
+        given, *seen = predict(as_arrays(examples))
         found = given.reshape(-1, given.shape[-1])  # A pixel or a step is an example.
         if found.ndim == 2 and found.shape[1] == 1 and num_classes in (None, 2):
             found = np.concatenate([-found / 2, found / 2], axis=1)  # As in `labels.present`.

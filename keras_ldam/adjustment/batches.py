@@ -44,9 +44,22 @@ def batches_of(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, ...]]:
         if not _is_batch(batch):
             raise ValueError(_FORMS.format(received=f"{type(data).__name__} without labels"))
         none = False
-        yield tuple(batch)
+        yield as_arrays(tuple(batch))
     if none:
         raise ValueError("`data` must hold examples. Received: none")
+
+
+def as_arrays(parts: Any) -> Any:
+    """Returns a structure of which all can be given to a model.
+
+    On another backend than TensorFlow that is not so for what a `tf.data.Dataset` gives.
+    """
+
+    def array(part: Any) -> Any:
+        foreign = hasattr(part, "__array__") and not keras.ops.is_tensor(part)
+        return np.asarray(part) if foreign else part
+
+    return keras.tree.map_structure(array, parts)
 
 
 _FORMS = (

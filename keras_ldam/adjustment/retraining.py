@@ -326,8 +326,6 @@ class _Features:
                     "`data` must hold labels of the head, as (x, y) or (x, y, sample_weight). "
                     f"Received: labels in a {type(y).__name__}"
                 )
-            # A dataset's tensors may be those of another backend.
-            x = keras.tree.map_structure(np.asarray, x)
             features, scores, outputs = body.predict_on_batch(x)
             if not kept[0]:
                 _check_head(body.called, features, scores, outputs, chosen=head is not None)

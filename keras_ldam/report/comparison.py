@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_ldam import evaluation
 from keras_ldam.adjustment import softmax_scale
+from keras_ldam.adjustment.batches import as_arrays
 from keras_ldam.counting import check_ends
 from keras_ldam.counts import ClassNumbers, check_counts, in_class_order
 from keras_ldam.layers import cosine_heads
@@ -149,7 +150,7 @@ def _run(
 
 
 def _check_output(name: str, model: keras.Model, examples: Any) -> None:
-    scores = model.predict_on_batch(examples)
+    scores = model.predict_on_batch(as_arrays(examples))
     if not hasattr(scores, "shape"):
         raise ValueError(
             f"model {name!r} must give one output of shape (batch, num_classes); make it one with "

@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_ldam
 from keras_ldam import evaluation
+from keras_ldam.adjustment import measures
 
 
 def oracle_margin(labels, scores):
@@ -132,6 +133,30 @@ def test_scores_come_with_their_labels_in_the_order_of_the_batches(data):
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-6)
     np.testing.assert_array_equal(labels, y)
+
+
+class Foreign:
+    """What a tensor of another backend looks like from outside."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.ndim = values, values.shape, values.ndim
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+    def __len__(self):
+        return len(self.values)
+
+
+def test_batches_may_hold_tensors_of_another_backend(rng, monkeypatch):
+    monkeypatch.setattr(measures, "_DRAWS", 5)
+    x, y = rng.normal(size=(60, 3)).astype("float32"), np.arange(60) % 3
+    model = keras.Sequential([keras.Input((3,)), keras_ldam.CosineDense(3, scale=5)])
+    plain, foreign = halves(x, y), [tuple(map(Foreign, batch)) for batch in halves(x, y)]
+    for evaluate in (evaluation.class_errors, evaluation.diagnose):
+        assert evaluate(model, foreign, [20] * 3) == evaluate(model, plain, [20] * 3)
+    found, expected = (keras_ldam.adjust(model, batches) for batches in (foreign, plain))
+    assert found.to_json() == expected.to_json()
 
 
 @pytest.mark.parametrize(
