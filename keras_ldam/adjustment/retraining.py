@@ -64,8 +64,8 @@ def retrain_head(
         optimizer: Any of Keras. Defaults to Adam with a learning rate that falls from 0.01 to 0 by
             half a cosine.
         loss: A loss of scores, before any softmax. Defaults to cross-entropy.
-        scale: Scale s of the softmax over cosines; by default that of the head, or of the loss
-            that the model is compiled with.
+        scale: Scale s of the softmax over cosines, or of the sigmoid of one; by default that of the
+            head, or of the loss that the model is compiled with.
         seed: Seed of the draws and of the head's initial weights.
         from_means: Whether the class vectors of a `CosineDense` start from the class means, as
             `start_from_means` sets them, and not from its initializers.
@@ -99,8 +99,6 @@ def retrain_head(
         _check_for_means(found.head)
         fresh.build((None, found.values.shape[1]))
         _set_means(fresh, found.values, found.targets)
-    if loss is None and fresh.compute_output_shape((1, found.values.shape[1]))[-1] == 1:
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
     stack = [fresh]
     if loss is None:
         stack, loss = [*stack, _scaling_of(model, scale)], CrossEntropy()

@@ -181,6 +181,22 @@ def test_one_score_for_two_classes_is_retrained_too():
     assert right[TEST_LABELS == 2].mean() > 0.6 and right[TEST_LABELS < 2].mean() > 0.6
 
 
+def test_the_cosine_of_two_classes_is_scaled_like_those_of_more(eagerly):
+    labels = (LABELS == 2).astype("int32")
+    kernels = []
+    for own, arguments in (
+        ({}, {"scale": 1.0}),
+        ({}, {"scale": 30.0}),
+        ({"scale": 30.0}, {}),
+    ):
+        keras.utils.set_random_seed(3)
+        model = functional(keras_ldam.CosineDense(1, name="head", **own))
+        keras_ldam.retrain_head(model, (X, labels), epochs=1, in_place=True, **arguments)
+        kernels.append(model.get_layer("head").get_weights()[0])
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
+    np.testing.assert_array_equal(kernels[1], kernels[2])
+
+
 def two_outputs():
     inputs = keras.Input((6,))
     hidden = body(inputs)
