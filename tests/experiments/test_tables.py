@@ -213,9 +213,21 @@ def test_results_on_other_images_are_not_mixed(classes, tmp_path):
     with pytest.raises(ValueError, match="holds results on other classes, or on another split"):
         merge([dataclasses.replace(other, class_names=classes)], file)
     # The same names, but other images.
-    again = made_up_result([9, 7], dataset="folder")
-    merge([dataclasses.replace(again, class_names=("cat", "dog"))], file)
-    assert file.read_bytes() == before
+    for method, seed in (("erm", 0), ("erm", 1), ("ldam", 0)):
+        again = made_up_result([9, 7], method, seed, dataset="folder")
+        again = dataclasses.replace(again, class_names=("cat", "dog"))
+        with pytest.raises(
+            ValueError, match=r"on \[9, 7\] examples of the classes, and erm, seed 0"
+        ):
+            merge([again], file)
+        assert file.read_bytes() == before
+    (file.parent / "other").mkdir()
+    merge([again], file.parent / "other" / "folder.json")
+    with pytest.raises(ValueError, match="compare runs on the same data"):
+        collection.gather([file, file.parent / "other" / "folder.json"])
+    # Under another imbalance there are other numbers of them.
+    step = made_up_result([9, 3], dataset="folder", imbalance="none")
+    assert len(merge([dataclasses.replace(step, class_names=("cat", "dog"))], file)) == 2
 
 
 def test_two_runs_of_one_name_and_different_settings_are_not_chosen_from(tmp_path):

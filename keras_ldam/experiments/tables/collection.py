@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_ldam import counts as class_counts
 from keras_ldam import files
 from keras_ldam.experiments.config import METHODS
 from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
@@ -138,15 +139,15 @@ def gather(sources: Sequence[str | Path]) -> list[Result]:
 
     Raises:
         ValueError: without a source, for one that cannot be read or holds impossible values,
-            for different datasets or splits in one comparison, or for two runs of one method and
-            seed with different settings.
+            for different datasets, training examples or splits in one comparison, or for two runs
+            of one method and seed with different settings.
     """
     if not sources:
         raise ValueError("nothing to report on: name run folders, or a results file.")
     runs: dict[tuple, Result] = {}
+    found: list[Result] = []
     for source in map(Path, sources):
-        found = read_file(source) if source.is_file() else [read_folder(source)]
-        for run in found:
+        for run in read_file(source) if source.is_file() else [read_folder(source)]:
             first = next(iter(runs.values()), run)
             if run.dataset != first.dataset:
                 raise ValueError(
@@ -169,8 +170,10 @@ def gather(sources: Sequence[str | Path]) -> list[Result]:
                     f"and an earlier source with {other[2]!r}: leave one of them out."
                 )
             runs[run.key] = run
+            found.append(run)
     if not runs:
         raise ValueError(f"nothing to report on: {', '.join(map(str, sources))} holds no run.")
+    _check_examples(found)
     return in_order(runs.values())
 
 
@@ -250,8 +253,8 @@ def merge(runs: Sequence[Result], path: str | Path) -> tuple[list[Result], dict[
         None if it stays as it is.
 
     Raises:
-        ValueError: if the file exists and is not a results file of this dataset, these classes
-            and this split.
+        ValueError: if the file exists and is not a results file of this dataset, these classes,
+            these training examples and this split.
     """
     path = Path(path)
     if runs[0].held_out:
@@ -267,6 +270,7 @@ def merge(runs: Sequence[Result], path: str | Path) -> tuple[list[Result], dict[
             f"{path} holds results on other classes, or on another split, than these runs' "
             f"{len(runs[0].class_names)} classes and {runs[0].split}: choose another --results_dir."
         )
+    _check_examples([*held, *runs])
     shown = {run.key: run for run in held}
     written = dict(shown)
     for run in runs:
@@ -325,9 +329,27 @@ def _difference(run, other):
             return name, value, other.config[name]
     if run.replicated != other.replicated:
         return "several replicas", run.replicated, other.replicated
-    if run.counts and other.counts and list(run.counts) != list(other.counts):
-        return "training examples", sum(run.counts), sum(other.counts)
     return None
+
+
+def _check_examples(runs):
+    """Raises `ValueError` for runs of one column on different numbers of training examples.
+
+    These do not depend on the seed: such runs are on different files of the same classes.
+    """
+    first: dict[tuple, Result] = {}
+    for run in runs:
+        if not run.counts:
+            continue
+        part = run.config.get("validation_fraction", 0)
+        other = first.setdefault((run.column, part), run)
+        if list(run.counts) != list(other.counts):
+            ours, theirs = (class_counts.shown(each.counts) for each in (run, other))
+            raise ValueError(
+                f"{run.method}, seed {run.seed}, was trained on {ours} examples of the classes, "
+                f"and {other.method}, seed {other.seed}, on {theirs}: compare runs on the same "
+                "data."
+            )
 
 
 OF_ONE_RUN = ("seed", "data_dir", "stage_one")
