@@ -20,11 +20,12 @@ def batches_of(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, ...]]:
         batch_size: Of arrays, 8 · `batch_size` examples come at a time.
 
     Raises:
-        ValueError: for data in another form, without an end, or without an example.
+        ValueError: for data in another form, without an end, or without an example, and where only
+            some batches have sample weights.
     """
     if _is_batch(data) and not (isinstance(data, list) and isinstance(data[0], (tuple, list))):
         # Numbers in a list are no structure of several arrays.
-        x, *rest = data
+        x, *rest = _without_none(data)
         data = (x, *(np.asarray(part) if _is_numbers(part) else part for part in rest))
         n, step = len(keras.tree.flatten(data[1])[0]), 8 * batch_size
         found: Iterator[Any] = (
@@ -39,13 +40,19 @@ def batches_of(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, ...]]:
         found = iter(data)
     else:
         raise ValueError(_FORMS.format(received=type(data).__name__))
-    none = True
+    size = 0
     for batch in found:
         if not _is_batch(batch):
             raise ValueError(_FORMS.format(received=f"{type(data).__name__} without labels"))
-        none = False
-        yield as_arrays(tuple(batch))
-    if none:
+        batch = _without_none(batch)
+        if size and len(batch) != size:
+            raise ValueError(
+                "`data` must have sample weights in every batch or in none. Received: batches of "
+                f"{size} and of {len(batch)} parts"
+            )
+        size = len(batch)
+        yield as_arrays(batch)
+    if not size:
         raise ValueError("`data` must hold examples. Received: none")
 
 
@@ -72,6 +79,17 @@ def _is_batch(element: Any) -> bool:
     """Whether an element is examples with labels."""
     labeled = isinstance(element, (tuple, list)) and 2 <= len(element) <= 3
     return labeled and element[1] is not None
+
+
+def _without_none(batch: Any) -> tuple[Any, ...]:
+    """`(x, y, None)` is `(x, y)`, as it is for Keras."""
+    return tuple(batch[:2] if batch[-1] is None else batch)
+
+
+def check_weights(weights: np.ndarray) -> None:
+    """Raises `ValueError` for sample weights that are none."""
+    if not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
+        raise ValueError("Sample weights must be finite numbers of at least 0, and not all 0.")
 
 
 def _is_numbers(part: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ldam.adjustment.batches import batches_of
+from keras_ldam.adjustment.batches import batches_of, check_weights
 from keras_ldam.adjustment.fitting import Examples
 from keras_ldam.adjustment.outputs import Output
 from keras_ldam.labels import check_labels
@@ -102,8 +102,7 @@ def held_out(found: Output, data: Any) -> HeldOut:
             "The output must have shape (n, num_scores), labels and weights n rows, with at least "
             f"one example. Received: shapes {values.shape}, {labels.shape} and {weights.shape}"
         )
-    if not np.all(np.isfinite(weights) & (weights >= 0)) or not weights.any():
-        raise ValueError("Sample weights must be finite numbers of at least 0, and not all 0.")
+    check_weights(weights)
     labels, several = _decisions(labels, values, found)
     counted = weights > 0  # The others are there for nothing, such as padding.
     return HeldOut(values[counted], labels[counted], weights[counted], several)

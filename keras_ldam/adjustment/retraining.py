@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam import files, keras_internals
-from keras_ldam.adjustment.batches import batches_of
+from keras_ldam.adjustment.batches import batches_of, check_weights
 from keras_ldam.adjustment.outputs import softmax_scale
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense
@@ -334,6 +334,14 @@ class _Features:
         self.head = body.called
         self.values = np.concatenate(kept[0])
         self.targets = tuple(np.concatenate(part) for part in kept[1:] if part)
+        broken = np.count_nonzero(~np.isfinite(self.values).all(axis=1))
+        if broken:
+            raise ValueError(
+                "The features of `data` must be finite numbers. Received: NaN or infinity for "
+                f"{broken} of {len(self.values)} examples"
+            )
+        if kept[2]:
+            check_weights(self.targets[1])
 
 
 def _candidates(model: keras.Model, head: Any) -> list[keras.layers.Layer]:

@@ -62,7 +62,7 @@ class Stored:
             parts, y = parts_of(data[index])
             sizes.append(len(keras.tree.flatten(parts[0])[0]))
             found.append(y)
-        self.batch_size = sizes[0]
+        self.batch_size, self._form = sizes[0], parts
         self._checked = labels is None
         if labels is None:
             if any(keras.tree.is_nested(y) or y is None for y in found):
@@ -114,7 +114,11 @@ class Stored:
         leaves = self._read.get(index)
         if leaves is None:
             parts, y = parts_of(self._data[index])
-            self._form = parts
+            if len(parts) != len(self._form):
+                raise ValueError(
+                    "`data` must have sample weights in every batch or in none. Received: batches "
+                    f"of {len(self._form)} and of {len(parts)} parts"
+                )
             recorded = self.labels[self._batch_of == index]
             if not self._checked:
                 size = len(keras.tree.flatten(parts[0])[0])

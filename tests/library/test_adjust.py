@@ -457,6 +457,18 @@ def test_batches_weights_and_one_hot_labels_are_read_alike(rng):
     assert whole.before["nll"].value == pytest.approx(repeated.before["nll"].value, rel=1e-4)
 
 
+def test_weights_of_none_are_none_and_come_in_every_batch_or_in_none(rng):
+    scores, y = of_frequencies(rng, 90, [0.5, 0.3, 0.2])
+    expected = keras_ldam.adjust(passing(3), (scores, y)).to_json()
+    halves = [(scores[:45], y[:45], None), (scores[45:], y[45:])]
+    for data in ((scores, y, None), halves):
+        assert keras_ldam.adjust(passing(3), data).to_json() == expected
+    for weighted in (0, 1):
+        some = [(*batch[:2], *[np.ones(45)] * (i == weighted)) for i, batch in enumerate(halves)]
+        with pytest.raises(ValueError, match="sample weights in every batch or in none"):
+            keras_ldam.adjust(passing(3), some)
+
+
 def test_examples_without_weight_are_no_examples_and_a_pydataset_is_read(rng):
     scores, y = of_frequencies(rng, 90, [0.5, 0.3, 0.2])
     model, kept = passing(3), np.arange(90) % 3 > 0

@@ -235,6 +235,12 @@ def test_the_head_of_one_of_several_outputs_is_named():
         (None, {"data": X}, r"`data` must be \(x, y\)"),
         (None, {"data": (X, {"kind": LABELS})}, "`data` must hold labels"),
         (None, {"data": []}, "`data` must hold examples"),
+        (
+            lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)]),
+            {"data": (X + np.nan, LABELS)},
+            "must be finite numbers. Received: NaN or infinity for 210 of 210 examples",
+        ),
+        (None, {"data": (X, LABELS, -LABELS)}, "Sample weights must be finite numbers of at least"),
         (None, {"power": 3}, "`power` must be a number"),
         (None, {"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         (None, {"epochs": 0}, "`epochs` must be a whole number of at least 1"),
@@ -262,7 +268,21 @@ def test_a_model_that_cannot_be_copied_is_changed_in_place_on_demand():
     assert keras_ldam.retrain_head(model, (X, LABELS), epochs=1, in_place=True) is model
 
 
+def test_weights_of_none_are_none(model):
+    found = retraining._Features(model, (X, LABELS, None), None, 32)
+    assert len(found.targets) == 1
+    np.testing.assert_array_equal(found.targets[0], LABELS)
+
+
 # --------------------------------------------------------------------------- class means
+
+
+def test_an_example_that_is_not_finite_has_no_direction():
+    model = keras.Sequential([keras.Input((2,)), keras_ldam.CosineDense(2)])
+    x, before = np.array([[1, 0], [np.nan, 3], [-2, 0]], "float32"), model.get_weights()
+    with pytest.raises(ValueError, match=r"features of `data` must be finite .* 1 of 3 examples"):
+        keras_ldam.start_from_means(model, (x, np.array([0, 1, 1])))
+    assert_equal(model.get_weights(), before)
 
 
 @pytest.mark.parametrize("use_bias", [False, True])

@@ -164,7 +164,24 @@ def test_inputs_and_weights_keep_their_form():
     np.testing.assert_array_equal(y, LABELS[x["a"]])
 
 
+def test_weights_of_none_are_none():
+    with_none, without = balanced((IDS, LABELS, None)), balanced((IDS, LABELS))
+    assert len(with_none[0]) == 2
+    np.testing.assert_array_equal(draws(with_none)[0], draws(without)[0])
+
+
 # ----------------------------------------------------------------------------- PyDataset
+
+
+def test_weights_come_in_every_batch_or_in_none():
+    class Some(Stored):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return (x, y, np.ones(len(y))) if index == 3 else (x, y, None)
+
+    batches = balanced(Some(), batch_size=1000)
+    with pytest.raises(ValueError, match="sample weights in every batch or in none"):
+        batches[0]
 
 
 def test_each_batch_of_a_dataset_is_read_once_an_epoch():
