@@ -236,6 +236,12 @@ def rescale_head(
             f"`retrain_head` takes others. Received: {found.head.name!r}, of type "
             f"{type(found.head).__name__}"
         )
+    after = found.head.activation
+    if after not in (keras.activations.linear, keras.activations.softmax):
+        raise ValueError(
+            "`rescale_head` needs a head without an activation, or with a softmax. Received: "
+            f"{found.head.name!r}, with {getattr(after, '__name__', after)!r}"
+        )
     layer = found.head if in_place else _same_layer(result := _copy(model), model, found.head)
     kernel, *bias = found.head.get_weights()
     scores = found.values @ kernel + (bias[0] if bias else 0)

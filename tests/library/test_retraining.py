@@ -117,6 +117,16 @@ def test_factors_multiply_class_vectors_and_biases(model, rescaled):
     np.testing.assert_allclose(new_bias, bias * factors, rtol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_factors_are_those_of_scores_alone(activation):
+    with pytest.raises(
+        ValueError, match=f"or with a softmax. Received: 'head', with '{activation}'"
+    ):
+        keras_ldam.rescale_head(
+            functional(keras.layers.Dense(3, activation, name="head")), (X, LABELS)
+        )
+
+
 def test_a_second_stage_is_decided_by_its_seed(model):
     heads = [
         weights_of(keras_ldam.retrain_head(model, (X, LABELS), epochs=1, seed=seed))[1]
