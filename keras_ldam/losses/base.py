@@ -157,8 +157,9 @@ class ClassWeightedLoss(keras.losses.Loss):
 
     def _reduced(self, values: Any, weights: Any, counted: Any) -> Any:
         """Reduces as Keras does, over all replicas; 0 for an empty batch, which Keras leaves."""
-        # The mask is in the weights already, once; a mean over examples needs to know their number.
-        keras_internals.set_mask(values, ops.not_equal(counted, 0))
+        if self.reduction in ("sum_over_batch_size", "mean"):
+            # A mean over examples needs to know their number. The mask is in the weights, once.
+            keras_internals.set_mask(values, ops.not_equal(counted, 0))
         loss = _Mean(self.name, self.reduction, "float32")(values, values, weights)
         if self.reduction not in (None, "none") and tuple(loss.shape) == (0,):
             loss = ops.sum(loss)
@@ -179,7 +180,7 @@ class ClassWeightedLoss(keras.losses.Loss):
                 f"head. Received: shape {self.counts.shape}"
             )
         labels, known = without_scores(y_true, features.shape[:-1], size, self.ignore_class)
-        counted = ops.where(labels >= 0, 1.0, float("nan"))
+        counted = _one_where(labels >= 0)
         if known is not None:
             counted = ops.where(known, counted, 0.0)
         weights = counted
@@ -230,7 +231,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         """`example_weights` of what `_present` returns, and 0 where an example does not count."""
         labels, sparse, scores = prepare(y_true, y_pred)
         if sparse:
-            counted = ops.where(labels == as_index(labels, scores.shape[-1]), 1.0, float("nan"))
+            counted = _one_where(labels == as_index(labels, scores.shape[-1]))
         else:
             counted = ops.sum(labels, axis=-1)
             # Exactly one, however shares were rounded; NaN stays what it is.
@@ -528,6 +529,11 @@ def in_chunks(chunks: Chunks) -> Iterator[None]:
         yield
     finally:
         _here.chunks = before
+
+
+def _one_where(known: Any) -> Any:
+    """1 where it is known what an example is, else NaN; in float32 whatever floatx is."""
+    return ops.where(known, ops.ones((), "float32"), ops.full((), float("nan"), "float32"))
 
 
 class _Mean(keras.losses.Loss):
