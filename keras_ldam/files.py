@@ -13,6 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Not on Windows.
+    fcntl = None  # type: ignore[assignment]
+
 _PREFIX = ".partial-"
 
 
@@ -73,6 +78,21 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all; NaN and infinity are refused."""
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it no other process is within it for the same folder; waits for those that are."""
+    handle = None
+    with contextlib.suppress(OSError):  # Windows opens no folders; some file systems do not lock.
+        handle = os.open(folder, os.O_RDONLY)
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def sync(path: Path) -> None:

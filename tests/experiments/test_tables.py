@@ -1,5 +1,6 @@
 """Tables of runs: run folders and results files in, the paper's tables, pages and figures out."""
 
+import concurrent.futures
 import copy
 import dataclasses
 import errno
@@ -48,9 +49,8 @@ def made_up_result(counts, method="erm", seed=0, dataset="digits", *, better=0.0
 
 def merge(runs, file):
     """What `tables.write` does with run folders; returns what it shows."""
-    shown, content = collection.merge(runs, file)
-    if content is not None:
-        collection.keep(content, file)
+    shown, *_ = collection.merge(runs, file)
+    collection.keep(runs, file)
     return shown
 
 
@@ -159,6 +159,22 @@ def test_a_run_anew_takes_the_place_of_the_old_and_others_stay(tmp_path):
     assert [run.key for run in collection.read_file(file)] == [run.key for run in merged]
 
 
+def test_reports_at_the_same_time_keep_the_runs_of_each_other(tmp_path):
+    file = tmp_path / "digits.json"
+    runs = [made_up_result([9, 8], seed=seed) for seed in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
+        for done in [pool.submit(collection.keep, [run], file) for run in runs]:
+            done.result()
+    assert [run.seed for run in collection.read_file(file)] == list(range(8))
+    # What another has written while figures were drawn is no more replaced by a trial.
+    trial, result = (made_up_result([9, 8], "ldam", epochs=epochs) for epochs in (2, 200))
+    collection.merge([trial], file)
+    collection.keep([result], file)
+    collection.keep([trial], file)
+    kept = {run.key: run for run in collection.read_file(file)}
+    assert kept[result.key].config == result.config and len(kept) == 9
+
+
 def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
     file = tmp_path / "digits.json"
     merge([made_up_result([9, 8], epochs=200)], file)
@@ -240,8 +256,8 @@ def test_two_runs_of_one_name_and_different_settings_are_not_chosen_from(tmp_pat
 @pytest.mark.parametrize("change", [{"steps_per_epoch": 5}, {"validation_fraction": 0.1}])
 def test_trials_and_errors_on_held_out_examples_are_not_results(tmp_path, change, capsys):
     run = made_up_result([9, 8], **change)
-    assert merge([run], tmp_path / "digits.json") == [run]
-    assert not (tmp_path / "digits.json").exists()
+    assert merge([run], tmp_path / "r" / "digits.json") == [run]
+    assert not (tmp_path / "r").exists()
     assert "not written" in capsys.readouterr().err
     merge([made_up_result([9, 8], "ldam")], tmp_path / "digits.json")
     shown = merge([run], tmp_path / "digits.json")

@@ -53,10 +53,11 @@ def write(
     folder = Path(output_dir) if output_dir else Path("reports") / dataset
     if not figures:
         report.check_folder(folder)
-    results_file, content = Path(results_dir) / f"{dataset}.json", None
+    results_file = Path(results_dir) / f"{dataset}.json"
     everything = runs
-    if folders := [source for source in sources if Path(source).is_dir()]:
-        merged, content = collection.merge(gather(folders), results_file)
+    ours = gather(folders) if (folders := [each for each in sources if Path(each).is_dir()]) else []
+    if ours:
+        merged, *_ = collection.merge(ours, results_file)
         everything = collection.in_order({run.key: run for run in (*runs, *merged)}.values())
     for sentence in collection.unlike(everything):
         print(sentence, file=sys.stderr)
@@ -64,8 +65,8 @@ def write(
         records(runs), headline(everything), everything=records(everything), figures=figures
     )
     table = markdown(headline(everything, only_ours=only_ours))
-    if content is not None:
-        collection.keep(content, results_file)
+    if ours:
+        collection.keep(ours, results_file)
     report.save(files, folder)
     return table
 

@@ -238,19 +238,21 @@ def _kept(results):
     return kept
 
 
-def merge(runs: Sequence[Result], path: str | Path) -> tuple[list[Result], dict[str, Any] | None]:
+def merge(
+    runs: Sequence[Result], path: str | Path
+) -> tuple[list[Result], dict[str, Any] | None, list[str]]:
     """Merges runs with those of a results file; writes nothing.
 
     Args:
         runs: Runs on one dataset, as `gather` returns them. Those on held-out training examples are
             not to be written, as the file is for results; nor are those with `steps_per_epoch`, and
-            those that would replace a run with another config. What is not written is said.
+            those that would replace a run with another config.
         path: The results file, which need not exist.
 
     Returns:
         All runs to show: those of the file, and those given in place of theirs, with their
-        histories; on held-out examples those given alone. And what the file is to hold, for `keep`;
-        None if it stays as it is.
+        histories; on held-out examples those given alone. What the file is to hold; None if it
+        stays as it is. And sentences about what is not written.
 
     Raises:
         ValueError: if the file exists and is not a results file of this dataset, these classes,
@@ -258,8 +260,8 @@ def merge(runs: Sequence[Result], path: str | Path) -> tuple[list[Result], dict[
     """
     path = Path(path)
     if runs[0].held_out:
-        print(f"{path}: runs on held-out examples are not written into it.", file=sys.stderr)
-        return in_order(runs), None
+        said = [f"{path}: runs on held-out examples are not written into it."]
+        return in_order(runs), None, said
     held = read_file(path) if path.exists() else []
     if held and held[0].dataset != runs[0].dataset:
         raise ValueError(
@@ -272,32 +274,38 @@ def merge(runs: Sequence[Result], path: str | Path) -> tuple[list[Result], dict[
         )
     _check_examples([*held, *runs])
     shown = {run.key: run for run in held}
-    written = dict(shown)
+    written, said = dict(shown), []
     for run in runs:
         reason = _why_not_written(run, shown.get(run.key, run))
         shown[run.key] = run
         if reason is None:
             written[run.key] = run
         else:
-            print(
-                f"{path}: {run.method}, seed {run.seed}, is shown and not written: {reason}.",
-                file=sys.stderr,
-            )
+            name = f"{run.method}, seed {run.seed}"
+            said.append(f"{path}: {name}, is shown and not written: {reason}.")
     content = {
         "dataset": runs[0].dataset,
         "class_names": list(runs[0].class_names),
         "runs": [run.results for run in in_order(written.values())],
     }
     unchanged = not written or (path.exists() and files.read_json(path) == content)
-    return in_order(shown.values()), None if unchanged else content
+    return in_order(shown.values()), None if unchanged else content, said
 
 
-def keep(content: dict[str, Any], path: str | Path) -> None:
-    """Writes what `merge` returned; says so if the place is read-only."""
+def keep(runs: Sequence[Result], path: str | Path) -> None:
+    """Writes runs into a results file, beside those that it holds by now, as `merge` does.
+
+    What is not written is said, and so is a place that is read-only.
+    """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, content)
+        if merge(runs, path)[1] is not None:  # Otherwise no folder is made.
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with files.locked(path.parent):
+            _, content, said = merge(runs, path)
+            print(*said, sep="\n", end="\n" if said else "", file=sys.stderr)
+            if content is not None:
+                files.write_json(path, content)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
