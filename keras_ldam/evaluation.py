@@ -19,6 +19,7 @@ import numpy as np
 from keras_ldam import adjustment, guards, keras_internals
 from keras_ldam import counts as class_counts
 from keras_ldam.adjustment.batches import as_arrays
+from keras_ldam.adjustment.outputs import wants_probabilities
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense, cosine_heads, gives_probabilities, inputs_of
 from keras_ldam.losses import weighted_losses
@@ -40,8 +41,8 @@ def class_errors(
     """Returns the errors of a model by class, in percent.
 
     Args:
-        model: Model with an output of shape `(batch, num_classes)`, or a single score for two
-            classes, `(batch, 1)`.
+        model: Model with an output of shape `(batch, num_classes)`, or for two classes
+            `(batch, 1)`, a single score or, behind a sigmoid, the probability of class 1.
         batches: Pairs of examples and labels of shape `(batch,)`.
         counts: Training examples per class, shape `(num_classes,)`, for the groups.
         at_once: Number of batches to predict at the same time, each in a thread of its own.
@@ -65,6 +66,7 @@ def class_errors(
         batches,
         len(counts),
         at_once=at_once,
+        probabilities=_ends_in_probabilities(model),
     )
     return {**_errors(ranks, labels, counts), **_ranking(preferences, labels)}
 
@@ -115,6 +117,7 @@ def diagnose(
         batches,
         len(counts),
         ignore_class=losses[0].ignore_class if losses else None,
+        probabilities=_ends_in_probabilities(model),
     )
     warnings = guards.of_layers(model, losses)
     warnings += guards.of_pass(
@@ -195,6 +198,7 @@ def scores(model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> tuple[np.n
         functools.partial(_scores_of, model),
         lambda scores, labels: (scores.astype(np.float64), labels),
         batches,
+        probabilities=_ends_in_probabilities(model),
     )
     return found, labels
 
@@ -210,6 +214,7 @@ def _one_pass(
     *,
     at_once: int = 1,
     ignore_class: int | None = None,
+    probabilities: bool = False,
 ) -> list[np.ndarray]:
     """Predicts each batch, and concatenates the arrays that are kept of each.
 
@@ -221,6 +226,7 @@ def _one_pass(
         num_classes: Number of scores per example; None: any number.
         at_once: Number of batches to predict at the same time.
         ignore_class: Label whose examples are left out, if any.
+        probabilities: Whether a single value is the probability of class 1, and not its score.
     """
 
     def of_batch(batch: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
@@ -229,7 +235,11 @@ def _one_pass(
         given, *seen = predict(as_arrays(examples))
         found = given.reshape(-1, given.shape[-1])  # A pixel or a step is an example.
         if found.ndim == 2 and found.shape[1] == 1 and num_classes in (None, 2):
-            found = np.concatenate([-found / 2, found / 2], axis=1)  # As in `labels.present`.
+            if probabilities:  # In float64, where differences of small ones are kept.
+                found = found.astype(np.float64)
+                found = np.concatenate([1 - found, found], axis=1)
+            else:  # As in `labels.present`.
+                found = np.concatenate([-found / 2, found / 2], axis=1)
         expected = num_classes or found.shape[-1]
         if found.shape != (len(labels), expected):
             raise ValueError(
@@ -258,6 +268,12 @@ def _one_pass(
 
 def _scores_of(model: keras.Model, examples: Any) -> tuple[np.ndarray]:
     return (_array(model.predict_on_batch(examples)),)
+
+
+def _ends_in_probabilities(model: keras.Model) -> bool:
+    if getattr(model, "outputs", None):
+        return gives_probabilities(model)
+    return wants_probabilities(getattr(model, "loss", None))  # A subclass has no graph.
 
 
 def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -360,8 +376,8 @@ def _measured(
         return scores, np.ones(rows, np.float32), *(part.reshape(rows, -1) for part in features)
 
     if not dense:
-        is_probability = isinstance(last, keras.layers.Softmax)
-        unit = "cosine" if heads else "probability" if is_probability else "score"
+        is_probability = _ends_in_probabilities(model)
+        unit = "probability" if is_probability else "cosine" if heads else "score"
         alone = len(heads) == 1 and not gives_probabilities(model)
         return predict, unit, heads[0] if alone else None
     if both is None:

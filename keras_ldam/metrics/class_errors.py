@@ -40,7 +40,9 @@ class ClassErrors(keras.metrics.Metric):
     A model that ends in a single score guesses class 1 where the score is above 0. With `counts` of
     labels that do not exclude each other, `(num_labels, 2)`, the error of a label is the mean of
     its two sides, the share of its positives that are missed and of its negatives that are taken
-    for positives; groups are those of its positives.
+    for positives; groups are those of its positives. Both need scores: probabilities of a sigmoid
+    are all above 0. Train such a model without its sigmoid, with a loss of scores, and let
+    `with_probabilities` put it behind.
 
     With another `name` than the default the keys begin with it, `NAME_error` and so on. Give names
     where a model has several, as for several outputs: Keras joins all metrics into one dictionary,

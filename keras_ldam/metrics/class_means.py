@@ -94,7 +94,7 @@ class BalancedAccuracy(ClassMean):
     classes, but needs the counts of the training data.
 
     Args:
-        num_classes: K, at least 2.
+        num_classes: K, at least 2. Of two, a single value is a score, as for `ClassErrors`.
         name: Name of the metric.
         **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
 
@@ -121,7 +121,7 @@ class GMean(ClassMean):
     It is 0 where a single class is never right, which the balanced accuracy hides among many.
 
     Args:
-        num_classes: K, at least 2.
+        num_classes: K, at least 2. Of two, a single value is a score, as for `ClassErrors`.
         name: Name of the metric.
         **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
 
@@ -157,7 +157,7 @@ class MacroF1(ClassMean):
     examples nor guesses, as scikit-learn does.
 
     Args:
-        num_classes: K, at least 2.
+        num_classes: K, at least 2. Of two, a single value is a score, as for `ClassErrors`.
         name: Name of the metric.
         **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
 

@@ -14,7 +14,7 @@ from keras_ldam.adjustment import softmax_scale
 from keras_ldam.adjustment.batches import as_arrays
 from keras_ldam.counting import check_ends
 from keras_ldam.counts import ClassNumbers, check_counts, in_class_order
-from keras_ldam.layers import cosine_heads
+from keras_ldam.layers import cosine_heads, gives_probabilities
 from keras_ldam.losses import weighted_losses
 from keras_ldam.report.record import Run
 
@@ -161,6 +161,8 @@ def _check_output(name: str, model: keras.Model, examples: Any) -> None:
 
 def _scale(name: str, model: keras.Model, loss: Any, scale: float | None) -> float:
     """Returns the factor that makes logits of the model's scores."""
+    if gives_probabilities(model):
+        return 1.0
     scaled = bool(cosine_heads(model)) or getattr(loss, "scale", None) is not None
     try:
         return softmax_scale(model, scale if scaled else None)

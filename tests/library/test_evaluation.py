@@ -71,6 +71,58 @@ def test_errors_of_the_best_guesses_are_those_of_scores(rng):
         }
 
 
+class Own(keras.Model):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def with_sigmoid(form, kernel):
+    """A model of one probability, and one of the score that it is made of."""
+    inputs = keras.Input((4,))
+    score = keras.Model(inputs, keras_ldam.CosineDense(1, use_bias=False, scale=8)(inputs))
+    score.set_weights([kernel])
+    if form == "with_probabilities":
+        return keras_ldam.with_probabilities(score), score
+    if form == "adjust":
+        return keras_ldam.adjust(score).model, score
+    outputs = layers.Activation("sigmoid")(layers.Rescaling(8.0)(score.outputs[0]))
+    ended = keras.Model(inputs, outputs)
+    if form == "subclassed":
+        ended = Own(ended)
+        ended.compile("sgd", "binary_crossentropy")
+    return ended, score
+
+
+@pytest.mark.parametrize("form", ["sigmoid", "subclassed", "with_probabilities", "adjust"])
+def test_a_sigmoid_is_judged_as_the_score_that_it_is_made_of(form, rng):
+    y = np.arange(60) % 2
+    x = (rng.normal(size=(60, 4)) + 2 * y[:, None] - 1).astype("float32")
+    model, score = with_sigmoid(form, np.ones((4, 1), "float32"))
+    expected = evaluation.class_errors(score, [(x, y)], [30, 30])
+    assert expected["mean_error"] < 20
+    assert evaluation.class_errors(model, [(x, y)], [30, 30]) == expected
+    errors, found = evaluation.diagnose(model, [(x, y)], [30, 30], scale=8.0)
+    assert errors["per_class_error"] == expected["per_class_error"]
+    assert found["warnings"] == [] and found["margins"]["unit"] == "probability"
+    p = model.predict_on_batch(x)[:, 0]
+    check_confidences(found["reliability"], np.stack([1 - p, p], axis=1), y)
+    np.testing.assert_allclose(evaluation.scores(model, [(x, y)])[0][:, 1], p, rtol=1e-6)
+
+
+def test_small_probabilities_keep_their_order(rng):
+    y = np.arange(40) % 2
+    x = (rng.normal(size=(40, 1)) + 2 * y[:, None]).astype("float32")
+    inputs = keras.Input((1,))
+    score = keras.Model(inputs, inputs - 30.0)
+    sigmoid = keras.Model(inputs, layers.Activation("sigmoid")(score.outputs[0]))
+    errors = [evaluation.class_errors(each, [(x, y)], [20, 20]) for each in (score, sigmoid)]
+    assert errors[0] == errors[1] and 50 < errors[0]["auc"] < 100
+
+
 @pytest.mark.parametrize("decimals", [8, 1])  # Without ties and with many.
 def test_two_classes_have_the_area_and_the_error_at_the_best_threshold(rng, decimals):
     oracle = pytest.importorskip("sklearn.metrics")

@@ -423,6 +423,16 @@ def test_a_cosine_head_of_unknown_scale_is_asked_for_it(own, tmp_path, undrawn):
     report.compare({"bare": bare}, train, test, tmp_path, scale=30.0)
 
 
+def test_a_model_that_ends_in_one_probability_is_reported_like_its_score(own, tmp_path, undrawn):
+    train, test = ((x, np.minimum(y, 1)) for x, y in own[1:3])
+    inputs = keras.Input((5,))
+    score = keras.Model(inputs, keras_ldam.CosineDense(1)(inputs))
+    bare = keras.Model(inputs, keras.layers.Activation("sigmoid")(9.0 * score.outputs[0]))
+    table = report.compare({"mine": score}, train, test, tmp_path, scale=9.0)
+    for model in (bare, keras_ldam.with_probabilities(score, scale=9.0)):
+        assert report.compare({"mine": model}, train, test, tmp_path) == table
+
+
 @pytest.mark.parametrize("scale", [None, 10.0])
 def test_a_nested_models_probabilities_are_scaled_too(own, scale):
     models, train, test, _ = own
