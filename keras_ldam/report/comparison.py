@@ -21,6 +21,7 @@ from keras_ldam.report.record import Run
 _BATCH, _SCORES = 256, 2**23
 """Examples of arrays that are predicted at a time, and how many scores these may have."""
 _SETTINGS = ("max_margin", "exponent", "scale")
+_NUMBERED = "must have class numbers from 0 on as labels, beside those that a loss ignores"
 _Batches = Iterable[tuple[Any, np.ndarray]]
 
 
@@ -41,7 +42,9 @@ def runs_of(
     labels = {}
     for name, batches in splits.items():
         found = np.concatenate([y.reshape(-1) for _, y in batches()])
-        labels[name] = found[~np.isin(found, void)]
+        labels[name] = found = found[~np.isin(found, void)]
+        if not found.size or found.min() < 0:
+            raise ValueError(f"`{name}` {_NUMBERED}. Received: {np.unique(found)[:5].tolist()}")
     most = int(max(found.max() for found in labels.values())) + 1
     names = _names(class_names, most)
     size = max(1, min(_BATCH, _SCORES // len(names)))
@@ -273,8 +276,6 @@ def _classes(name: str, labels: Any) -> np.ndarray:
             f"of shape {labels.shape}{hint}"
         )
     number = np.issubdtype(labels.dtype, np.number) or labels.dtype == bool
-    if not number or np.any(labels != np.floor(labels)) or labels.min() < 0:
-        raise ValueError(
-            f"`{name}` must have class numbers from 0 on as labels. Received: {labels[:5].tolist()}"
-        )
+    if not number or np.any(labels != np.floor(labels)):
+        raise ValueError(f"`{name}` {_NUMBERED}. Received: {labels[:5].tolist()}")
     return labels.astype(np.int64)

@@ -368,18 +368,21 @@ def test_labels_and_examples_may_have_the_forms_that_keras_takes(own, tmp_path, 
     assert table == report.compare({"mine": models["mine"]}, (x, y), (x_test, y_test), tmp_path)
 
 
-def test_models_with_a_label_for_each_pixel_are_compared(own, tmp_path, undrawn):
+@pytest.mark.parametrize("ignored", [7, -1])
+def test_models_with_a_label_for_each_pixel_are_compared(own, tmp_path, undrawn, ignored):
     models, (x, y), (x_test, y_test), _ = own
     body = models["LDAM-DRW"].layers
     model = keras.Sequential([keras.Input((2, 2, 5)), *body])
-    model.compile(loss=keras_ldam.LDAM([1, 1, 1], ignore_class=7))
+    model.compile(loss=keras_ldam.LDAM([1, 1, 1], ignore_class=ignored))
     n = len(y) // 4
-    void = np.append(y[: 4 * n], [7] * 4).reshape(n + 1, 2, 2)
+    void = np.append(y[: 4 * n], [ignored] * 4).reshape(n + 1, 2, 2)
     pixels = np.append(x[: 4 * n], x[:4], axis=0).reshape(n + 1, 2, 2, 5)
     test = x_test[:8].reshape(2, 2, 2, 5), y_test[:8].reshape(2, 2, 2)
     table = report.compare({"mine": model}, (pixels, void), test, tmp_path / "a")
     flat = (x[: 4 * n], y[: 4 * n]), (x_test[:8], y_test[:8])
     assert table == report.compare({"mine": models["LDAM-DRW"]}, *flat, tmp_path)
+    with pytest.raises(ValueError, match="`test` must have class numbers from 0 on"):
+        report.compare({"mine": model}, (pixels, void), (pixels, np.full_like(void, ignored)), "")
 
 
 def test_texts_may_be_a_list(tmp_path, undrawn):
