@@ -75,7 +75,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
         coupled_weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+        real = isinstance(momentum, numbers.Real)
+        if not (real and 0 <= momentum < 1):
             raise ValueError(f"`momentum` must be a number in [0, 1). Received: {momentum!r}")
         check_flag("nesterov", nesterov)
         check_range("coupled_weight_decay", coupled_weight_decay, 0, float("inf"))
