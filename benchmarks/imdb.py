@@ -14,8 +14,8 @@ fold, which is held out and evaluated in place of the test split; two of the fiv
    which begins there. Each row takes its best.
 4. The table: five seeds, all kept training reviews, and the test split, which each run reads once,
    after its last epoch.
-5. ERM and LDAM-DRW on `bilstm_ngrams`, as long as in the table: the folds, which its bag of n-grams
-   was chosen on, then three seeds and the test split.
+5. ERM and LDAM-DRW on `bilstm_ngrams`, as long as in the table: the folds, which chose how it reads
+   n-grams, then three seeds and the test split.
 
 Only the mean error of the last epoch decides. The area under the ROC curve and the error at the
 best threshold are kept beside it: they tell whether the boundary or the ranking is at fault.

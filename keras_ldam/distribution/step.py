@@ -31,10 +31,10 @@ class ReplicatedStep(_Mixin):
       (Σ w ℓ / Σ w over all replicas), for others by what Keras divides the loss by, such as the
       number of examples that are not masked. Neither a last partial batch, nor a class that one
       replica does not see, nor an empty share changes the weights beyond rounding. There are two
-      exceptions. Batch normalization normalizes each share by
-      itself; its moving statistics are averaged over the replicas before validation and at the end
-      of each epoch, before other callbacks. And `LDAM(gradual=True)` computes from each share how
-      much of the margins it demands.
+      exceptions. Batch normalization normalizes each share by itself; its moving statistics are
+      averaged over the replicas before validation and at the end of each epoch, before other
+      callbacks. And `LDAM(gradual=True)` computes from each share how much of the margins it
+      demands.
     - `jit_compile=True` compiles the forward and backward pass with XLA. All-reduce, optimizer and
       metrics stay outside, because XLA does not accept variables of several devices in one
       cluster: Keras' own step fails under a strategy. `"auto"` compiles if there is an
