@@ -41,7 +41,7 @@ class CosineDense(keras.layers.Layer):
     Args:
         units: Number of classes K, at least 1.
         epsilon: Vectors shorter than this count as zero: cosine 0, gradient 0 (not infinite, as
-            that of 1/‖x‖ would be where every feature is off). Less than 1e-12 is 1e-12.
+            that of 1/‖x‖ would be where every feature is off). Values below 1e-12 are raised to it.
         use_bias: Whether the features get a constant as one more coordinate, and the class vectors
             a bias. `False` is the head of the paper.
         constant: That coordinate, c > 0; of no effect without a bias. By default 1 for up to 10
