@@ -368,6 +368,7 @@ def into(path, value):
         (("config",), [], "`config` must be an object. Received: []"),
         (("config", "imbalance_ratio"), "x", "`config.imbalance_ratio` must be a number of at le"),
         (("config", "max_margin"), 5, "`config.max_margin` must be a number from 0 to 2. Received"),
+        (("config", "epochs"), [[1]], "`config.epochs` must be a whole number of at least 1"),
         (("config", "scale"), float("nan"), "`config.scale` must be a number from 0.001 to 1e6"),
         (("config", "momentum"), float("nan"), "must hold finite numbers and valid strings only"),
         (

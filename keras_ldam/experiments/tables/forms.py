@@ -49,6 +49,7 @@ _AMOUNT = _number("a finite number of at least 0", 0, 1e300)
 _WHOLE = _whole("a whole number of at least 0", 0)
 _DATASET = {"dataset?": _NAME, "class_names?": [_STRING, None]}
 _CONFIG = {
+    "recipe?": _STRING,
     "loss?": _STRING,
     "rule?": _STRING,
     "precision?": _STRING,
@@ -58,6 +59,7 @@ _CONFIG = {
     "max_margin?": _number("a number from 0 to 2", 0, 2),
     "scale?": _number("a number from 0.001 to 1e6", 1e-3, 1e6),
     "start_epoch?": _whole("a whole number of at least -1", -1),
+    "epochs?": _whole("a whole number of at least 1", 1),
     "evaluate_every?": _whole("a whole number of at least 1", 1),
     "validation_fraction?": _SHARE,
     "steps_per_epoch?": _WHOLE,
