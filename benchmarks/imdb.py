@@ -8,10 +8,10 @@ fold, which is held out and evaluated in place of the test split; two of the fiv
 
 1. `TEXTS`, what is read and how it is perturbed, for three methods with five epochs. The one with
    the smallest mean error, over methods and folds, is that of all rows.
-2. `MARGINS`, those of the paper and those that the library has by default, for LDAM-DRW with five
-   epochs. The better ones are those of all rows with margins.
-3. `SCHEDULES`, training lengths, for every row, and an earlier drop for those with a deferred rule,
-   which begins there. Each row takes its best.
+2. `SCHEDULES`, training lengths, for every row, and an earlier drop for those with a deferred rule,
+   which begins there. Each row takes its best. Margins are those of the paper.
+3. `MARGINS`, the paper's, those that the library has by default, and smaller ones, for LDAM-DRW.
+   The best are those of all rows with margins.
 4. The table: five seeds, all kept training reviews, and the test split, which each run reads once,
    after its last epoch.
 5. ERM and LDAM-DRW on `bilstm_ngrams`, as long as in the table: the folds, which chose how it reads
@@ -22,8 +22,9 @@ best threshold are kept beside it: they tell whether the boundary or the ranking
 
 Every run is one of `bin/train`, in a folder of its own below `--runs`. Several processes may share
 that folder: a run belongs to the first that begins it. `results/tuning/imdb_folds.json` keeps
-every run on folds, `results/imdb.json` the table's and `results/imdb_ngrams.json` the pair's; what
-is there is not trained again.
+every run on folds, `results/imdb.json` the table's, `results/imdb_ngrams.json` the pair's, and
+`results/imdb_paper_margins.json` those of a table with the paper's margins and scale, which was
+trained before smaller ones were tried; what is there is not trained again.
 """
 
 from __future__ import annotations
@@ -48,11 +49,15 @@ TEXTS = {
 }
 """What is read, and the length of the perturbation of its word vectors."""
 
+PAPER = "whole, 0.5, scale 30"
 MARGINS = {
-    "whole, scale 30": {"gradual": False, "scale": 30.0},
-    "gradual, scale 15": {"gradual": True, "scale": 15.0},
+    PAPER: {"gradual": False, "scale": 30.0},
+    "gradual, 0.5, scale 15": {"gradual": True, "scale": 15.0},
+    "whole, 0.5, scale 10": {"gradual": False, "scale": 10.0},
+    "whole, 0.1, scale 30": {"gradual": False, "scale": 30.0, "max_margin": 0.1},
+    "whole, 0.1, scale 10": {"gradual": False, "scale": 10.0, "max_margin": 0.1},
 }
-"""Whether margins grow with what is learned, and the inverse temperature."""
+"""Whether margins grow with what is learned, the largest one, and the inverse temperature."""
 
 SCHEDULES = {
     "2 epochs": {"epochs": 2, "drop_at": 0.5},
@@ -73,9 +78,17 @@ SEEDS, NGRAM_SEEDS = range(5), range(3)
 KEPT = {
     "validation": ROOT / "results" / "tuning" / "imdb_folds.json",
     "test": ROOT / "results" / "imdb.json",
+    "margins of the paper": ROOT / "results" / "imdb_paper_margins.json",
     "n-grams": ROOT / "results" / "imdb_ngrams.json",
 }
-UNSAID = {"network": "", "gradual": False, "scale": 30.0, "seed": 0, "validation_fraction": 0.0}
+UNSAID = {
+    "network": "",
+    "gradual": False,
+    "scale": 30.0,
+    "max_margin": 0.5,
+    "seed": 0,
+    "validation_fraction": 0.0,
+}
 """Of the settings that tell runs apart, those that need not be given."""
 
 
@@ -92,9 +105,9 @@ def main() -> None:
     try:
         text = work.texts(folds)
         if given.stage > 1:
-            margins = work.margins(text, folds)
+            schedules = work.schedules(text, folds)
         if given.stage > 2:
-            schedules = work.schedules(text, margins, folds)
+            margins = work.margins(text, schedules["ldam_drw"], folds)
         if given.stage > 3:
             work.table(text, margins, schedules)
         if given.stage > 4:
@@ -143,22 +156,7 @@ class Work:
         print(f"texts: {chosen}; mean errors {means}", flush=True)
         return TEXTS[chosen]
 
-    def margins(self, text: dict, folds: range) -> dict:
-        """Returns the settings of the margins with the smallest mean error of LDAM-DRW."""
-        wanted = {
-            name: [
-                {"method": "ldam_drw", **SCHEDULES[LONGEST], **text, **margins, **held(fold)}
-                for fold in folds
-            ]
-            for name, margins in MARGINS.items()
-        }
-        self.train(settings for each in wanted.values() for settings in each)
-        means = {name: statistics.mean(map(self.mean_error, each)) for name, each in wanted.items()}
-        chosen = min(means, key=means.get)
-        print(f"margins: {chosen}; mean errors {means}", flush=True)
-        return MARGINS[chosen]
-
-    def schedules(self, text: dict, margins: dict, folds: range) -> dict[str, dict]:
+    def schedules(self, text: dict, folds: range) -> dict[str, dict]:
         """Returns the schedule of each row with its smallest mean error."""
         tried = [
             (method, name)
@@ -168,7 +166,7 @@ class Work:
         ]
 
         def wanted(method: str, name: str, fold: int) -> dict:
-            return {**row(method, SCHEDULES[name], text, margins), **held(fold)}
+            return {**row(method, SCHEDULES[name], text, MARGINS[PAPER]), **held(fold)}
 
         self.train(wanted(method, name, fold) for fold in folds for method, name in tried)
         chosen = {}
@@ -181,6 +179,18 @@ class Work:
             chosen[method] = SCHEDULES[min(means, key=means.get)]
             print(f"{method}: {means}", flush=True)
         return chosen
+
+    def margins(self, text: dict, schedule: dict, folds: range) -> dict:
+        """Returns the settings of the margins with the smallest mean error of LDAM-DRW."""
+        wanted = {
+            name: [{**row("ldam_drw", schedule, text, margins), **held(fold)} for fold in folds]
+            for name, margins in MARGINS.items()
+        }
+        self.train(settings for each in wanted.values() for settings in each)
+        means = {name: statistics.mean(map(self.mean_error, each)) for name, each in wanted.items()}
+        chosen = min(means, key=means.get)
+        print(f"margins: {chosen}; mean errors {means}", flush=True)
+        return MARGINS[chosen]
 
     def table(self, text: dict, margins: dict, schedules: dict[str, dict]) -> None:
         """Trains the table, seed by seed."""
@@ -264,7 +274,13 @@ class Work:
 
 def part_of(run: dict) -> str:
     """Which of the files in `KEPT` a run belongs to."""
-    return "n-grams" if run["config"]["network"] and run["split"] == "test" else run["split"]
+    config = run["config"]
+    if run["split"] != "test":
+        return run["split"]
+    if config["network"]:
+        return "n-grams"
+    tuned = not run["method"].startswith("ldam") or config["max_margin"] < UNSAID["max_margin"]
+    return "test" if tuned else "margins of the paper"
 
 
 def read(path: Path) -> dict:
@@ -304,6 +320,7 @@ def subject(config: dict) -> tuple:
         config["adversarial"],
         config.get("gradual", False),
         config["scale"],
+        config["max_margin"],
         config["method"],
         config["epochs"],
         *(drop_at if isinstance(drop_at, (list, tuple)) else [drop_at]),
@@ -316,8 +333,8 @@ def show(part: str, runs: list[dict]) -> None:
     for run in runs:
         groups.setdefault(json.dumps(subject(run["config"])), []).append(run["last"])
     print(
-        f"{part}: network, projection, words, epsilon, gradual, scale, method, epochs, drop: "
-        "mean error, best threshold, AUC; mean ± standard error (n)"
+        f"{part}: network, projection, words, epsilon, gradual, scale, largest margin, method, "
+        "epochs, drop: mean error, best threshold, AUC; mean ± standard error (n)"
     )
     for name, rows in groups.items():
         told = "  ".join(
