@@ -268,8 +268,9 @@ def rng():
 
 
 @pytest.fixture(autouse=True)
-def float32_policy():
-    """Each test starts under the default precision, whatever the one before has set."""
+def same_start():
+    """Each test starts under the default precision and with the same seed, whatever was before."""
     import keras
 
     keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
