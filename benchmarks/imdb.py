@@ -279,8 +279,10 @@ def part_of(run: dict) -> str:
         return run["split"]
     if config["network"]:
         return "n-grams"
-    tuned = not run["method"].startswith("ldam") or config["max_margin"] < UNSAID["max_margin"]
-    return "test" if tuned else "margins of the paper"
+    paper = {**UNSAID, **MARGINS[PAPER]}
+    of_paper = all(config[name] == paper[name] for name in ("scale", "max_margin"))
+    of_paper = of_paper and config.get("gradual", False) == paper["gradual"]
+    return "margins of the paper" if run["method"].startswith("ldam") and of_paper else "test"
 
 
 def read(path: Path) -> dict:
