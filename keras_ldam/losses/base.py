@@ -34,10 +34,14 @@ class ClassWeightedLoss(keras.losses.Loss):
     """Base of the losses: counts, class weights, float32 and the weighted mean.
 
     A subclass gives the mathematics in `call(y_true, y_pred)`, one value per example. This base
-    multiplies by w_y, the weight of the label's class (for soft labels Σ_j y_j w_j), and by
-    `sample_weight`, and reduces. By default it reduces to Σ w ℓ / Σ w over the batch, as PyTorch's
-    weighted cross-entropy and the official LDAM code do, so that class weights shift attention
-    between classes and leave the size of the step alone.
+    multiplies by w_y, the weight of the label's class, and by `sample_weight`, and reduces. By
+    default it reduces to Σ w ℓ / Σ w over the batch, as PyTorch's weighted cross-entropy and the
+    official LDAM code do, so that class weights shift attention between classes and leave the size
+    of the step alone.
+
+    In soft labels each share has the weight of its own class, as in PyTorch, and as if a mixture
+    had the mixture of two losses: the label becomes y_j w_j / Σ_k y_k w_k, and the example weighs
+    Σ_k y_k w_k.
 
     A small batch may lack the rare classes, and then divides by little what it has, so the mean of
     many small batches gives the rare classes less than their weight; in a batch of one the weight
@@ -152,7 +156,8 @@ class ClassWeightedLoss(keras.losses.Loss):
         with self._weighing(class_weights, sample_weight, one_score=self._is_one(given)):
             y_true = assert_labels(y_true, y_pred)
             weights, counted = self._weights_of(y_true, y_pred, sample_weight)
-            values = self.call(ops.convert_to_tensor(y_true, "float32"), y_pred)
+            y_true = self._weighed_labels(ops.convert_to_tensor(y_true, "float32"), y_pred)
+            values = self.call(y_true, y_pred)
         return self._reduced(values, weights, counted)
 
     def _reduced(self, values: Any, weights: Any, counted: Any) -> Any:
@@ -226,6 +231,14 @@ class ClassWeightedLoss(keras.losses.Loss):
         y_true, y_pred = self._present(y_true, y_pred)
         with self._weighing(None, sample_weight, one_score=self._is_one(given)):
             return self._weights_of(y_true, y_pred, sample_weight)
+
+    def _weighed_labels(self, y_true: Any, y_pred: Any) -> Any:
+        """Soft labels with shares as the class weights change them; integers as they are."""
+        labels, sparse, _ = prepare(y_true, y_pred)
+        if sparse or self.counts is None:
+            return y_true
+        weighed = labels * self._weights
+        return ops.divide_no_nan(weighed, ops.sum(weighed, axis=-1, keepdims=True))
 
     def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         """`example_weights` of what `_present` returns, and 0 where an example does not count."""

@@ -135,6 +135,9 @@ class Focal(ClassWeightedLoss):
         decisions = _decisions(labels, sparse, scores, self.gamma)
         return ops.sum(decisions if sparse else decisions * self._relative, axis=-1)
 
+    def _weighed_labels(self, y_true: Any, y_pred: Any) -> Any:
+        return super()._weighed_labels(y_true, y_pred) if self._one_class else y_true
+
     def _weights_of(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         # In the sigmoid form with a matrix of labels, class weights belong to decisions, and the
         # examples weigh the same.

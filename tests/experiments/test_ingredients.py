@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
+from keras_ldam import counts as class_counts
 from keras_ldam import estimate_batch_norm, evaluation
 from keras_ldam.experiments import datasets, exporting, feeding, models, progress, training
 from keras_ldam.experiments.config import Config
@@ -195,6 +196,15 @@ def test_the_frequencies_that_mixtures_teach_have_those_of_the_partners_in_them(
     np.testing.assert_allclose(learned, (counts / 100 + reversed_) / 2, atol=0.01)
     never = dataclasses.replace(plain, mix_probability=0.0)
     np.testing.assert_allclose(exporting.learned_frequencies(never, counts), counts / 100)
+    # Late weights: the weighted mean of the labels is what a network without features predicts.
+    late = dataclasses.replace(plain, method="ce_drw", rule="drw", mix="cutmix")
+    data = datasets.load(late)
+    batches = feeding.training_batches(late, data)
+    labels = np.concatenate([batches[place][1] for _ in [0] for place in range(len(batches))])
+    weights = class_counts.class_weights(data.counts)
+    expected = labels.mean(axis=0) * weights
+    found = exporting.learned_frequencies(late, data.counts)
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.05)
     # The head of a second stage is trained on examples as they are, balanced.
     second = dataclasses.replace(plain, method="crt", rule="rs")
     np.testing.assert_allclose(exporting.learned_frequencies(second, counts), np.full(3, 1 / 3))

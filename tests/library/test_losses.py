@@ -161,6 +161,36 @@ def test_losses_without_adjustment_are_those_that_they_extend(batch):
     np.testing.assert_array_equal(values(ldam.call(y, z)), values(unadjusted))
 
 
+def test_each_share_of_a_soft_label_has_the_weight_of_its_own_class(batch):
+    z, rng = batch[1], np.random.default_rng(3)
+    soft = rng.dirichlet(np.ones(4), size=64).astype(np.float32)
+    weights = np.array([0.25, 0.0, 1.5, 4.0])  # One class counts nothing.
+    shares = soft * weights
+    linear = {
+        keras_ldam.CrossEntropy: {},
+        keras_ldam.Focal: {"gamma": 2.0},
+        keras_ldam.LogitAdjusted: {},
+        keras_ldam.VectorScaling: {},
+        keras_ldam.LDAMHinge: {},
+    }
+    for make, arguments in linear.items():
+        loss = make(COUNTS, class_weights=weights, **arguments)
+        own = np.stack([values(loss.call(np.full(64, j), z)) for j in range(4)], axis=1)
+        expected = (shares * own).sum() / shares.sum()
+        assert float(loss(soft, z)) == pytest.approx(expected, rel=1e-5)
+    # So a constant score learns the weighted mean of the labels.
+    loss = keras_ldam.CrossEntropy(COUNTS, class_weights=[0.25, 1.0, 1.5, 4.0])
+    mean = (soft * [0.25, 1.0, 1.5, 4.0]).sum(axis=0)
+    best = np.log(mean / mean.sum())
+    for change in rng.normal(scale=0.05, size=(8, 4)):
+        there, beside = (np.tile(x.astype("float32"), (64, 1)) for x in (best, best + change))
+        assert float(loss(soft, there)) < float(loss(soft, beside))
+    # And an answer between no and yes has the weight of either side, as `pos_weight` does.
+    sides = keras_ldam.CrossEntropy([[9, 1]], class_weights=[[0.5, 3.0]])
+    expected = (0.7 * 0.5 * np.log1p(np.exp(1)) + 0.3 * 3 * np.log1p(np.exp(-1))) / 1.25
+    assert float(sides([[0.3]], [[1.0]])) == pytest.approx(expected, rel=1e-5)
+
+
 def test_hand_numbers_of_the_adjusted_losses():
     # All scores equal: what is left are the frequencies, 0.9 and 0.1, or their powers.
     flat = [[0.3, 0.3]]
