@@ -184,6 +184,14 @@ def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
     assert shown is trial and file.read_bytes() == before
     told = "erm, seed 0, is shown and not written: the file has it with epochs=200, this run has 2"
     assert told in capsys.readouterr().err
+    # Nor beside it, and a setting that the file's config does not know has its default there.
+    other_seed = made_up_result([9, 8], seed=1, epochs=2)
+    assert len(merge([other_seed], file)) == 2 and file.read_bytes() == before
+    assert "seed 0 with epochs=200, this run has 2, and their mean" in capsys.readouterr().err
+    sharper = made_up_result([9, 8], epochs=200, sharpness=0.5)
+    merge([sharper], file)
+    assert file.read_bytes() == before
+    assert "has it with sharpness=0.0, this run has 0.5" in capsys.readouterr().err
     # What is not about what is learned may differ.
     again = made_up_result([9, 8], better=5.0, epochs=200, evaluate_every=10, jit="on")
     merge([again], file)
@@ -653,6 +661,9 @@ def test_seeds_with_different_settings_are_told_apart():
     other = made_up_result([20, 10], seed=1, scale=10.0)
     assert collection.unlike([one, same]) == []
     stages = [made_up_result([20, 10], seed=seed, stage_one=f"erm-{seed}") for seed in (0, 1)]
+    assert collection.unlike([one, made_up_result([20, 10], seed=1, cutout=4)]) == [
+        "erm: seed 1 has cutout=4, seed 0 has 0; their mean mixes two settings."
+    ]
     assert collection.unlike(stages) == []  # Each seed continues from its own first stage.
     assert collection.unlike([one, other]) == [
         "erm: seed 1 has scale=10.0, seed 0 has 30.0; their mean mixes two settings."

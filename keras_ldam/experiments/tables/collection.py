@@ -6,8 +6,8 @@
                "versions": {…}, "hardware": …}, …]}
 
 Errors are in percent. A run is identified by its method, its seed and its column (imbalance and
-ratio); the same run anew replaces the old one. One with another config does not: a result must not
-be lost to a trial.
+ratio); the same run anew replaces the old one. One with another config does not, nor does it stand
+beside other seeds: a result must not be lost to a trial, nor mixed with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from keras_ldam import counts as class_counts
 from keras_ldam import files
-from keras_ldam.experiments.config import METHODS
+from keras_ldam.experiments.config import METHODS, Config
 from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
 from keras_ldam.experiments.tables import forms
 
@@ -276,7 +276,7 @@ def merge(
     shown = {run.key: run for run in held}
     written, said = dict(shown), []
     for run in runs:
-        reason = _why_not_written(run, shown.get(run.key, run))
+        reason = _why_not_written(run, shown)
         shown[run.key] = run
         if reason is None:
             written[run.key] = run
@@ -313,31 +313,55 @@ def keep(runs: Sequence[Result], path: str | Path) -> None:
 
 
 def _why_not_written(run, held):
-    """Returns why a run is not written in place of one of the same name; None if it is."""
+    """Returns why a run is not written beside those that a file holds, by key; None if it is."""
     if run.cut_short:
         return "--steps_per_epoch has cut it short"
-    other = _difference(run, held)
-    if other is None:
-        return None
-    return (
-        f"the file has it with {other[0]}={other[2]!r}, this run has {other[1]!r}; remove the old "
-        "one to have the new, or choose another --results_dir"
-    )
+    other = _difference(run, held.get(run.key, run))
+    if other is not None:
+        return (
+            f"the file has it with {other[0]}={other[2]!r}, this run has {other[1]!r}; remove the "
+            "old one to have the new, or choose another --results_dir"
+        )
+    for key, one in held.items():
+        other = _difference(run, one, but=OF_ONE_RUN)
+        if key[:-1] == run.key[:-1] and other is not None:
+            return (
+                f"the file has seed {one.seed} with {other[0]}={other[2]!r}, this run has "
+                f"{other[1]!r}, and their mean would mix two settings; choose another --results_dir"
+            )
+    return None
 
 
-def _difference(run, other):
-    """Returns the first setting in which two runs of one name differ, with its values; or None.
+OF_ONE_RUN = ("seed", "data_dir", "stage_one")
+"""Fields of a config in which runs of one setting differ."""
+
+
+def _difference(run, other, *, but=()):
+    """Returns the first setting in which two runs differ, with its values; or None.
 
     On several replicas batch normalization is over each one's part of a batch, so that matters,
     though a run may resume on other devices.
     """
-    for name, value in run.config.items():
-        matters = name not in (*PLACE_FIELDS, "evaluate_every")
-        if matters and name in other.config and value != other.config[name]:
-            return name, value, other.config[name]
+    for name, value, theirs in _unequal(run, other):
+        if name not in (*PLACE_FIELDS, "evaluate_every", *but):
+            return name, value, theirs
     if run.replicated != other.replicated:
         return "several replicas", run.replicated, other.replicated
     return None
+
+
+def _unequal(run, other):
+    """The settings in which two configs differ, with their values; none if one is unknown.
+
+    A config that was written before a setting existed has its default.
+    """
+    if not run.config or not other.config:
+        return
+    before = Config().to_json()
+    for name, value in run.config.items():
+        theirs = other.config.get(name, before.get(name, value))
+        if value != theirs:
+            yield name, value, theirs
 
 
 def _check_examples(runs):
@@ -360,18 +384,13 @@ def _check_examples(runs):
             )
 
 
-OF_ONE_RUN = ("seed", "data_dir", "stage_one")
-"""Fields of a config in which runs of one setting differ."""
-
-
 def unlike(runs: Sequence[Result]) -> list[str]:
     """Returns a sentence for runs of one name whose settings differ in more than the seed."""
     sentences, first = [], {}
     for run in runs:
         other = first.setdefault(run.key[:-1], run)
-        for name, value in run.config.items():
-            theirs = other.config.get(name, value)
-            if name not in OF_ONE_RUN and value != theirs:
+        for name, value, theirs in _unequal(run, other):
+            if name not in OF_ONE_RUN:
                 sentences.append(
                     f"{run.method}: seed {run.seed} has {name}={value!r}, seed {other.seed} has "
                     f"{theirs!r}; their mean mixes two settings."
