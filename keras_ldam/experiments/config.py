@@ -171,7 +171,7 @@ class Config:
         128, "examples in a step, over all devices and machines together", low=1, high=10**6
     )
     optimizer: str = _option("sgd", "sgd (with momentum) or adam", choices=("sgd", "adam"))
-    learning_rate: float = _option(0.1, "learning rate before any drop", low=0.0, high=100.0)
+    learning_rate: float = _option(0.1, "learning rate before any drop", low=1e-12, high=100.0)
     warmup_epochs: int = _option(0, "epochs of linear warm-up", low=0, high=10_000)
     warmup_start: float = _option(
         0.0,
@@ -190,7 +190,7 @@ class Config:
         (0.8, 0.9), "when the learning rate drops, as shares of the epochs", low=0.0, high=1.0
     )
     drop_factor: float = _option(
-        0.01, "factor by which each drop multiplies the learning rate", low=0.0, high=1.0
+        0.01, "factor by which each drop multiplies the learning rate", low=1e-12, high=1.0
     )
     momentum: float = _option(0.9, "momentum of sgd", low=0.0, high=0.9999)
     nesterov: bool = _option(False, "sgd: whether to use Nesterov's momentum")
@@ -576,6 +576,12 @@ class Config:
             raise ValueError(
                 f"`warmup_epochs` must be below `epochs`. Received: "
                 f"warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
+            )
+        if self.decay == "drops" and self.drop_at and self.drop_epochs[0] < self.warmup_epochs:
+            raise ValueError(
+                "`drop_at` must begin after the warm-up. Received: "
+                f"drop_at={self.drop_at}, so epoch {self.drop_epochs[0]} of {self.epochs}, "
+                f"warmup_epochs={self.warmup_epochs}"
             )
 
     def to_json(self) -> dict[str, Any]:

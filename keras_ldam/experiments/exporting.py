@@ -25,7 +25,7 @@ from keras_ldam.adjustment import (
 from keras_ldam.experiments import datasets
 from keras_ldam.experiments.config import METHODS, Config
 from keras_ldam.experiments.progress import EVALUATION_BATCH
-from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
+from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder, is_moved
 from keras_ldam.export import EXPORT_FILE, export_saved_model
 from keras_ldam.losses import LOSSES
 from keras_ldam.sampling import class_chances, mixing
@@ -183,6 +183,8 @@ def _read(folder: RunFolder) -> tuple[Config, dict[str, Any], dict[str, Any]]:
             f"{folder.results_file} is not the results of a run: its errors are {errors}."
         )
     for name, value in config.to_json().items():
+        if name == "dataset" and is_moved(trained[name], value):
+            continue
         if trained[name] != value and name not in PLACE_FIELDS:
             raise ValueError(
                 f"{folder.config_file} {belongs}: its {name} is {value!r}, not {trained[name]!r}."

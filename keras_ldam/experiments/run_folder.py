@@ -75,7 +75,7 @@ class RunFolder:
         if self.config_file.exists():
             theirs, ours = self.read_config().to_json(), config.to_json()
             for name in ours:
-                if name == "dataset" and _is_moved(theirs[name], ours[name]):
+                if name == "dataset" and is_moved(theirs[name], ours[name]):
                     continue
                 if theirs[name] != ours[name] and name not in PLACE_FIELDS:
                     raise ValueError(
@@ -275,7 +275,7 @@ class RunFolder:
             raise ValueError(f"{self.history_file} is not the history of a run: {error}.") from None
 
 
-def _is_moved(before: str, now: str) -> bool:
+def is_moved(before: str, now: str) -> bool:
     """Whether the path of a user's dataset file names the same file in another place."""
     before, now = Path(before), Path(now)
     if not is_path(before.name) or before.name != now.name:

@@ -72,9 +72,10 @@ def train(
         folder.check(config)
         if folder.complete:  # Another process has finished it since.
             return _completed(folder, config)
-        keras.utils.set_random_seed(config.seed)
         keras.config.set_dtype_policy(config.precision)
         data = datasets.load(config)
+        # After the data, for a download draws random numbers.
+        keras.utils.set_random_seed(config.seed)
         folder.check_data(data.describe())
         _describe(config, data, place)
         batches = feeding.training_batches(config, data, replicas=place.shares, own=place.own)
@@ -141,8 +142,9 @@ def _second_stage(config, folder, first):
     """
     place = Place.of(dataclasses.replace(config, strategy="none"))
     with folder.locked():
-        keras.utils.set_random_seed(config.seed)
+        keras.config.set_dtype_policy(config.precision)
         data = datasets.load(config)
+        keras.utils.set_random_seed(config.seed)
         folder.check_data(data.describe())
         _describe(config, data, place)
         folder.create(config, data.describe())
@@ -259,16 +261,17 @@ def compiled_model(config: Config, data: Data) -> keras.Model:
 
 def schedule(config: Config) -> list[keras.callbacks.Callback]:
     """The learning rate, and the class weights of a rule that weights, as callbacks."""
-    drops = collections.Counter(config.drop_epochs)  # In a short run two can share an epoch.
-    rate = stepwise(
-        config.learning_rate,
-        warmup_epochs=config.warmup_epochs,
-        warmup_start=config.warmup_start or None,
-        drops={epoch: config.drop_factor**number for epoch, number in drops.items()},
-    )
     if config.decay == "cosine":
         rate = cosine(
             config.learning_rate, epochs=config.epochs, warmup_epochs=config.warmup_epochs
+        )
+    else:
+        drops = collections.Counter(config.drop_epochs)  # In a short run two can share an epoch.
+        rate = stepwise(
+            config.learning_rate,
+            warmup_epochs=config.warmup_epochs,
+            warmup_start=config.warmup_start or None,
+            drops={epoch: config.drop_factor**number for epoch, number in drops.items()},
         )
     callbacks = [keras.callbacks.LearningRateScheduler(rate)]
     how, weighting = config.balancing

@@ -91,6 +91,9 @@ def test_a_resolved_config_comes_back_from_json():
             {"decay": "cosine", "warmup_epochs": 5, "warmup_start": 0.5},
             "`warmup_start` must be 0 with decay cosine",
         ),
+        ({"warmup_epochs": 180}, r"`drop_at` must begin after the .* epoch 160 of 200, warmup_ep"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be from 1e-12 to 100"),
+        ({"drop_factor": 0.0}, "`drop_factor` must be from 1e-12 to 1"),
         ({"decay": "linear"}, "`decay` must be one of drops, cosine"),
         ({"left_out": True}, "`left_out` needs a `validation_fraction` above 0"),
         (

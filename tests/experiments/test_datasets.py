@@ -339,6 +339,9 @@ def test_what_is_held_out_depends_on_the_seed():
 
 
 def test_folds_hold_out_every_example_once():
+    labels = np.repeat([0, 1, 2, 3], [7, 8, 12, 13])  # A part has no whole number of examples.
+    held = [imbalance.hold_out(labels, 0.2, seed=3, fold=fold)[1] for fold in range(5)]
+    assert sorted(np.concatenate(held)) == list(range(40))
     labels = np.repeat([0, 1], [10, 25])
     folds = [imbalance.hold_out(labels, 0.2, seed=3, fold=fold) for fold in range(5)]
     assert sorted(np.concatenate([held for _, held in folds])) == list(range(35))

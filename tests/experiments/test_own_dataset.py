@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import without_graphs
 
-from keras_ldam.experiments import cli, datasets, models
+from keras_ldam.experiments import cli, datasets, exporting, models
 from keras_ldam.experiments.config import DATASETS, Config
 from keras_ldam.experiments.recipes import load_recipe
 from keras_ldam.experiments.run_folder import RunFolder
@@ -220,6 +220,8 @@ def test_a_run_folder_knows_its_file_from_other_folders_and_after_both_have_move
     assert cli.main("train", flags) == 0
     assert "already complete" in capsys.readouterr().err
     assert RunFolder(second / "run").read_config().dataset == str(second / "mine.py")
+    exported = exporting.export(second / "run", second / "export")
+    assert exported["config"]["dataset"] == str(second / "mine.py")
 
     other = tmp_path / "other"
     other.mkdir()

@@ -120,7 +120,8 @@ def hold_out(
             is held out, and at least one stays.
         seed: Seed of the choice.
         fold: Which part of each shuffled class, from zero. For the same seed, folds hold out
-            different examples, and 1 / `fraction` of them all.
+            different examples, and 1 / `fraction` of them all; those of a class with fewer
+            examples than folds overlap.
 
     Returns:
         Indices of the training part and of the validation part.
@@ -136,11 +137,10 @@ def hold_out(
             raise ValueError(
                 f"class {label} has a single example, so none can be held out for validation."
             )
-        held = min(len(indices) - 1, max(1, round(fraction * len(indices))))
-        # The last parts of a class with few examples overlap.
-        start = min(fold * held, len(indices) - held)
-        validation = indices[start : start + held]
-        parts.append((np.delete(indices, np.s_[start : start + held]), validation))
+        start, end = (round(fraction * part * len(indices)) for part in (fold, fold + 1))
+        start = min(start, len(indices) - 1)  # Classes with few examples: folds overlap.
+        held = np.s_[start : min(max(start + 1, end), start + len(indices) - 1)]
+        parts.append((np.delete(indices, held), indices[held]))
     train, validation = (np.sort(np.concatenate(part)) for part in zip(*parts, strict=True))
     return train, validation
 

@@ -60,7 +60,7 @@ def build(config: Config, data: Data) -> keras.Model:
     declared = datasets.declared(config.dataset)
     num_classes = len(data.class_names)
     paired = config.balancing[0] == "pair"
-    if declared.network is not None and not config.network:
+    if declared.network is not None and not config.network and not config.pretrained:
         _check_branches(None, paired)
         return declared.network(config, data, head(config, num_classes))
     form = _form(data)
