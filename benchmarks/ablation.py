@@ -73,20 +73,25 @@ def main() -> None:
     for row in rows:
         if (row, *(getattr(given, name) for name in SAME)) in done:
             continue
-        name = "".join(c if c.isalnum() or c in ".-" else "_" for c in row)
+        told = "-".join(str(each) for each in (row, *(getattr(given, name) for name in SAME)))
+        name = "".join(c if c.isalnum() or c in ".-" else "_" for c in told)
         failure = folder / f"{name}.failed.json"
         try:
-            training.train(config(row, given), folder / f"{name}-{given.seed}")
+            training.train(config(row, given), folder / name)
             failure.unlink(missing_ok=True)
         except (ValueError, ArithmeticError, RuntimeError) as error:
             print(f"{row}: {error}", file=sys.stderr, flush=True)
-            files.write_json(failure, {"row": row, "reason": str(error)})
-        files.write_json(kept, summary(folder, kept))
+            settings = {name: getattr(given, name) for name in SAME}
+            files.write_json(failure, {"row": row, **settings, "reason": str(error)})
+        files.write_json(kept, summary(folder, kept, given))
     print(json.dumps(read(kept), indent=1))
 
 
 SAME = ("dataset", "seed", "epochs", "steps_per_epoch", "precision")
 """What tells two runs of a row apart."""
+
+OF_FILE = ("dataset", "steps_per_epoch")
+"""What the runs of a results file have in common."""
 
 
 def read(kept: Path) -> list[dict]:
@@ -117,7 +122,7 @@ def config(row: str, given: argparse.Namespace):
     return dataclasses.replace(recipe, **same, **ROWS[row]).resolve()
 
 
-def summary(folder: Path, kept: Path) -> dict:
+def summary(folder: Path, kept: Path, given: argparse.Namespace) -> dict:
     """What the finished runs of a folder found, and those kept before, best first; what failed."""
     from keras_ldam import hardware
     from keras_ldam.experiments.config import Config
@@ -126,6 +131,8 @@ def summary(folder: Path, kept: Path) -> dict:
     for file in sorted(folder.glob("*/results.json")):
         results = json.loads(file.read_text())
         of_run = results["config"]
+        if any(of_run[name] != getattr(given, name) for name in OF_FILE):
+            continue
         changed = {key: of_run[key] for row in ROWS.values() for key in row}
         changed = {k: v for k, v in changed.items() if v != getattr(Config, k)}
         runs.append(
@@ -143,7 +150,9 @@ def summary(folder: Path, kept: Path) -> dict:
     found = [subject(run) for run in runs]
     runs += [run for run in read(kept) if subject(run) not in found]
     for file in sorted(folder.glob("*.failed.json")):
-        others.append(json.loads(file.read_text()))
+        failed = json.loads(file.read_text())
+        if all(failed[name] == getattr(given, name) for name in OF_FILE):
+            others.append(failed)
     return {
         "command": f"python benchmarks/ablation.py {' '.join(sys.argv[1:])}".strip(),
         "judged_by": "last epoch, held-out training images and those the long tail leaves out",

@@ -5,9 +5,9 @@
 For each finished run folder the test split, at most so many examples of it, is halved class by
 class. `adjust` is fitted on one half, by balanced accuracy and by negative log-likelihood, with the
 counts of the training data; both are measured on the other half, before and after. Nothing is
-chosen by the other half. Runs of one dataset and method that differ in their seed only are one row:
-means over seeds, and 95 % intervals of 500 bootstrap draws of the examples within their classes,
-the same draw for all seeds. `adjustment.json` has every run as well, with what its own
+chosen by the other half. Runs of one dataset and method, which must differ in their seed only, are
+one row: means over seeds, and 95 % intervals of 500 bootstrap draws of the examples within their
+classes, the same draw for all seeds. `adjustment.json` has every run as well, with what its own
 cross-fitting on the first half said, and keeps what is not measured anew; docs/adjustment_table.py
 makes the table of the guide of it.
 """
@@ -34,6 +34,7 @@ from keras_ldam.adjustment import fitting  # noqa: E402
 from keras_ldam.adjustment.criteria import Criterion, Decisions  # noqa: E402
 from keras_ldam.experiments import datasets  # noqa: E402
 from keras_ldam.experiments.run_folder import RunFolder  # noqa: E402
+from keras_ldam.experiments.tables.collection import OF_ONE_RUN  # noqa: E402
 from keras_ldam.hardware import versions  # noqa: E402
 
 DRAWS = 500
@@ -108,12 +109,28 @@ def row(runs: list[dict], criterion: str) -> dict:
     }
 
 
+def unlike(folders: list[RunFolder]) -> str:
+    """Returns why some runs are no rows of the table; empty if they are."""
+    first: dict[tuple, dict] = {}
+    for folder in folders:
+        config = folder.read_config().to_json()
+        if config["validation_fraction"]:
+            return f"{folder.path} was evaluated on held-out training examples"
+        settings = {name: value for name, value in config.items() if name not in OF_ONE_RUN}
+        other = first.setdefault((config["dataset"], config["method"]), settings)
+        for name in (name for name, value in settings.items() if value != other[name]):
+            return f"{folder.path} has {name}={settings[name]!r}, another run {other[name]!r}"
+    return ""
+
+
 def main() -> None:
     """Measures the runs that are named, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--most", type=int, default=6000)
     given = parser.parse_args()
+    if refused := unlike([RunFolder(path) for path in given.runs]):
+        parser.error(refused)
     groups, configs, own = collections.defaultdict(list), {}, []
     for path in sorted(given.runs):
         scores, labels, counts, config = scores_of(RunFolder(path), given.most)
@@ -127,6 +144,7 @@ def main() -> None:
                 "method": config["method"],
                 "seed": config["seed"],
                 "config": config,
+                "versions": versions(),
                 **{each: found[each].to_json() for each in CRITERIA},
             }
         )
@@ -149,7 +167,6 @@ def main() -> None:
             new[:0] = [each for each in kept if (each["dataset"], each["method"]) not in groups]
     written = {
         "command": "python benchmarks/adjustment.py RUN_DIR … --most " + str(given.most),
-        "versions": versions(),
         "rows": rows,
         "runs": own,
     }

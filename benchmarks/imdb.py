@@ -51,9 +51,9 @@ TEXTS = {
 
 PAPER = "whole, 0.5, scale 30"
 MARGINS = {
-    PAPER: {"gradual": False, "scale": 30.0},
-    "gradual, 0.5, scale 15": {"gradual": True, "scale": 15.0},
-    "whole, 0.5, scale 10": {"gradual": False, "scale": 10.0},
+    PAPER: {"gradual": False, "scale": 30.0, "max_margin": 0.5},
+    "gradual, 0.5, scale 15": {"gradual": True, "scale": 15.0, "max_margin": 0.5},
+    "whole, 0.5, scale 10": {"gradual": False, "scale": 10.0, "max_margin": 0.5},
     "whole, 0.1, scale 30": {"gradual": False, "scale": 30.0, "max_margin": 0.1},
     "whole, 0.1, scale 10": {"gradual": False, "scale": 10.0, "max_margin": 0.1},
 }
@@ -116,7 +116,7 @@ def main() -> None:
         print(f"imdb: {missing}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
-        work.write()
+        work.show()
 
 
 class MissingError(Exception):
@@ -137,18 +137,19 @@ class Work:
 
     def texts(self, folds: range) -> dict:
         """Returns the text settings with the smallest mean error."""
-        wanted = [
-            {"method": method, **SCHEDULES[LONGEST], **text, **held(fold)}
+
+        def wanted(method: str, text: dict, fold: int) -> dict:
+            return {**row(method, SCHEDULES[LONGEST], text, MARGINS[PAPER]), **held(fold)}
+
+        self.train(
+            wanted(method, text, fold)
             for fold in folds
             for text in reversed(TEXTS.values())
             for method in TRIED
-        ]
-        self.train(wanted)
+        )
         means = {
             name: statistics.mean(
-                self.mean_error({"method": method, **SCHEDULES[LONGEST], **text, **held(fold)})
-                for method in TRIED
-                for fold in folds
+                self.mean_error(wanted(method, text, fold)) for method in TRIED for fold in folds
             )
             for name, text in TEXTS.items()
         }
@@ -250,25 +251,32 @@ class Work:
             raise MissingError(f"{self.place(settings).name} is not complete.")
         return results["last"]["mean_error"]
 
+    def parts(self) -> dict[str, list[dict]]:
+        """All complete runs, by the file in `KEPT` that they belong to, in order."""
+        found: dict[str, list[dict]] = {part: [] for part in KEPT}
+        for run in self.complete().values():
+            found[part_of(run)].append(run)
+        ordered = ((part, sorted(runs, key=_by_identity)) for part, runs in found.items())
+        return {part: runs for part, runs in ordered if runs}
+
     def write(self) -> None:
-        """Keeps all complete runs, and prints a line for each setting."""
-        found = self.complete().values()
+        """Keeps all complete runs."""
         kept = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
-        kept += ("config", "versions", "hardware")
-        for part, path in KEPT.items():
-            runs = [run for run in found if part_of(run) == part]
-            if not runs:
-                continue
-            runs.sort(key=lambda run: identity(run["config"]))
+        kept += ("replicas", "config", "versions", "hardware", "margins")
+        for part, runs in self.parts().items():
             content = {
                 "dataset": "imdb",
                 "class_names": ["negative", "positive"],
                 "command": self.command,
-                "runs": [{name: run[name] for name in kept} for run in runs],
+                "runs": [{name: run[name] for name in kept if name in run} for run in runs],
             }
-            whole = path.with_suffix(f".{os.getpid()}")
+            whole = KEPT[part].with_suffix(f".{os.getpid()}")
             whole.write_text(json.dumps(content, indent=1) + "\n")
-            whole.replace(path)
+            whole.replace(KEPT[part])
+
+    def show(self) -> None:
+        """Prints a line for each setting."""
+        for part, runs in self.parts().items():
             show(part, runs)
 
 
@@ -304,6 +312,10 @@ def final(method: str, schedule: dict, text: dict, margins: dict, seed: int) -> 
     """The settings of a run of the table, evaluated once."""
     once = {"evaluate_every": schedule["epochs"]}
     return {**row(method, schedule, text, margins), **once, "seed": seed}
+
+
+def _by_identity(run: dict) -> tuple:
+    return identity(run["config"])
 
 
 def identity(config: dict) -> tuple:

@@ -665,8 +665,10 @@ def save(path, results):
     versions[keras.backend.backend()] = sys.modules[keras.backend.backend()].__version__
     head = {
         "command": "python benchmarks/networks.py",
-        "machine": hardware.describe(),
-        "versions": {"python": platform.python_version(), **versions},
+        "last_run_by": {
+            "machine": hardware.describe(),
+            "versions": {"python": platform.python_version(), **versions},
+        },
     }
     runs = json.loads(json.dumps(results["runs"]), parse_float=lambda text: round(float(text), 5))
     lines = ",\n".join(json.dumps(run) for run in runs)
