@@ -111,12 +111,14 @@ def diagnose(
         return _examine(scores, labels, sizes, scale=scale)
 
     losses = weighted_losses(model)
+    of_model = keras.tree.flatten(getattr(model, "loss", None))
+    ignored = (getattr(loss, "ignore_class", None) for loss in of_model)
     labels, guesses, ranks, margins, confidences = _one_pass(
         predict,
         keep,
         batches,
         len(counts),
-        ignore_class=losses[0].ignore_class if losses else None,
+        ignore_class=next((label for label in ignored if label is not None), None),
         probabilities=_ends_in_probabilities(model),
     )
     warnings = guards.of_layers(model, losses)
@@ -241,6 +243,11 @@ def _one_pass(
             else:  # As in `labels.present`.
                 found = np.concatenate([-found / 2, found / 2], axis=1)
         expected = num_classes or found.shape[-1]
+        if expected > 1 and len(labels) == found.size:
+            raise ValueError(
+                "Labels must be whole numbers, one for each example, and not one-hot. Received: "
+                f"{len(labels)} labels for {len(found)} examples"
+            )
         if found.shape != (len(labels), expected):
             raise ValueError(
                 f"The model must return {expected} scores per example, one per class, for "

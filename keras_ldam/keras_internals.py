@@ -59,6 +59,16 @@ def layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Returns the learning-rate schedule of an optimizer, or `None` if its rate is a number.
+
+    `Optimizer._learning_rate`. The public `learning_rate` is the rate of the present step, and
+    `get_config` has a copy of the schedule, which a class of one's own need not offer.
+    """
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
 def operation_of(tensor: Any) -> Any:
     """Returns the layer or operation that a symbolic tensor comes from.
 

@@ -98,8 +98,8 @@ def present(
         mask = ops.cast(mask, "float32")  # It may be a share.
         if multi_label and len(mask.shape) == len(scores.shape) - 2:
             mask = ops.expand_dims(mask, -1) * ops.ones_like(half, dtype="float32")
-        if known is not None and len(mask.shape) == len(known.shape):
-            mask = ops.where(known, mask, 0.0)
+        if known is not None:
+            mask = ops.where(known, _of_rank(mask, len(known.shape), "float32"), 0.0)
     else:
         mask = known
     if mask is not None:
@@ -320,7 +320,7 @@ def weigh(weights: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     mask = keras_internals.mask_of(y_pred)
     mask = None if mask is None else _of_rank(mask, rank, weights.dtype)
     if mask is not None and len(mask.shape) == rank:
-        # As Keras does: a mask may be a share. Where it is 0, NaN does not matter.
+        # As Keras does: a mask may be a share.
         weights = ops.where(mask > 0, weights * mask, 0.0)
     return weights
 

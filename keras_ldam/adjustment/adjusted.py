@@ -76,7 +76,7 @@ class Adjustment:
         """Returns everything but the model as JSON can hold it."""
 
         def plain(value: Any) -> Any:
-            if isinstance(value, np.ndarray):
+            if isinstance(value, (np.ndarray, np.generic)):
                 return value.tolist()
             return value if not isinstance(value, dict) else {k: list(v) for k, v in value.items()}
 

@@ -223,8 +223,10 @@ def wants_probabilities(loss: Any) -> bool:
 def _is_of_decisions(loss: Any) -> bool:
     """Whether a loss takes each score for a decision of its own."""
     loss = _resolved(loss)
-    if getattr(loss, "multi_label", False) or getattr(loss, "form", None) == "sigmoid":
+    if getattr(loss, "multi_label", False):
         return True
+    if getattr(loss, "form", None) == "sigmoid":
+        return loss.counts is None  # Counts of classes: an example has one of them.
     if loss is keras.losses.binary_crossentropy:
         return True
     return isinstance(loss, (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy))
@@ -287,7 +289,7 @@ def with_probabilities(model: keras.Model, *, scale: float | None = None) -> ker
     """Returns a model with the same weights that gives probabilities, softmax(s z).
 
     Of a single score it makes a sigmoid, and of each score where the loss that the model is
-    compiled with has several labels.
+    compiled with takes each for a decision of its own, such as Keras' `BinaryCrossentropy`.
 
     They are the probabilities that the loss has trained: for the class frequencies that it has
     seen, and after margins or re-weighting for no particular ones. `keras_ldam.adjust` makes those
@@ -320,8 +322,6 @@ def with_probabilities(model: keras.Model, *, scale: float | None = None) -> ker
     found = read(model, from_logits=True)
     if gives_probabilities(found.model):
         raise ValueError("The model ends in probabilities already.")
-    several = getattr(found.loss, "multi_label", False)
-    activation = "sigmoid" if several or found.num_scores == 1 else "softmax"
     name = found.new_name("probabilities")
-    layer = Probabilities(softmax_scale(model, scale), activation=activation, name=name)
+    layer = Probabilities(softmax_scale(model, scale), activation=found.activation, name=name)
     return found.with_layer(layer)

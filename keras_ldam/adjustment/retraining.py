@@ -14,7 +14,7 @@ import numpy as np
 from keras_ldam import counts as class_counts
 from keras_ldam import files, keras_internals
 from keras_ldam.adjustment.batches import batches_of, check_weights
-from keras_ldam.adjustment.outputs import softmax_scale
+from keras_ldam.adjustment.outputs import softmax_scale, wants_probabilities
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import CrossEntropy
@@ -92,6 +92,11 @@ def retrain_head(
         Kang et al., 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition",
         section 4.1, classifier re-training.
     """
+    if wants_probabilities(loss):
+        raise ValueError(
+            "`loss` must take scores: give a loss of keras_ldam, or one of Keras with "
+            f"`from_logits=True`. Received: loss={loss!r}"
+        )
     found = _Features(model, data, head, batch_size)
     # Scores: a softmax of its own comes back with the layer that the weights are put into.
     fresh = _again(found.head, seed=seed, activation="linear")

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from keras_ldam import keras_internals
+
 FALL = 0.5
 """The rate has dropped when it is at most this share of the highest since the last drop."""
 
@@ -21,10 +23,7 @@ class Drops:
 
     def __init__(self, optimizer: Any, drop: int):
         self.optimizer, self.drop = getattr(optimizer, "inner_optimizer", optimizer), drop
-        config = self.optimizer.get_config()["learning_rate"]
-        self.schedule = None
-        if isinstance(config, dict):
-            self.schedule = keras.optimizers.schedules.deserialize(config)
+        self.schedule = keras_internals.schedule_of(self.optimizer)
         self.compiled = self._current()
         self.highest = 0.0
         self.drops = self.before = 0
@@ -36,6 +35,12 @@ class Drops:
             if self.last is None or epoch <= self.last:
                 # Another `fit` with the same optimizer goes on where the schedule was.
                 self.before = self._step() - epoch * steps
+                if self.before < 0:
+                    warnings.warn(
+                        f"Training resumes at epoch {epoch} with an optimizer that has made "
+                        f"{self._step()} steps, where its learning-rate schedule stands.",
+                        stacklevel=2,
+                    )
             self.last = epoch
             return self._drops_of(self._scheduled(self.before, epoch + 1, steps)) >= self.drop
         resumed = epoch > 0 and self.last != epoch - 1
@@ -65,7 +70,7 @@ class Drops:
         # In the second step of each epoch: at a boundary Keras' PiecewiseConstantDecay still has
         # the rate before it.
         start += steps > 1
-        return [float(self.schedule(start + epoch * steps)) for epoch in range(epochs)]
+        return [float(self.schedule(max(0, start + epoch * steps))) for epoch in range(epochs)]
 
     def _step(self) -> int:
         # Not `iterations`, which Keras divides by the steps of an accumulation.

@@ -131,7 +131,8 @@ class DRW(keras.callbacks.Callback):
         self._on = self._undecided = False
         self._epoch: int | None = None
         self._before: tuple[Any, int | None] = (None, None)
-        self._validation: Any = None
+        self._validation: Any = None  # The compiled steps of validation, and those besides.
+        self._other: Any = None
         self._stuck, self._broken = 0, False
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
@@ -162,7 +163,7 @@ class DRW(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks losses, counts, head and start."""
-        self._epoch, self._stuck, self._broken = None, 0, False
+        self._epoch, self._stuck, self._broken, self._validation = None, 0, False, None
         for loss in self._losses():
             loss.validate_by(None)  # A validation may have been interrupted.
             if self.counts is not None and self.counts.shape != loss.counts.shape:
@@ -230,22 +231,26 @@ class DRW(keras.callbacks.Callback):
         """Enables the class weights for validation."""
         for loss in self._losses():
             loss.validate_by(self._weights_for(loss, True))
-        # On JAX a step keeps the weights that it was compiled with.
-        if keras.backend.backend() == "jax" and self.model.test_function is not self._validation:
-            self.model.make_test_function(force=True)
+        if keras.backend.backend() != "jax":
+            return
+        # There a step keeps the weights that it was compiled with.
+        self._other = self.model.test_function
+        if self._validation is None:
+            compile_again(self.model, ["test"])
             self._validation = self.model.test_function
+        self.model.test_function = self._validation
 
     def on_test_end(self, logs: Any = None) -> None:
         """Restores the class weights of the epoch."""
         for loss in self._losses():
             loss.validate_by(None)
+        if self._validation is not None:
+            self.model.test_function = self._other
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warns if the class weights were never enabled."""
         epoch = self._epoch
         self._before = self.model, epoch
-        if self._validation is not None and self.model.test_function is self._validation:
-            self.model.make_test_function(force=True)
         if epoch is None or self._on or self.allow_unreached:
             return
         if self._rate is not None:

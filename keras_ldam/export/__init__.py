@@ -158,8 +158,8 @@ def export_saved_model(
     num_scores = int(scores.output_shape[-1])
     num_classes = max(2, num_scores)
     class_names = _checked_names(class_names, num_classes)
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    several = any(getattr(loss, "multi_label", False) for loss in losses)
+    activation = adjustment.read(model, from_logits=True).activation
+    several = activation == "sigmoid" and num_scores > 1
     if counts is None and not several:
         counts = next((loss.counts for loss in weighted_losses(model)), None)
     if counts is not None:
@@ -174,7 +174,7 @@ def export_saved_model(
             counts=counts,
             target_prior=target_prior,
             source_prior=source_prior,
-            activation="sigmoid" if several or num_scores == 1 else "softmax",
+            activation=activation,
             from_logits=True,
             class_names=class_names,
         )

@@ -156,8 +156,9 @@ class ClassWeightedLoss(keras.losses.Loss):
         with self._weighing(class_weights, sample_weight, one_score=self._is_one(given)):
             y_true = assert_labels(y_true, y_pred)
             weights, counted = self._weights_of(y_true, y_pred, sample_weight)
-            y_true = self._weighed_labels(ops.convert_to_tensor(y_true, "float32"), y_pred)
-            values = self.call(y_true, y_pred)
+            y_true = ops.convert_to_tensor(y_true, "float32")
+            y_pred = _where_counted(y_true, y_pred, counted)
+            values = self.call(self._weighed_labels(y_true, y_pred), y_pred)
         return self._reduced(values, weights, counted)
 
     def _reduced(self, values: Any, weights: Any, counted: Any) -> Any:
@@ -170,6 +171,8 @@ class ClassWeightedLoss(keras.losses.Loss):
             loss = ops.sum(loss)
         if self.reduction == "mean_with_sample_weight":
             loss = _mean_over_replicas(loss, ops.sum(weights))
+        elif self.reduction in ("sum_over_batch_size", "mean"):
+            loss = _mean_over_replicas(loss, _number_of(counted))
         return loss
 
     def _in_chunks(self, chunks: Chunks, y_true: Any, features: Any, sample_weight: Any) -> Any:
@@ -224,7 +227,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         weights, counted = self._both_weights(y_true, y_pred, sample_weight)
         if self.reduction == "mean_with_sample_weight":
             return ops.sum(weights)
-        return ops.sum(ops.cast(ops.not_equal(counted, 0), "float32"))
+        return _number_of(counted)
 
     def _both_weights(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         given = y_pred
@@ -431,8 +434,9 @@ def set_class_weights(
 ) -> None:
     """Sets the class weights of a loss, or of the losses of a model, between two calls of `fit`.
 
-    The next `fit` or `evaluate` sees them on every backend; on JAX the compiled steps of a model
-    keep the values that they were compiled with, and are compiled again.
+    The next `fit` or `evaluate` sees them. On JAX pass the model: its compiled steps keep the
+    values that they were compiled with, and are compiled again. Weights that `DRW` validates by,
+    in force after a validation that was interrupted, are taken out of force.
 
     Args:
         model_or_loss: A loss of this library that has counts, or a model that is compiled with one
@@ -459,6 +463,7 @@ def set_class_weights(
     checked = [check_class_weights(weights, loss.counts.shape) for loss in losses]
     for loss, own in zip(losses, checked, strict=True):
         loss.class_weights.assign(own)
+        loss.validate_by(None)
     if isinstance(model_or_loss, keras.Model):
         compile_again(model_or_loss)
 
@@ -470,20 +475,35 @@ def weighted_losses(model_or_losses: Any) -> list[ClassWeightedLoss]:
     return [loss for loss in dict.fromkeys(found) if loss.class_weights is not None]
 
 
-def compile_again(model: keras.Model) -> None:
+def compile_again(model: keras.Model, steps: Sequence[str] = ("train", "test")) -> None:
     """Makes Keras' JAX trainer trace its steps again, with the variables of losses as they are."""
     if keras.backend.backend() != "jax":
         return
-    if model.train_function is not None:
-        model.make_train_function(force=True)
-    if model.test_function is not None:
-        model.make_test_function(force=True)
+    for name in steps:
+        if getattr(model, f"{name}_function") is not None:
+            with _as_another_function(model, f"{name}_step"):
+                getattr(model, f"make_{name}_function")(force=True)
+
+
+@contextlib.contextmanager
+def _as_another_function(model: keras.Model, name: str) -> Iterator[None]:
+    """Within it, a method is no longer equal to itself: `jax.jit` traces equal ones once."""
+    method, own = getattr(model, name), name in vars(model)
+    setattr(model, name, lambda *arguments: method(*arguments))
+    try:
+        yield
+    finally:
+        delattr(model, name)
+        if own:
+            setattr(model, name, method)
 
 
 def softmax_cross_entropy(labels: Any, sparse: bool, logits: Any) -> Any:
     """Softmax cross-entropy of what `prepare` returns, one value per example."""
     if sparse:
-        return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        values = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        # A label that is no class, inside compiled code.
+        return ops.where(labels < 0, float("nan"), values)
     return ops.categorical_crossentropy(labels, logits, from_logits=True)
 
 
@@ -549,6 +569,22 @@ def _one_where(known: Any) -> Any:
     return ops.where(known, ops.ones((), "float32"), ops.full((), float("nan"), "float32"))
 
 
+def _where_counted(labels: Any, scores: Any, counted: Any) -> Any:
+    """Scores, and zeros where an example does not count, whose scores may be anything."""
+    mask = keras_internals.mask_of(scores)
+    if mask is None and len(labels.shape) < len(scores.shape):
+        return scores  # Whole numbers: all count.
+    scores = ops.where(ops.expand_dims(ops.not_equal(counted, 0), -1), scores, 0.0)
+    if mask is not None:
+        keras_internals.set_mask(scores, mask)
+    return scores
+
+
+def _number_of(counted: Any) -> Any:
+    """How many examples count."""
+    return ops.sum(ops.cast(ops.not_equal(counted, 0), "float32"))
+
+
 class _Mean(keras.losses.Loss):
     """Keras' reductions of given values."""
 
@@ -580,7 +616,8 @@ def _mean_over_replicas(loss: Any, weight: Any) -> Any:
     """Makes the mean over a replica's share one over the global batch.
 
     Keras has divided `loss`, S_r/W_r, by the number of replicas R, and adds up what the replicas'
-    gradients are: from S_r/(W_r R) it takes the factor R W_r/W to get Σ_r S_r/W.
+    gradients are: from S_r/(W_r R) it takes the factor R W_r/W to get Σ_r S_r/W. The value is the
+    same for each replica, for Keras logs a mean that is weighted by the number of their examples.
     """
     if keras.backend.backend() != "tensorflow" or getattr(_here, "local", False):
         return loss
@@ -589,8 +626,11 @@ def _mean_over_replicas(loss: Any, weight: Any) -> Any:
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
         return loss
-    total = replica.all_reduce(tf.distribute.ReduceOp.SUM, weight)
-    return loss * (replica.num_replicas_in_sync * ops.divide_no_nan(weight, total))
+    of_all = replica.num_replicas_in_sync
+    parts = tf.stack([weight, tf.math.multiply_no_nan(loss * of_all, weight)])
+    total, summed = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, parts))
+    own = loss * (of_all * ops.divide_no_nan(weight, total))
+    return own + ops.stop_gradient(ops.divide_no_nan(summed, total) / of_all - own)
 
 
 def check_class_weights(weights: Any, shape: tuple[int, ...]) -> np.ndarray:

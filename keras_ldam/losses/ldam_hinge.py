@@ -37,7 +37,8 @@ def ldam_hinge(y_true: Any, y_pred: Any, margins: Any, *, scale: float) -> Any:
     rivals = _best_rivals(scores)
     hinges = ops.relu(rivals - scores + margins)
     if sparse:
-        return scale * _pick(hinges, labels)
+        # A label that is no class, inside compiled code.
+        return ops.where(labels < 0, float("nan"), scale * _pick(hinges, labels))
     return scale * ops.sum(labels * hinges, axis=-1)
 
 

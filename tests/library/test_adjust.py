@@ -1,6 +1,7 @@
 """Trained models made into ones of probabilities, on every backend; exports on TensorFlow."""
 
 import itertools
+import json
 import tracemalloc
 
 import keras
@@ -317,6 +318,9 @@ def test_a_known_prior_and_temperature_are_found_again(rng):
     text = str(balanced)
     for part in ("adjusted for balanced_accuracy", "temperature", "tau", "before", "difference"):
         assert part in text
+    asked = {"tau": np.float32(1), "temperature": np.float32(1.5), "counts": [5, 3, 2]}
+    told = json.dumps(keras_ldam.adjust(passing(3), **asked).to_json())
+    assert json.loads(told)["temperature"] == 1.5
     assert set(balanced.to_json()["before"]) == {
         "balanced_accuracy", "macro_f1", "accuracy", "nll"
     }  # fmt: skip

@@ -345,6 +345,27 @@ def test_a_schedule_of_steps_starts_it_at_the_next_epoch(drop_at, size, expected
     assert fit(scheduled(drop_at), examples, [drw], batch_size=size)["reweighted"] == expected
 
 
+class Halved(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule of one's own, which says nothing about itself."""
+
+    def __call__(self, step):
+        return 0.05 * 0.25 ** keras.ops.floor(keras.ops.cast(step, "float32") / 6)
+
+
+def test_a_schedule_of_ones_own_starts_it(examples):
+    model = compiled()
+    model.compile(keras.optimizers.SGD(Halved()), loss=model.loss, run_eagerly=True)
+    drw = keras_ldam.DRW(start="lr_drop", verbose=0)
+    assert fit(model, examples, [drw], batch_size=14)["reweighted"] == [0, 0, 1, 1]
+
+
+def test_a_schedule_that_begins_anew_in_a_later_epoch_has_not_dropped(examples):
+    drw = keras_ldam.DRW(start="lr_drop", verbose=0)
+    with pytest.warns(UserWarning, match="resumes at epoch 8 .* has made 0 steps"):
+        history = fit(scheduled(6), examples, [drw], batch_size=14, initial_epoch=8, epochs=12)
+    assert history["reweighted"] == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("accumulated", [None, 2])
 def test_a_second_fit_starts_it_where_the_schedule_of_the_first_drops(accumulated, examples):
     for initial_epoch in (0, 3):
@@ -472,6 +493,36 @@ def test_class_weights_set_between_two_fits_are_seen_by_both_steps(examples):
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(model.loss.class_weights), [1.0, 0.0, 3.0]
     )
+
+
+def test_an_evaluation_within_training_has_the_weights_of_the_epoch(examples):
+    model = compiled(keras_ldam.CrossEntropy(COUNTS), graph=True)
+    model.optimizer.learning_rate = 0.0
+    found = []
+
+    class Evaluate(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            found.append(model.evaluate(*examples, batch_size=42, verbose=0))
+
+    callbacks = [keras_ldam.DRW(2, verbose=0), Evaluate()]
+    fit(model, examples, callbacks, epochs=3, validation_data=examples)
+    assert found[0] == pytest.approx(found[1], rel=1e-6) != pytest.approx(found[2], rel=1e-2)
+
+
+def test_class_weights_set_after_an_interrupted_validation_are_in_force(examples):
+    model = compiled(keras_ldam.CrossEntropy(COUNTS), graph=True)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        callbacks = [keras_ldam.DRW(2, verbose=0), Interrupt()]
+        fit(model, examples, callbacks, validation_data=examples)
+    keras_ldam.set_class_weights(model, [1.0, 2.0, 3.0])
+    fresh = keras_ldam.CrossEntropy(COUNTS, class_weights=[1.0, 2.0, 3.0])
+    expected = float(fresh(examples[1], model(examples[0])))
+    assert model.evaluate(*examples, batch_size=42, verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
 def test_class_weights_that_do_not_fit_all_losses_change_none():

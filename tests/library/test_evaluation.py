@@ -214,6 +214,11 @@ def test_batches_may_hold_tensors_of_another_backend(rng, monkeypatch):
 @pytest.mark.parametrize(
     ("classes", "labels", "message"),
     [
+        (
+            3,
+            np.eye(3)[[0] * 40],
+            "must be whole numbers, .* not one-hot. Received: 15 labels for 5",
+        ),
         (4, [0] * 40, r"must return 4 scores per example.*Received: output of shape \(5, 3\)"),
         (3, [3] * 40, r"Labels must be whole numbers in 0 … 2.*Received: 3"),
         (3, [0.5] * 40, r"Labels must be whole numbers in 0 … 2.*Received: 0.5"),
@@ -316,6 +321,13 @@ def test_a_diagnosis_counts_as_scikit_learn_does(data):
     mistakes = matrix[~np.eye(3, dtype=bool)]
     assert [n for _, _, n in found["most_confused"]] == sorted(mistakes[mistakes > 0], reverse=True)
     assert found["n"] == sum(found["reliability"]["count"]) == 40
+
+
+def test_a_diagnosis_leaves_out_what_a_loss_without_counts_ignores(data):
+    x, y = data
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255))
+    assert diagnosed(model, x, np.where(np.arange(40) < 10, 255, y))["n"] == 30
 
 
 def test_many_classes_have_no_matrix():

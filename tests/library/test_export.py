@@ -999,12 +999,19 @@ def test_vectors_of_numbers_are_asked_by_column_and_none_may_be_missing(tmp_path
         )
 
 
-@pytest.mark.parametrize(("units", "counts"), [(1, [90, 10]), (3, [[90, 10], [40, 60], [97, 3]])])
-def test_one_score_and_several_labels_are_served_as_sigmoids(units, counts, tmp_path, rng):
+@pytest.mark.parametrize(
+    ("units", "loss"),
+    [
+        (1, keras_ldam.LDAM([90, 10])),
+        (3, keras_ldam.LDAM([[90, 10], [40, 60], [97, 3]])),
+        (3, keras.losses.BinaryCrossentropy(from_logits=True)),
+    ],
+)
+def test_one_score_and_several_labels_are_served_as_sigmoids(units, loss, tmp_path, rng):
     inputs = keras.Input((4, 4, 1), dtype="uint8")
     features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
-    model = keras.Model(inputs, keras_ldam.CosineDense(units)(features))
-    model.compile(loss=keras_ldam.LDAM(counts))
+    model = keras.Model(inputs, keras_ldam.CosineDense(units, scale=15.0)(features))
+    model.compile(loss=loss)
     names = ["a", "b", "c"][: max(2, units)]
     prior = {"source_prior": [90, 10], "target_prior": [1, 1]} if units == 1 else {}
     folder = keras_ldam.export_saved_model(model, tmp_path / "m", class_names=names, **prior)

@@ -623,6 +623,21 @@ def test_a_row_without_a_label_and_a_void_label_count_as_no_example(reduction, b
         assert float(loss(labels, z)) == expected
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "ldam", "ldam_hinge", "logit_adjusted"])
+def test_a_function_makes_a_label_that_is_no_class_nan_inside_compiled_code(name):
+    given = {"ldam": {"margins": [0.5, 0.2], "scale": 10}, "logit_adjusted": {"counts": [9, 1]}}
+    given["ldam_hinge"] = given["ldam"]
+    function = getattr(keras_ldam, name)
+    compiled = jitted(lambda y, z: function(y, z, **given.get(name, {})))
+    y, z = np.array([0, 7]), np.array([[0.4, 0.1], [0.4, 0.1]], "float32")
+    try:
+        found = values(compiled(ops.convert_to_tensor(y), ops.convert_to_tensor(z)))
+    except Exception as error:  # TensorFlow on a CPU raises.
+        assert type(error).__name__ == "InvalidArgumentError"
+    else:
+        assert np.isfinite(found[0]) and np.isnan(found[1])
+
+
 def jitted(loss):
     """A loss inside compiled code, on the backend in use."""
     if keras.backend.backend() == "jax":

@@ -25,6 +25,22 @@ def built(head, loss=None):
     return model
 
 
+def test_scores_that_were_trained_as_decisions_become_sigmoids(x):
+    for loss in (
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        keras_ldam.Focal(form="sigmoid"),
+        keras_ldam.LDAM([[9, 1], [5, 5], [7, 3]], scale=1.0),
+    ):
+        model = built(keras.layers.Dense(3), loss)
+        found = keras_ldam.with_probabilities(model).predict(x, verbose=0)
+        z = model.predict(x, verbose=0)
+        np.testing.assert_allclose(found, 1 / (1 + np.exp(-z)), rtol=1e-5)
+    # Its counts say that an example has one class.
+    model = built(keras.layers.Dense(3), keras_ldam.Focal(COUNTS, form="sigmoid"))
+    found = keras_ldam.with_probabilities(model).predict(x, verbose=0)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
 @pytest.fixture
 def x(rng):
     return rng.normal(size=(12, 6)).astype("float32")

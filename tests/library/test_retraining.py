@@ -253,6 +253,11 @@ def test_the_head_of_one_of_several_outputs_is_named():
         (None, {"data": (X, LABELS, -LABELS)}, "Sample weights must be finite numbers of at least"),
         (None, {"power": 3}, "`power` must be a number"),
         (None, {"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
+        (
+            None,
+            {"loss": "sparse_categorical_crossentropy"},
+            "`loss` must take scores: .*from_logits",
+        ),
         (None, {"epochs": 0}, "`epochs` must be a whole number of at least 1"),
         (None, {"data": (X, LABELS + (LABELS > 0))}, "none of class 1"),
         (None, {"data": (X[LABELS < 2], LABELS[LABELS < 2])}, "none of class 2"),

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 import keras_ldam
-from keras_ldam import evaluation, losses
+from keras_ldam import evaluation, keras_internals, losses
 
 COUNTS = [90, 10]
 SIDES = [[90, 10], [40, 60], [97, 3]]
@@ -575,6 +575,37 @@ def test_void_pixels_count_neither_in_loss_nor_in_weights(name, ignored, dense):
     np.testing.assert_array_equal(
         values(loss.example_weights(void, z)), np.where(known, np.array(weights)[y], 0)
     )
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_scores_of_a_row_without_a_label_and_of_masked_steps_may_be_anything(name, rng):
+    counts, labels = [9, 5, 2], np.eye(3, dtype="float32")[[0, 2, 1]]
+    z = rng.normal(size=(3, 3)).astype("float32")
+    loss = EACH[name](counts, class_weights=[0.5, 1.0, 1.5])
+    expected = float(loss(labels[:2], z[:2]))
+    void, broken = labels * [[1], [1], [0]], np.where([[1], [1], [0]], z, np.nan)
+    assert float(loss(void, broken)) == pytest.approx(expected, rel=1e-5)
+    slope = gradient(lambda z: loss(void, z), broken.astype("float32"))
+    assert np.all(slope[2] == 0) and np.all(np.isfinite(slope)) and np.any(slope[0] != 0)
+    scores = ops.convert_to_tensor(broken.astype("float32"))
+    keras_internals.set_mask(scores, ops.convert_to_tensor([True, True, False]))
+    assert float(loss(np.array([0, 2, 1]), scores)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_mask_of_fewer_axes_leaves_what_is_ignored_out(rng):
+    y = np.array([[[0, 1, 255], [2, 0, 255]]])
+    z = rng.normal(size=(1, 2, 3, 3)).astype("float32")
+    loss = keras_ldam.CrossEntropy([9, 5, 2], ignore_class=255)
+    metric = keras_ldam.ClassErrors([9, 5, 2], ignore_class=255)
+    for mask in (np.ones((1, 2, 3)), np.ones((1, 2))):
+        scores = ops.convert_to_tensor(z)
+        keras_internals.set_mask(scores, ops.convert_to_tensor(mask > 0))
+        np.testing.assert_array_equal(values(loss.example_weights(y, scores)), y != 255)
+        assert float(loss(y, scores)) == pytest.approx(float(loss(y, z)), rel=1e-6)
+        metric.reset_state()
+        metric.update_state(y, scores)
+        wrong = z.argmax(axis=-1)[y != 255] != y[y != 255]
+        assert float(metric.result()["error"]) == pytest.approx(wrong.mean())
 
 
 def test_void_pixels_count_in_no_metric(dense):
