@@ -57,6 +57,8 @@ class Sums:
             labels: Class of each example, shape `(batch,)`.
             features: What the head is given, shape `(batch, features)`; None if unknown.
         """
+        if not len(labels):  # The loss ignores all of the batch.
+            return
         scores, weights = np.asarray(scores, np.float64), self._weights[labels]
         finite = np.isfinite(scores).all(axis=1)
         if features is not None:
