@@ -14,14 +14,16 @@ ROOT = Path(__file__).parent.parent
 TITLES = {
     "erm": "plain (ERM)",
     "rs": "re-sampling (RS)",
+    "rw": "re-weighting (RW)",
     "ce_drw": "CE-DRW",
+    "ldam": "LDAM",
     "ldam_drw": "LDAM-DRW",
 }
 DATASETS = {
     "imdb": (
         "IMDB, 12,500 : 1,250 reviews",
         ("longtail", 10.0),
-        ("erm", "rs", "ce_drw", "ldam_drw"),
+        ("erm", "rs", "rw", "ce_drw", "ldam", "ldam_drw"),
     ),
     "cifar10": ("CIFAR-10, 5,000 … 50 images", ("longtail", 100.0), ("erm", "ce_drw", "ldam_drw")),
     "cifar100": ("CIFAR-100, 500 … 5 images", ("longtail", 100.0), ("erm", "ce_drw", "ldam_drw")),

@@ -209,15 +209,15 @@ def _notes(results, paper, quoted):
         if len(precisions) == 1:
             yield f"Ours in {precision}."
         else:
-            yield f"Some or all of ours in {precision}: {_titles(those)}."
+            yield f"With runs in {precision}: {_titles(those)}."
     if others := [run for run in results if not _in_paper(run)]:
         yield f"Not in the paper: {_titles(others)}."
     if pairs := [run for run in results if run.config.get("rule") == "bilateral"]:
         yield f"Two images a step in the place of one, so twice the time: {_titles(pairs)}."
     if replicated := [run for run in results if run.replicated]:
         yield (
-            "Some or all of ours over several replicas, with batch normalization over each one's "
-            f"part of a batch: {_titles(replicated)}."
+            "With runs over several replicas, each of which normalizes its own part of a batch: "
+            f"{_titles(replicated)}."
         )
     if several := [run for run in results if not run.evaluated_once]:
         rarest = max(run.config.get("evaluate_every", 1) for run in several)
