@@ -27,4 +27,8 @@ def recipe(method: str) -> Config:
         drop_at=(2 / 3, 5 / 6),
         drop_factor=0.1,
         weight_decay=1e-4,
+        # LDAM as the library has it by default, not as the paper: docs/margins.md.
+        scale=15.0,
+        gradual=True,
+        head_bias=True,
     )

@@ -33,4 +33,7 @@ def recipe(method: str) -> Config:
         optimizer="adam",
         learning_rate=1e-3,
         drop_factor=0.1,
+        scale=15.0,  # These three: LDAM as the library has it, not as the paper.
+        gradual=True,
+        head_bias=True,
     )

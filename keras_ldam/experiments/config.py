@@ -269,6 +269,9 @@ class Config:
     gradual: bool = _option(
         False, "ldam: whether the margins grow with what the network has learned; not in the paper"
     )
+    head_bias: bool = _option(
+        False, "ldam: whether a bias stands inside the cosine; not in the paper"
+    )
     gamma: float = _option(1.0, "focusing parameter of the focal losses", low=0.0, high=100.0)
     vs_gamma: float = _option(
         0.3, "exponent gamma of the divisors of the logits by vs", low=0.0, high=1.0

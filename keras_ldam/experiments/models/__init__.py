@@ -126,7 +126,7 @@ def head(
         kernel: Makes the initializer of logits, from a seed. Defaults to Keras'.
     """
     if LOSSES[config.loss].wants_cosines:
-        return CosineDense(num_classes, use_bias=False, name="cosines")  # As in the paper.
+        return CosineDense(num_classes, use_bias=config.head_bias, name="cosines")
     bias = -math.log(num_classes - 1) if config.loss == "sigmoid_focal" else 0.0
     return keras.layers.Dense(
         num_classes,
