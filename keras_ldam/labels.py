@@ -99,7 +99,9 @@ def present(
         if multi_label and len(mask.shape) == len(scores.shape) - 2:
             mask = ops.expand_dims(mask, -1) * ops.ones_like(half, dtype="float32")
         if known is not None:
-            mask = ops.where(known, _of_rank(mask, len(known.shape), "float32"), 0.0)
+            mask = _of_rank(mask, len(known.shape), "float32")
+            # One of more axes says nothing of an example; see `weigh`.
+            mask = ops.where(known, mask if len(mask.shape) == len(known.shape) else 1.0, 0.0)
     else:
         mask = known
     if mask is not None:
