@@ -661,9 +661,13 @@ def test_seeds_with_different_settings_are_told_apart():
     other = made_up_result([20, 10], seed=1, scale=10.0)
     assert collection.unlike([one, same]) == []
     stages = [made_up_result([20, 10], seed=seed, stage_one=f"erm-{seed}") for seed in (0, 1)]
-    assert collection.unlike([one, made_up_result([20, 10], seed=1, cutout=4)]) == [
-        "erm: seed 1 has cutout=4, seed 0 has 0; their mean mixes two settings."
-    ]
+    newer = made_up_result([20, 10], seed=1, scale=30.0, cutout=4)
+    for runs, ends in (
+        ([one, newer], "seed 1 has cutout=4, seed 0 has 0"),
+        ([newer, one], "seed 0 has cutout=0, seed 1 has 4"),
+    ):
+        sentence = f"erm: {ends}; their mean mixes two settings."
+        assert collection.unlike(runs) == [sentence]
     assert collection.unlike(stages) == []  # Each seed continues from its own first stage.
     assert collection.unlike([one, other]) == [
         "erm: seed 1 has scale=10.0, seed 0 has 30.0; their mean mixes two settings."

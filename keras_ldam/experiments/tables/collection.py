@@ -357,9 +357,9 @@ def _unequal(run, other):
     """
     if not run.config or not other.config:
         return
-    before = Config().to_json()
-    for name, value in run.config.items():
-        theirs = other.config.get(name, before.get(name, value))
+    before = {**run.config, **other.config, **Config().to_json()}
+    for name in {**run.config, **other.config}:
+        value, theirs = (each.config.get(name, before[name]) for each in (run, other))
         if value != theirs:
             yield name, value, theirs
 
