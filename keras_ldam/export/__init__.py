@@ -107,8 +107,8 @@ def export_saved_model(
         resize: Whether `serving_bytes` takes images of any size and resizes them (bilinear,
             antialiased, without keeping the aspect ratio) to that of the model; otherwise another
             size is an error.
-        decode: For images: maps an encoded file, a string scalar, to the model's input, in place
-            of decoding and resizing as above.
+        decode: For images: maps an encoded file, a string scalar, to the model's input, uint8, in
+            place of decoding and resizing as above.
         columns: For tables: `"number"` or `"text"` for the name of each column of a row.
         encode: For tables: maps the columns, float32 or strings `(batch,)` by name, to the model's
             input with TensorFlow ops. A layer or a `tf.Module` if it holds a table of words. None:
@@ -127,7 +127,7 @@ def export_saved_model(
             through `load_weights` or another `compile`: pass `counts` after training without
             weights, and after re-sampling, or `class_weight` in `fit`, what these have made of the
             counts.
-        details: More entries for `export.json`.
+        details: More entries for `export.json`, under names that it does not have.
         card: Text of the model card, in place of the one made from the above.
 
     Returns:
@@ -162,6 +162,11 @@ def export_saved_model(
     several = activation == "sigmoid" and num_scores > 1
     if counts is None and not several:
         counts = next((loss.counts for loss in weighted_losses(model)), None)
+    if counts is not None and several:
+        raise ValueError(
+            "`counts` are for classes of which each example has one. Received: counts for a model "
+            f"of {num_scores} labels, whose loss has its own"
+        )
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, class_names)
         counts = class_counts.check_counts(counts, class_names)
@@ -224,8 +229,12 @@ def export_saved_model(
             "target_prior": target_prior,
             "source_prior": source_prior,
             "versions": versions(),
-            **(details or {}),
         }
+        if taken := sorted(facts.keys() & (details or {}).keys()):
+            raise ValueError(
+                f"`details` must not have names of export.json's own. Received: {', '.join(taken)}"
+            )
+        facts.update(details or {})
         text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
         (aside / EXPORT_FILE).write_text(text, encoding="utf-8")
         text = model_card(facts) if card is None else card

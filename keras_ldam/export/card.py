@@ -31,7 +31,7 @@ def model_card(facts: dict[str, Any]) -> str:
                 _summary(facts),
                 "## Intended use",
                 _use(facts),
-                "## Classes" if "results" not in facts else "## Classes and errors",
+                "## Classes and errors" if _results(facts) else "## Classes",
                 _classes(facts),
                 "## Probabilities",
                 _probabilities(facts),
@@ -50,7 +50,7 @@ def _summary(facts: dict[str, Any]) -> str:
     kind = {"image": "images", "row": "rows of a table"}.get(facts["input"], "texts")
     kind = f"the pixels of {kind}" if facts.get("of_pixels") else kind
     text = f"A classifier of {kind} with {len(facts['class_names'])} classes"
-    if "dataset" in facts:
+    if {"dataset", "method", "config", "seed"} <= facts.keys():
         text += (
             f", trained on {facts['dataset']} by the method {facts['method']} "
             f"(loss {facts['config']['loss']}, rule {facts['config']['rule']}, seed "
@@ -69,15 +69,20 @@ def _use(facts: dict[str, Any]) -> str:
         kind = "texts like those of its training data, in the same language"
     if facts.get("several_labels"):
         return f"Deciding about each of the labels below, for {kind}."
+    if facts["target_prior"]:
+        where = ", where classes are as frequent as target_prior in export.json says"
+    elif facts.get("adjusted") or facts.get("offsets"):
+        where = ""
+    else:
+        where = " where every class matters equally, however rare it was in training"
     return (
-        f"Classifying {kind} where every class matters equally, however rare it was in training. "
-        "The model returns one of the classes below for any input: it was not trained to "
-        "recognize that an input belongs to none of them."
+        f"Classifying {kind}{where}. The model returns one of the classes below for any "
+        "input: it was not trained to recognize that an input belongs to none of them."
     )
 
 
 def _classes(facts: dict[str, Any]) -> str:
-    names, counts, results = facts["class_names"], facts["counts"], facts.get("results")
+    names, counts, results = facts["class_names"], facts["counts"], _results(facts)
     head, rule = "| class | name |", "|---|---|"
     if counts:
         head, rule = f"{head} training {_unit(facts)} |", rule + "---|"
@@ -85,7 +90,7 @@ def _classes(facts: dict[str, Any]) -> str:
         head, rule = head + f" error on {results['split']}, % |", rule + "---|"
     rows = []
     for j, name in enumerate(names[:CLASSES]):
-        row = f"| {j} | {name.replace('|', chr(92) + '|')} |"
+        row = f"| {j} | {_cell(name)} |"
         if counts:
             row += f" {counts[j]} |"
         if results:
@@ -103,6 +108,18 @@ def _classes(facts: dict[str, Any]) -> str:
             + (", before the shift to another prior." if facts["target_prior"] else "."),
         ]
     return "\n".join(lines)
+
+
+def _results(facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The errors of a run; None of an export that has none, or others under this name."""
+    found = facts.get("results")
+    known = isinstance(found, dict) and {"split", "mean_error", "per_class_error"} <= found.keys()
+    return found if known else None
+
+
+def _cell(value: Any) -> str:
+    """A value as a cell of a table, on one line."""
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _unit(facts: dict[str, Any]) -> str:
@@ -144,7 +161,7 @@ def _limits(facts: dict[str, Any]) -> str:
             f"- The rarest class, {facts['class_names'][rare]}, had {counts[rare]} training "
             f"{_unit(facts)}, the most frequent {max(counts)}."
         )
-    if facts.get("results"):
+    if _results(facts):
         limits.append("- The errors are those of a single run; they vary with the seed.")
     limits += [f"- {sentence}" for sentence in facts.get("limits", ())]
     if facts["input"] == "text":
@@ -161,9 +178,11 @@ def _limits(facts: dict[str, Any]) -> str:
                 f"{facts['max_text_bytes']} bytes, or are not UTF-8."
             )
     else:
+        resized = "arrays of a wrong shape; files of other sizes are resized"
+        shape = resized if facts.get("resize") else "images of a wrong shape"
         limits.append(
-            "- Refused: files that cannot be decoded completely, images of a wrong shape, and "
-            f"images of more than {MAX_IMAGE_PIXELS} pixels."
+            f"- Refused: files that cannot be decoded completely, {shape}, and images of more than "
+            f"{MAX_IMAGE_PIXELS} pixels."
         )
     limits.append("- Its behavior toward groups of people that the data do not name is unknown.")
     return "\n".join(limits)
@@ -172,5 +191,6 @@ def _limits(facts: dict[str, Any]) -> str:
 def _config(facts: dict[str, Any]) -> list[str]:
     if "config" not in facts:
         return []
-    rows = [f"| {name} | {value} |" for name, value in facts["config"].items() if value != ""]
+    items = facts["config"].items()
+    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in items if value != ""]
     return ["## Configuration", "\n".join(["| field | value |", "|---|---|", *rows])]

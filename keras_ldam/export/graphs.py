@@ -70,6 +70,10 @@ def served(
     return ServedImages(answer, (height, width, channels), resize=resize, decode=decode)
 
 
+_BLANK_SIDE = 224
+"""Height and width of the image that stands in for none where any size is right."""
+
+
 def _limits_of(reader: Any) -> list[str]:
     """Sentences for the model card on what a tokenizer or `encode` reads; others' have none."""
     return list(getattr(reader, "card_limits", ()))
@@ -107,18 +111,24 @@ class Answer(tf.Module):
         """Returns the outputs that `export_saved_model` lists."""
         # Convolutions fail on empty batches where oneDNN fuses them, so an empty one is given an
         # example, which is taken off again.
-        shape = tf.shape(inputs)
-        batch, missing = shape[0], tf.cast(shape[:1] == 0, tf.int32)
-        example = tf.zeros(tf.concat([missing, shape[1:]], axis=0), inputs.dtype)
+        known, shape = inputs.shape[1:], tf.shape(inputs)
+        batch, missing, sides = shape[0], tf.cast(shape[:1] == 0, tf.int32), shape[1:]
+        if known.rank == 3 and None in known:  # Images of any size, the example's too.
+            sides = tf.where(sides == 0, _BLANK_SIDE, sides)
+            inputs = tf.reshape(inputs, tf.concat([shape[:1], sides], axis=0))
+        example = tf.zeros(tf.concat([missing, sides], axis=0), inputs.dtype)
         padded = tf.concat([inputs, example], axis=0)
         # Keras compiles a convolution by XLA where it does not know the number of channels.
-        padded.set_shape([None, *inputs.shape[1:]])
+        padded.set_shape([None, *known])
         outputs = keras.tree.flatten(self._model.it(padded, training=False))
         scores = tf.cast(outputs[0][:batch], tf.float32)
         logits = self._layer.it.logits(scores)
         several = self._layer.it.activation == "sigmoid" and scores.shape[-1] > 1
         if scores.shape[-1] == 1:  # One sigmoid is a softmax beside a zero.
             logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
+        unknown = tf.reduce_any(tf.math.is_nan(logits), axis=range(1, logits.shape.rank))
+        with tf.control_dependencies([_refuse(unknown, "the scores are not numbers")]):
+            logits = tf.identity(logits)
         index = tf.argmax(logits, axis=-1)
         answer = {
             "probabilities": tf.sigmoid(logits) if several else tf.nn.softmax(logits),
@@ -211,14 +221,23 @@ class ServedImages(tf.Module):
 
     def _serve_bytes(self, image_bytes: tf.Tensor) -> Any:
         def decode(contents: tf.Tensor) -> tf.Tensor:
-            return self._decode(image_files.checked(contents))
+            image = self._decode(image_files.checked(contents))
+            if image.dtype != tf.uint8:
+                raise ValueError(f"`decode` must return uint8. Received: {image.dtype.name}")
+            return image
 
         with tf.control_dependencies([_check_rank(image_bytes, 1, "image files")]):
-            image_bytes = tf.identity(image_bytes)
+            files = tf.shape(image_bytes)[:1]
+        # Without a file the size of an image may be unknown.
+        blank = tf.io.encode_png(tf.zeros([_BLANK_SIDE, _BLANK_SIDE, self._shape[2]], tf.uint8))
+        blanks = tf.fill(tf.cast(files == 0, tf.int32), blank)
+        wanted = None in self._shape
         images = tf.map_fn(
-            decode, image_bytes, fn_output_signature=tf.TensorSpec(self._shape, tf.uint8)
+            decode,
+            tf.concat([image_bytes, blanks], axis=0) if wanted else tf.identity(image_bytes),
+            fn_output_signature=tf.TensorSpec(self._shape, tf.uint8),
         )
-        return self._answer(images)
+        return self._answer(images[: files[0]])
 
     def _decoded(self, contents: tf.Tensor) -> tf.Tensor:
         height, width, channels = self._shape

@@ -961,6 +961,85 @@ def test_a_model_of_other_inputs_is_exported_as_the_refusal_says(number, tmp_pat
     np.testing.assert_allclose(loaded.serve(given), expected, rtol=1e-5)
 
 
+def test_a_row_whose_scores_are_not_numbers_is_refused(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(4, kernel_initializer="ones"),
+            keras.layers.LayerNormalization(),
+            keras.layers.Dense(2),
+        ]
+    )
+    columns = {"a": "number", "b": "number"}
+    names = ["no", "yes"]
+    folder = keras_ldam.export_saved_model(
+        model, tmp_path / "m", class_names=names, columns=columns
+    )
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    large = tf.constant([1.0, 3e38])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not numbers: .*batch, from 0:.*1"):
+        serve(a=large, b=large)
+
+
+def test_no_image_of_any_size_gets_an_empty_answer(tmp_path):
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    features = keras.layers.Conv2D(4, 5, strides=2)(keras.layers.Rescaling(1 / 255)(inputs))
+    scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(features))
+    model = keras.Model(inputs, scores)
+    folder = keras_ldam.export_saved_model(model, tmp_path / "m", class_names=["a", "b"])
+    served = tf.saved_model.load(str(folder)).signatures
+    none = served["serving_bytes"](tf.constant([], tf.string))
+    assert none["probabilities"].shape == (0, 2)
+    none = served["serving_default"](tf.zeros((0, 0, 0, 3), tf.uint8))
+    assert none["label"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"details": {"columns": 3, "version": 2}},
+            r"names of export.json's own\. .*columns, version",
+        ),
+        (
+            {"decode": lambda contents: tf.zeros((4, 4, 1))},
+            "`decode` must return uint8. Received: float32",
+        ),
+    ],
+)
+def test_what_would_only_fail_when_it_is_asked_is_refused(given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        keras_ldam.export_saved_model(
+            small_model(), tmp_path / "m", class_names=["a", "b"], scale=1.0, **given
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_card_takes_details_as_they_are_and_says_what_the_answers_are_for(tmp_path):
+    def card(name, **given):
+        names = ["fine\nline|x", "b"]
+        folder = keras_ldam.export_saved_model(
+            small_model(), tmp_path / name, class_names=names, scale=1.0, **given
+        )
+        return (Path(folder) / "model_card.md").read_text()
+
+    plain = card("m", details={"dataset": "birds", "results": {"accuracy": 0.9}})
+    assert "| 0 | fine line\\|x |" in plain and "trained on" not in plain
+    assert "where every class matters equally" in plain and "images of a wrong shape" in plain
+    shifted = card("n", target_prior=[9, 1], source_prior=[1, 1], resize=True)
+    assert "every class matters" not in shifted and "as frequent as target_prior" in shifted
+    assert "files of other sizes are resized" in shifted
+
+
+def test_counts_of_classes_are_refused_for_several_labels(tmp_path):
+    model = small_model(3)
+    model.compile(loss=keras_ldam.LDAM([[9, 1], [4, 6], [7, 3]]))
+    with pytest.raises(ValueError, match=r"has one\. Received: counts for a model of 3 labels"):
+        keras_ldam.export_saved_model(
+            model, tmp_path / "m", class_names=list("abc"), counts=[5, 3, 2]
+        )
+
+
 def test_a_class_for_each_pixel_is_served_without_names(tmp_path, rng):
     inputs = keras.Input((4, 5, 3))
     scores = keras_ldam.CosineDense(1, scale=9)(keras.layers.Rescaling(1 / 255)(inputs))
