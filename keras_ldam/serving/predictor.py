@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import collections
+import contextlib
+import itertools
 import json
 import os
 import queue
@@ -140,32 +143,41 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
 
 def _arriving(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
     """Yields groups of the lines that have arrived; a thread reads ahead."""
-    end = object()
+    end, stopped = object(), threading.Event()
     waiting: queue.Queue[Any] = queue.Queue(maxsize=most)
-    failure: list[Exception] = []
+    failure: list[BaseException] = []
 
     def read() -> None:
         try:
             for line in lines:
                 waiting.put(line)
-        except Exception as error:
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # What ends the reader must end the caller too.
             failure.append(error)
-        waiting.put(end)
+        if not stopped.is_set():
+            waiting.put(end)
+
+    def at_once() -> Iterator[Any]:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield waiting.get_nowait()
 
     threading.Thread(target=read, daemon=True).start()
-    item = None
-    while item is not end:
-        group = []
-        item = waiting.get()
+    try:
+        item = None
         while item is not end:
-            group.append(item)
-            if len(group) == most:
-                break
-            try:
-                item = waiting.get_nowait()
-            except queue.Empty:
-                break
-        if group:
-            yield group
+            group = []
+            for item in itertools.chain([waiting.get()], at_once()):
+                if item is end:
+                    break
+                group.append(item)
+                if len(group) == most:
+                    break
+            if group:
+                yield group
+    finally:
+        stopped.set()
+        collections.deque(at_once(), maxlen=0)  # The reader may wait for room.
     if failure:
         raise failure[0]

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import itertools
 import shutil
 import threading
 import time
@@ -177,6 +178,26 @@ def test_a_bad_file_is_reported_in_its_place_and_the_others_are_answered(images,
 def test_probabilities_of_all_classes_can_be_left_out(texts):
     ((answer),) = texts.predict([b"good"], probabilities=False)
     assert list(answer) == ["line", "label", "class_index", "probability"]
+
+
+def test_a_reader_ends_with_those_who_ask(texts):
+    before = threading.active_count()
+    for size in (1, 2, 64):
+        answers = texts.predict(itertools.repeat(b"good film"), batch_size=size)
+        next(answers)
+        answers.close()
+    for _ in range(100):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.05)
+    assert threading.active_count() == before
+
+    def source():
+        yield b"good film"
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        list(texts.predict(source()))
 
 
 def test_no_line_is_no_answer(texts):
