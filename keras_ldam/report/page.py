@@ -137,7 +137,9 @@ def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) ->
         everything: Runs that the figure of errors is about.
     """
     first = shown(SECTIONS["margins"], runs, everything)
-    parts = [f"<header><h1>{escape(table.title)}</h1>{_summary(first)}</header>", _table(table)]
+    several = len({run.group for run in everything}) > 1
+    summary = _summary(first, several)
+    parts = [f"<header><h1>{escape(table.title)}</h1>{summary}</header>", _table(table)]
     number = 0
     for section in SECTIONS.values():
         about = shown(section, runs, everything)
@@ -167,7 +169,8 @@ def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) ->
     )
 
 
-def _summary(runs: Sequence[Run]) -> str:
+def _summary(runs: Sequence[Run], several: bool) -> str:
+    """What is first said: the data, and the errors, of one group of several."""
     first = runs[0]
     sentences = []
     if first.counts is not None:
@@ -187,7 +190,8 @@ def _summary(runs: Sequence[Run]) -> str:
             f"<div><dt>{escape(name)}</dt><dd>{cell.mean:.2f} %{spread}</dd>"
             f"<dd><small>{_seeds(same)}{beside}</small></dd></div>"
         )
-    sentences.append(f"Balanced error on the {first.split} split:")
+    group = f", {first.group}, which the figures from the second on are about" if several else ""
+    sentences.append(f"Balanced error on the {first.split} split{group}:")
     return f'<p>{escape(" ".join(sentences))}</p><dl class="cards">{"".join(cards)}</dl>'
 
 
@@ -202,13 +206,22 @@ def _seeds(runs: Sequence[Run]) -> str:
     return f"seeds {shown}, n = {len(seeds)}"
 
 
+_DRAWN: dict[str, Callable[[Sequence[Run]], list[Run]]] = {
+    "margins": figures.with_margins,
+    "confusion": lambda runs: [run for run, _ in figures.confused(runs).values()],
+    "reliability": lambda runs: [run for run, _ in figures.diagnosed(runs).values()],
+    "curves": figures.with_history,
+    "class_errors": lambda runs: [run for run in runs if run.counts is not None],
+}
+"""The runs that a figure draws, of those that it is about."""
+
+
 def _who(section: Section, runs: Sequence[Run]) -> str:
     """Returns what a caption adds: how classes are drawn, whose runs they are, their seeds."""
     if section.name == "trade_off":
         return ""
     evaluated = section.name in ("margins", "confusion", "reliability")
-    if evaluated:
-        runs = [run for run, _ in figures.diagnosed(runs).values()] or runs
+    runs = _DRAWN.get(section.name, list)(runs)
     together = by_label(runs)
     whose = "; ".join(f"{name}: {_seeds(same)}" for name, same in together.items())
     sentences = [f"{whose}."]

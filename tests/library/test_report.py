@@ -114,6 +114,28 @@ def test_seeds_and_published_errors_stand_beside_the_mean_on_the_page(without_fi
     assert f"{np.mean(errors):.2f} %" in text and "seeds 0–2, n = 3; paper: 36.82 %" in text
 
 
+def test_captions_name_the_runs_that_a_figure_draws():
+    titles = ("ERM", "CE-DRW", "LDAM", "LDAM-DRW")
+    runs = [made_up_run([200, 60, 8], title, seed=s) for title in titles for s in (0, 1)]
+    runs = [dataclasses.replace(run, margins={}) if run.title == "LDAM" else run for run in runs]
+    text = report.draw(runs, tables.plain(runs, "Mine"))["index.html"].decode()
+    caption = {
+        name: re.search(f'id="{name}".*?<figcaption>(.*?)</figcaption>', text, re.S)[1]
+        for name in ("margins", "confusion", "reliability")
+    }
+    assert "ERM: seed 0; CE-DRW: seed 0; LDAM-DRW: seed 0." in caption["margins"]
+    assert "ERM: seed 0; LDAM-DRW: seed 0." in caption["confusion"]
+    assert "LDAM: seed 0" in caption["reliability"]
+
+
+def test_measures_of_which_more_is_better_are_no_errors():
+    run = made_up_run([200, 60, 8])
+    measures = (("mean_error", "balanced error"), ("auc", "AUC"))
+    run = dataclasses.replace(run, measures=measures, errors={**run.errors, "auc": 90.0})
+    drawn = figures.errors([run], Canvas(8.8))
+    assert [axes.get_title() for axes in drawn.axes] == ["balanced error"]
+
+
 def test_a_page_that_is_no_report_is_left_alone(tmp_path):
     (tmp_path / "index.html").write_bytes(b"mine")
     for write in (lambda: report.save({"index.html": b""}, tmp_path), lambda: report.compare(

@@ -61,16 +61,20 @@ def class_errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
         else:
             _draw_classes(axes, x, mean, similar, color, marker, ls=dashes, label=name)
     axes.set_ylabel("error (%)")
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.set_ylim(-2, None)
+    axes.set_ylim(bottom=min(-2.0, axes.get_ylim()[0]))
     legend_above(figure, axes, canvas, len(given))
     return figure
 
 
+def with_margins(runs: Sequence[Run]) -> list[Run]:
+    """Returns the first run of each name in figures whose margins are known."""
+    known = [run for run in runs if run.counts is not None and run.margins]
+    return [same[0] for same in by_label(known).values()]
+
+
 def margins(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     """Draws the margin of each class against its training examples, and what the loss demands."""
-    runs = [run for run in runs if run.counts is not None and run.margins]
-    runs = [same[0] for same in by_label(runs).values()]
+    runs = with_margins(runs)
     if not runs:
         return None
     counts = np.asarray(runs[0].counts)

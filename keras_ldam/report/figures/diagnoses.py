@@ -21,16 +21,19 @@ def diagnosed(runs: Sequence[Run]) -> dict[str, tuple[Run, Mapping[str, Any]]]:
     return {name: (same[0], same[0].diagnosis or {}) for name, same in by_label(known).items()}
 
 
+def confused(runs: Sequence[Run]) -> dict[str, tuple[Run, Mapping[str, Any]]]:
+    """Returns those of `diagnosed` whose confusions have room: of more than three the outer two."""
+    found = list(diagnosed(runs).items())
+    return dict(found if len(found) <= 3 else [found[0], found[-1]])
+
+
 def confusion(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     """Draws which classes are taken for which: rows are labels, columns guesses, from the most
     frequent class to the rarest, as shares of the row.
     """
-    found = diagnosed(runs)
-    if not found:
+    chosen = list(confused(runs).items())
+    if not chosen:
         return None
-    chosen = list(found.items())
-    if len(chosen) > 3:
-        chosen = [chosen[0], chosen[-1]]
     grouped = any(diagnosis["confusion"] is None for _, (_, diagnosis) in chosen)
     rows = len(chosen) if canvas.narrow else 1
     columns = len(chosen) // rows

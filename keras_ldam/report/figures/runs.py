@@ -13,10 +13,15 @@ from keras_ldam.report.canvas import Canvas, assigned, by_label, legend_above, l
 from keras_ldam.report.figures.common import SPLIT_TITLES, number
 from keras_ldam.report.record import Run
 
+_RIGHT_IS_BETTER = ("auc", "balanced_accuracy")
+
 
 def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
-    """Draws the errors of each title: seeds, mean and standard deviation, beside the paper's."""
-    columns = tables.columns(runs)[:4]
+    """Draws the errors of each title: seeds, mean and standard deviation, beside the paper's.
+
+    Of a table's columns those of errors, and so many of them that there is room.
+    """
+    columns = [each for each in tables.columns(runs) if each.measure not in _RIGHT_IS_BETTER][:4]
     published = {run.title: run.published for run in runs}
     look_of = assigned({title: title for title in published})
     rows = 1 if not canvas.narrow else len(columns)
@@ -64,9 +69,14 @@ def errors(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     return figure
 
 
+def with_history(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs whose training history is known."""
+    return [run for run in runs if run.history]
+
+
 def curves(runs: Sequence[Run], canvas: Canvas) -> Figure | None:
     """Draws training loss and balanced error by epoch, and when the deferred rule came on."""
-    runs = [run for run in runs if run.history]
+    runs = with_history(runs)
     if not runs:
         return None
     split = runs[0].split
