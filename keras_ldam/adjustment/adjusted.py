@@ -236,6 +236,7 @@ def adjust(
     s = _scale(found, scale, remarks, fitted=held is not None and temperature is None)
     if temperature is not None:
         class_counts.check_range("temperature", temperature, 0, np.inf, open_low=True)
+        class_counts.check_range("scale / temperature", s / temperature, 0, 1e6, open_low=True)
     factor = None if temperature is None else 1 / temperature
     base, counts, target, source = _given(
         form, tau, offsets, counts, target_prior, source_prior, fitted=held is not None
@@ -267,7 +268,7 @@ def adjust(
         seed=seed,
     )
     fit = fitter.fit(examples)
-    _check_reached(goal, fit, examples)
+    _check_reached(goal, fit, examples, given=offsets is not None)
     after = fitter.cross_fitted(examples, min(FOLDS, examples.fewest()))
     changes = measured(examples, after, goal, seed)
     remarks += remarks_on(goal, fit, fitter, form, present, changes)
@@ -439,14 +440,15 @@ def _given(
     return base, counts, target, source
 
 
-def _check_reached(goal: Criterion, fit: Fit, examples: Examples) -> None:
+def _check_reached(goal: Criterion, fit: Fit, examples: Examples, *, given: bool) -> None:
     if goal.name != "recall_at":
         return
     guesses = fit.logits(examples.scores).argmax(axis=2)
     found = goal.of(Decisions(examples.labels, guesses, examples.weights, examples.scores.shape[2]))
     if found.min() < 0:
+        what = "The given `offsets` do not reach" if given else "No threshold reaches"
         raise ValueError(
-            "No threshold reaches `precision` on the held-out data. Received: "
+            f"{what} `precision` on the held-out data. Received: "
             f"precision={goal.precision:g}; the best is {goal.precision + found.min():.4g}"
         )
 

@@ -92,11 +92,7 @@ def retrain_head(
         Kang et al., 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition",
         section 4.1, classifier re-training.
     """
-    if wants_probabilities(loss):
-        raise ValueError(
-            "`loss` must take scores: give a loss of keras_ldam, or one of Keras with "
-            f"`from_logits=True`. Received: loss={loss!r}"
-        )
+    _check_loss(loss, scale)
     found = _Features(model, data, head, batch_size)
     # Scores: a softmax of its own comes back with the layer that the weights are put into.
     fresh = _again(found.head, seed=seed, activation="linear")
@@ -234,6 +230,7 @@ def rescale_head(
         Kang et al., 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition",
         section 4.3, learnable weight scaling.
     """
+    _check_loss(loss, scale)
     found = _Features(model, data, head, batch_size)
     if not isinstance(found.head, keras.layers.Dense) or found.head.units < 2:
         raise ValueError(
@@ -258,6 +255,19 @@ def rescale_head(
     _fit(found, scores, stack, power, epochs, batch_size, optimizer, loss, seed, verbose)
     layer.set_weights([weights * factors.get_weights()[0] for weights in (kernel, *bias)])
     return model if in_place else result
+
+
+def _check_loss(loss: Any, scale: float | None) -> None:
+    if wants_probabilities(loss):
+        raise ValueError(
+            "`loss` must take scores: give a loss of keras_ldam, or one of Keras with "
+            f"`from_logits=True`. Received: loss={loss!r}"
+        )
+    if loss is not None and scale is not None:
+        raise ValueError(
+            "`scale` must be None with a `loss`, which has its own. Received: "
+            f"scale={scale!r}, loss={loss!r}"
+        )
 
 
 def _scaling_of(model: keras.Model, scale: float | None) -> keras.layers.Layer:

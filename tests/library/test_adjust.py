@@ -318,6 +318,8 @@ def test_a_known_prior_and_temperature_are_found_again(rng):
     text = str(balanced)
     for part in ("adjusted for balanced_accuracy", "temperature", "tau", "before", "difference"):
         assert part in text
+    with pytest.raises(ValueError, match="`scale / temperature` must be"):
+        keras_ldam.adjust(passing(3), temperature=1e-7)
     asked = {"tau": np.float32(1), "temperature": np.float32(1.5), "counts": [5, 3, 2]}
     told = json.dumps(keras_ldam.adjust(passing(3), **asked).to_json())
     assert json.loads(told)["temperature"] == 1.5

@@ -258,6 +258,7 @@ def test_the_head_of_one_of_several_outputs_is_named():
             {"loss": "sparse_categorical_crossentropy"},
             "`loss` must take scores: .*from_logits",
         ),
+        (None, {"loss": keras_ldam.CrossEntropy(), "scale": 2.0}, "`scale` must be None with a `l"),
         (None, {"epochs": 0}, "`epochs` must be a whole number of at least 1"),
         (None, {"data": (X, LABELS + (LABELS > 0))}, "none of class 1"),
         (None, {"data": (X[LABELS < 2], LABELS[LABELS < 2])}, "none of class 2"),
@@ -269,6 +270,11 @@ def test_bad_input_gets_one_sentence(model, make, arguments, sentence):
     arguments = {"data": (X, LABELS), **arguments}
     with pytest.raises(ValueError, match=sentence):
         keras_ldam.retrain_head(given, arguments.pop("data"), **arguments)
+
+
+def test_factors_are_not_trained_on_scores_as_probabilities(model):
+    with pytest.raises(ValueError, match="`loss` must take scores"):
+        keras_ldam.rescale_head(model, (X, LABELS), loss="sparse_categorical_crossentropy")
 
 
 def test_a_model_that_cannot_be_copied_is_changed_in_place_on_demand():
