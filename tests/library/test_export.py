@@ -997,13 +997,10 @@ def test_no_image_of_any_size_gets_an_empty_answer(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (
-            {"details": {"columns": 3, "version": 2}},
-            r"names of export.json's own\. .*columns, version",
-        ),
+        ({"details": {"counts": 3, "version": 2}}, r"json's own\. .*: counts, version"),
         (
             {"decode": lambda contents: tf.zeros((4, 4, 1))},
-            "`decode` must return uint8. Received: float32",
+            r"`decode` must return uint8\. Received: float32",
         ),
     ],
 )
