@@ -33,8 +33,9 @@ def estimate_batch_norm(
             batches, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. Of tuples the first
             part is taken.
         batches: How many batches to use at most, at least 1. Defaults to all.
-        batch_size: For arrays: examples in a batch. Statistics depend on it a little: take that of
-            training. Defaults to 128.
+        batch_size: For arrays, which are shuffled: examples in a batch; those that are left over
+            are not used. Statistics depend on it a little: take that of training. Defaults to 128.
+            Batches of an iterable must be shuffled, and count by their examples.
 
     Raises:
         ValueError: if the model is not built or has no batch normalization that is trained, if
@@ -93,11 +94,12 @@ class BatchNormEstimate:
                 layer.momentum = 0.0  # The statistics are then those of the last batch.
             for x in itertools.islice(_inputs(data, int(batch_size)), batches):
                 self._run(x)
+                size = int(keras.ops.shape(keras.tree.flatten(x)[0])[0])
                 sums = [
-                    total + keras.ops.convert_to_numpy(v)
+                    total + size * keras.ops.convert_to_numpy(v)
                     for total, v in zip(sums, statistics, strict=True)
                 ]
-                number += 1
+                number += size
             if not number:
                 raise ValueError("`data` must have at least one batch. Received: none")
             if not all(np.isfinite(total).all() for total in sums):
@@ -168,9 +170,12 @@ def _inputs(data: Any, batch_size: int) -> Iterator[Any]:
         sizes = {np.shape(leaf)[:1] for leaf in keras.tree.flatten(data)}
         if len(sizes) > 1 or () in sizes:
             raise ValueError("`data` must have as many examples in each array")
-        size = sizes.pop()[0] if sizes else 0
-        for some in (slice(start, start + batch_size) for start in range(0, size, batch_size)):
-            yield keras.tree.map_structure(operator.itemgetter(some), data)
+        order = np.random.default_rng(0).permutation(sizes.pop()[0] if sizes else 0)
+        whole = len(order) - len(order) % batch_size or len(order)
+        for start in range(0, whole, batch_size):
+            yield keras.tree.map_structure(
+                operator.itemgetter(order[start : start + batch_size]), data
+            )
         return
     if not hasattr(data, "__iter__") or isinstance(data, str):
         received = class_counts.shown(data)

@@ -7,6 +7,7 @@ import pytest
 from keras_ldam import estimate_batch_norm
 
 X = np.random.default_rng(0).normal(3.0, 2.0, (70, 4)).astype("float32")
+SHUFFLED = X[np.random.default_rng(0).permutation(70)]  # As arrays are read.
 
 
 def two_layers():
@@ -54,12 +55,24 @@ def test_they_are_the_means_over_the_batches_and_nothing_else_changes():
     model = two_layers()
     before = [np.array(v) for v in model.trainable_variables]
     estimate_batch_norm(model, (X, np.zeros(70)), batch_size=30)
-    assert_close(statistics(model), expected(model, [X[:30], X[30:60], X[60:]]))
+    assert_close(statistics(model), expected(model, [SHUFFLED[:30], SHUFFLED[30:60]]))
     for value, variable in zip(before, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(value, variable)
     assert [model.layers[i].momentum for i in (0, 2)] == [0.99, 0.99]
     estimate_batch_norm(model, Batches(), batches=2)
     assert_close(statistics(model), expected(model, [X[:20], X[20:40]]))
+
+
+def test_neither_the_order_of_arrays_nor_a_short_batch_matters():
+    # Sorted by class, and one example more than whole batches have.
+    labels = np.repeat([0, 1, 2], [1280, 640, 129])
+    x = (4 * labels + np.random.default_rng(0).normal(size=len(labels)))[:, None].astype("float32")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+    for data in (x, [x[::2], x[1::2][:1023], x[-1:]]):
+        estimate_batch_norm(model, data)
+        mean, variance = (float(v[0]) for v in model.non_trainable_variables[:2])
+        assert mean == pytest.approx(x.mean(), abs=0.03)
+        assert variance == pytest.approx(x.var(), rel=0.03)
 
 
 def test_no_more_batches_are_read_than_are_used():
@@ -143,7 +156,7 @@ def test_tensors_of_tensorflow_are_taken_on_every_backend():
 def test_rows_of_a_tensor_are_no_batches():
     model = two_layers()
     estimate_batch_norm(model, keras.ops.convert_to_tensor(X), batch_size=30)
-    assert_close(statistics(model), expected(model, [X[:30], X[30:60], X[60:]]))
+    assert_close(statistics(model), expected(model, [SHUFFLED[:30], SHUFFLED[30:60]]))
 
 
 @pytest.mark.parametrize("model", [keras.Sequential([keras.layers.BatchNormalization()]), None])
