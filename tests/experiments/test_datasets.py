@@ -338,6 +338,12 @@ def test_what_is_held_out_depends_on_the_seed():
     assert held == expected
 
 
+@pytest.mark.parametrize("label", [2**31, 2**32 + 1, -1])
+def test_labels_beyond_whole_numbers_of_32_bits_are_refused(label):
+    with pytest.raises(ValueError, match=f"`labels` must be from 0 to 2147483647.*{label}"):
+        Split(np.zeros((2, 1)), np.array([0, label]))
+
+
 def test_folds_hold_out_every_example_once():
     labels = np.repeat([0, 1, 2, 3], [7, 8, 12, 13])  # A part has no whole number of examples.
     held = [imbalance.hold_out(labels, 0.2, seed=3, fold=fold)[1] for fold in range(5)]

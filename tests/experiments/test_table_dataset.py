@@ -171,6 +171,44 @@ def test_columns_and_rows_on_both_sides_are_said(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "4 of the 5 test rows are training rows too" in said
     assert "columns: numbers x; categories c\n" in said
+    # What is evaluated counts: here rows that are held out of the training rows.
+    twice = [(i // 2, "a", i // 2 % 2, "train") for i in range(40)]
+    path = write_csv(tmp_path / "b.csv", [*twice, (99, "a", 0, "test"), (98, "a", 1, "test")])
+    path.write_text(path.read_text().replace(",".join(HEADER), "x,c,label,split"))
+    table.load(config_of(path, validation_fraction=0.25))
+    assert "of the 10 validation rows are training rows too" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["0", "0.0", "1", "1.0"], ("0", "1")),
+        (["True", "TRUE", "false", "False"], ("false", "true")),
+        (["2.0", "10.0", "10.0", "2.0"], ("2", "10")),
+        (["1.10", "1.1", "1.10", "1.1"], ("1.1", "1.10")),
+        (["None", "some", "some", "None"], ("None", "some")),
+    ],
+)
+def test_a_label_is_one_class_in_all_spellings(labels, names, tmp_path):
+    path = write_csv(tmp_path / "a.csv", [(i, label) for i, label in enumerate(labels * 3)], "xy")
+    assert table.load(config_of(path)).class_names == names
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "?", "NULL", ""])
+def test_a_missing_label_is_no_class(word, tmp_path):
+    rows = [(i, "ab"[i % 2]) for i in range(10)]
+    path = write_csv(tmp_path / "a.csv", [*rows, (10, word)], "xy")
+    with pytest.raises(ValueError, match=r"line 12: the label, in column 'y', is missing"):
+        table.load(config_of(path))
+    data = table.load(config_of(path, skip_corrupt=True))
+    assert data.class_names == ("a", "b") and len(data.skipped) == 1
+
+
+def test_a_column_whose_name_has_a_comma_can_be_named(tmp_path):
+    rows = [(i, i, "ab"[i % 2]) for i in range(10)]
+    path = write_csv(tmp_path / "a.csv", rows, ("Income, yearly", "age", "label"))
+    data = table.load(config_of(path, ignore_columns='"Income, yearly"'))
+    assert [column["name"] for column in data.columns] == ["age"]
 
 
 def test_rows_stay_on_the_disk_until_they_are_asked_for(churn):

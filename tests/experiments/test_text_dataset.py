@@ -125,8 +125,15 @@ def test_texts_on_both_sides_are_counted_and_said(tmp_path, capsys):
     rows = made_rows({"praise": 10, "complaint": 10})
     both = [(*row, "train") for row in rows] + [(*row, "test") for row in rows[:7]]
     both.append(("another", "praise", "test"))
-    read(write_csv(tmp_path / "a.csv", both, header=("text", "label", "split")))
+    path = write_csv(tmp_path / "a.csv", both, header=("text", "label", "split"))
+    text.load(Config(dataset="text", imbalance="none", data_dir=str(path)).resolve())
     assert "7 of the 8 test texts are training texts too" in capsys.readouterr().out
+
+
+def test_a_row_that_is_left_out_makes_no_class(tmp_path):
+    rows = [(f"text {i}", "ab"[i % 2]) for i in range(20)]
+    found = read(write_csv(tmp_path / "a.csv", [*rows, ("", "c")]), skip_corrupt=True)
+    assert found.class_names == ("a", "b") and len(found.skipped) == 1
 
 
 def test_classes_called_by_whole_numbers_are_in_the_order_of_their_values(tmp_path):

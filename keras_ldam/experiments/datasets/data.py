@@ -71,6 +71,9 @@ class OnDisk:
         return np.array(self.values[self.indices[indices]])
 
 
+_LARGEST_LABEL = 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Examples with labels.
@@ -101,6 +104,11 @@ class Split:
                 "`labels` must be the class of each example, as whole numbers from 0, shape "
                 f"`({len(self.examples)},)`. Received: labels of type {labels.dtype}, shape "
                 f"{labels.shape}"
+            )
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= _LARGEST_LABEL:
+            raise ValueError(
+                f"`labels` must be from 0 to {_LARGEST_LABEL}. Received: {labels.min()} to "
+                f"{labels.max()}"
             )
         object.__setattr__(self, "labels", labels.astype(np.int32, copy=False))
 

@@ -10,12 +10,14 @@ their values where all are whole numbers.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_ldam import cells
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets import class_folders, imbalance, records
 
@@ -26,6 +28,9 @@ _SPLIT = "split"
 _TRAIN, _VALIDATION, _TEST = range(3)
 _PARTS = {"train": _TRAIN, "training": _TRAIN, "val": _VALIDATION, "valid": _VALIDATION}
 _PARTS |= {"validation": _VALIDATION, "dev": _VALIDATION, "test": _TEST}
+_NO_CLASS = tuple(word for word in cells.MISSING if word != "none")
+"""What stands for a missing label; "none" may be a class."""
+_NUMBER = re.compile(r"[+-]?\d+\.\d+")
 _MANY_CLASSES = 100
 """More classes than this, in fewer than three times as many rows, are an identifier's."""
 
@@ -120,9 +125,10 @@ class LabeledRows:
         labels = np.zeros(len(chunk.places), np.int32)
         good = []
         for index, value in enumerate(chunk.columns[self.label]):
-            name = as_text(value)
-            if not name:
-                self.refuse(where(index), f"the label, in column {self.label!r}, is missing")
+            name = _class_name(as_text(value))
+            if name.lower() in _NO_CLASS:
+                told = f" ({name!r})" if name else ""
+                self.refuse(where(index), f"the label, in column {self.label!r}, is missing{told}")
                 continue
             if name not in self._classes:
                 self._classes[name] = len(self._classes), where(index)
@@ -180,15 +186,17 @@ class LabeledRows:
         Raises:
             ValueError: for fewer than two classes, or a class without a training row.
         """
-        names = list(self._classes)
+        found = np.bincount(labels, minlength=len(self._classes))
+        # A class may have had rows that were left out alone.
+        names = [name for name, (number, _) in self._classes.items() if found[number]]
         if len(names) < 2:
-            found = f"the one value {names[0]!r}" if names else "no value"
+            told = f"the one value {names[0]!r}" if names else "no value"
             raise ValueError(
-                f"column {self.label!r} of {self.paths[0]} has {found}; at least two classes are "
+                f"column {self.label!r} of {self.paths[0]} has {told}; at least two classes are "
                 "needed."
             )
         order = sorted(names, key=_sorting(names))
-        rank = np.zeros(len(names), np.int32)
+        rank = np.zeros(len(self._classes), np.int32)
         rank[[self._classes[name][0] for name in order]] = np.arange(len(names), dtype=np.int32)
         labels = rank[labels]
         train, test, test_name = self._parts(labels, parts, order)
@@ -276,6 +284,13 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):  # Not as 1e-07, which no table holds.
         return np.format_float_positional(value, trim="-")
     return str(value)
+
+
+def _class_name(text):
+    """A label in the form that all its spellings have: 1.0 is 1, and TRUE is true."""
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    return re.sub(r"(?<=\d)\.0+$", "", text) if _NUMBER.fullmatch(text) else text
 
 
 def fault(text: str) -> str | None:

@@ -10,6 +10,7 @@ in `$TMPDIR`, from which training reads it, so that the memory holds the labels 
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import datetime
 import tempfile
@@ -63,7 +64,6 @@ def load(config: Config, *, columns: Sequence[Mapping[str, Any]] | None = None) 
         )
         shape = (len(labels), table.width)
         values = np.memmap(file, np.float32, mode="r+", shape=shape)
-    _tell_duplicates(values, train, test, test_name)
     data = imbalance.imbalanced(
         config,
         class_names,
@@ -72,6 +72,7 @@ def load(config: Config, *, columns: Sequence[Mapping[str, Any]] | None = None) 
         test_name=test_name,
         skipped=rows.skipped,
     )
+    _tell_duplicates(values, data)
     known = table.known_categories(data.train.examples) if columns is None else columns
     table.number_categories(values, known)
     return dataclasses.replace(
@@ -282,7 +283,9 @@ def _features(config, rows):
 
 
 def _listed(names):
-    return [name.strip() for name in names.split(",") if name.strip()]
+    """The names in a list with commas; quotes are for a name that has one itself."""
+    listed = next(csv.reader([names], skipinitialspace=True), [])
+    return [name.strip() for name in listed if name.strip()]
 
 
 def _text(value):
@@ -315,13 +318,13 @@ def _tell_kinds(columns):
     print(f"columns: {'; '.join(said)}"[:1000], flush=True)
 
 
-def _tell_duplicates(values, train, test, test_name):
-    known = np.unique(_hashes(values, train))
-    twice = int(np.isin(_hashes(values, test), known).sum())
+def _tell_duplicates(values, data):
+    known = np.unique(_hashes(values, data.train.examples.indices))
+    twice = int(np.isin(_hashes(values, data.test.examples.indices), known).sum())
     if twice:
         print(
-            f"{twice} of the {len(test)} {test_name} rows are training rows too: the errors on "
-            "them are those on known rows",
+            f"{twice} of the {len(data.test)} {data.test_name} rows are training rows too: the "
+            "errors on them are those on known rows",
             flush=True,
         )
 

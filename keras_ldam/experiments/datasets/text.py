@@ -70,6 +70,8 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     kept, held = imbalance.select(labels, counts, config)
     train = found.train[kept]
     test = found.test if held is None else found.train[held]
+    test_name = found.test_name if held is None else "validation"
+    _tell_duplicates(found.texts, train, test, test_name)
     train, test, vocabulary = word_ids.splits(
         config,
         *(([found.texts[i] for i in part], found.labels[part]) for part in (train, test)),
@@ -80,7 +82,7 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
         found.class_names,
         train=train,
         test=test,
-        test_name=found.test_name if held is None else "validation",
+        test_name=test_name,
         vocabulary=vocabulary,
         skipped=tuple(found.skipped),
         fingerprint=found.fingerprint,
@@ -95,16 +97,18 @@ def read(config: Config) -> Texts:
         and root.is_dir()
         and not any(path.suffix.lower() in records.EXTENSIONS for path in root.iterdir())
     )
-    found = _from_folders(config, root) if in_folders else _from_rows(config)
-    known = {found.texts[i] for i in found.train}
-    twice = sum(found.texts[i] in known for i in found.test)
+    return _from_folders(config, root) if in_folders else _from_rows(config)
+
+
+def _tell_duplicates(texts, train, test, test_name):
+    known = {texts[i] for i in train}
+    twice = sum(texts[i] in known for i in test)
     if twice:
         print(
-            f"{twice} of the {len(found.test)} {found.test_name} texts are training texts too: the "
-            "errors on them are those on known texts",
+            f"{twice} of the {len(test)} {test_name} texts are training texts too: the errors on "
+            "them are those on known texts",
             flush=True,
         )
-    return found
 
 
 def _from_rows(config):
