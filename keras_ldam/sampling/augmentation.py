@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam.sampling.batches import balanced
+from keras_ldam.sampling.sources import readers
 
 CIFAR10_POLICY = (
     (("invert", 0.1, 7), ("contrast", 0.2, 6)),
@@ -115,9 +116,11 @@ class AugmentedBatches(keras.utils.PyDataset):
 
     def __init__(self, batches: keras.utils.PyDataset, change: Callable[..., Any], *, seed: int):
         super().__init__(
-            workers=batches.workers,
-            use_multiprocessing=batches.use_multiprocessing,
-            max_queue_size=batches.max_queue_size,
+            **readers(
+                workers=batches.workers,
+                use_multiprocessing=batches.use_multiprocessing,
+                max_queue_size=batches.max_queue_size,
+            )
         )
         self.batches, self.change, self.seed = batches, change, seed
         self._epoch = getattr(batches, "epoch", 0)

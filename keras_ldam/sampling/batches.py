@@ -36,7 +36,7 @@ def balanced(
 
     - **Arrays** `(x, y)` or `(x, y, sample_weight)`: examples are drawn with replacement, each
       independently, and come as a `BalancedBatches`, a `keras.utils.PyDataset`. `power=0` is each
-      example once, shuffled.
+      example once, shuffled, and so is any power where all classes are equally frequent.
     - **A `keras.utils.PyDataset`**: also a `BalancedBatches`. Its batches are read in shuffled
       order, about once each; an example of class j comes r_j = N P(j) / n_j times on average,
       rounded down or up at random, N of all classes together. Draws are mixed within a window of

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_ldam import counts as class_counts
 from keras_ldam.sampling.draws import check_held, class_chances
+from keras_ldam.sampling.sources import readers
 
 _PART = 2**16
 """So many labels are sorted at a time."""
@@ -39,6 +40,7 @@ class BalancedFiles(keras.utils.PyDataset):
         seed: Seed of the draws, a whole number of at least 0.
         share: Number of this worker and of all of them. The second must divide `batch_size`.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
+            On JAX Keras' workers would mix the batches of different epochs: one reads.
 
     Raises:
         ValueError: for an argument out of range, labels that are no whole numbers, and a class
@@ -70,7 +72,7 @@ class BalancedFiles(keras.utils.PyDataset):
         share: tuple[int, int] = (0, 1),
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(**readers(**kwargs))
         class_counts.check_whole("seed", seed, 0)
         class_counts.check_whole("batch_size", batch_size, 1)
         if not callable(power):

@@ -22,6 +22,17 @@ NO_LABELS = (
 )
 
 
+def readers(**kwargs: Any) -> dict[str, Any]:
+    """Returns arguments of `keras.utils.PyDataset`, but for several workers on JAX.
+
+    There Keras reads batches to build a model, and its workers go on with those that follow: the
+    batches of an epoch are then in part those of another.
+    """
+    if keras.backend.backend() != "jax":
+        return kwargs
+    return {**kwargs, "workers": 1, "use_multiprocessing": False}
+
+
 class Arrays:
     """Examples that are held in memory."""
 
@@ -170,6 +181,12 @@ def classes_of(y: Any) -> tuple[np.ndarray, int]:
             row = np.array2string(labels[np.argmax(wrong)], threshold=12)
             raise ValueError(f"{ONE_HOT} Received: {row}")
         return labels.argmax(axis=1), labels.shape[1]
-    num_classes = int(labels.max()) + 1 if np.isfinite(labels).all() else 1
+    broken = ~np.isfinite(labels)
+    if broken.any():
+        raise ValueError(
+            f"Labels must be whole numbers. Received: {labels[np.argmax(broken)]} for "
+            f"{np.count_nonzero(broken)} of {len(labels)} examples; leave these out"
+        )
+    num_classes = int(labels.max()) + 1
     check_labels(labels, num_classes)
     return labels.astype(np.int64), num_classes

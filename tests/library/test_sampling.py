@@ -345,6 +345,7 @@ def test_the_realized_frequencies_are_told(capsys):
         ({"counts": [890, 100]}, "there are 2 classes. Received: 2"),
         ({"data": (IDS, LABELS - 1)}, "Received: -1"),
         ({"data": (IDS, np.full(1000, "cat"))}, "Labels must be whole numbers"),
+        ({"data": (IDS, np.where(IDS == 3, np.nan, 1.0))}, "Received: nan for 1 of 1000 examples"),
         ({"data": (IDS, np.zeros((1000, 3)))}, r"single 1 in each row.*Received: \[0. 0. 0.\]"),
         (
             {"data": (IDS, np.tile([0.9, 0.1], (1000, 1)))},
@@ -397,6 +398,31 @@ def files(sizes=(300, 0, 120, 90)):
         return {"x": starts[file] + rows, "twice": 2 * (starts[file] + rows)}
 
     return labels, read, asked
+
+
+def test_an_epoch_has_its_own_batches_however_many_workers_read():
+    if keras.backend.backend() == "torch":
+        pytest.skip("not tested on torch")
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found.append(logs["loss"])
+
+    def losses():
+        x = np.arange(40, dtype="float32")
+        batches = BalancedFiles([np.repeat([0, 1], 20)], lambda _, rows: x[rows, None],
+                                batch_size=4, workers=workers)  # fmt: skip
+        model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="ones")])
+        model.compile(keras.optimizers.SGD(0.0), loss="mse")
+        clock = keras_ldam.EpochClock(batches)
+        model.fit(batches, initial_epoch=5, epochs=7, shuffle=False, verbose=0,
+                  callbacks=[clock, Seen()])  # fmt: skip
+        return found
+
+    found, workers = [], 1
+    expected = losses()
+    found, workers = [], 2
+    np.testing.assert_allclose(losses(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("part", "power"), [(7, 0.5), (2**16, 2.0)])
