@@ -81,6 +81,11 @@ class Probabilities(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Takes a single score for that of two classes: its softmax would be 1 whatever it is."""
+        if self.offsets is not None and len(self.offsets) != input_shape[-1]:
+            raise ValueError(
+                f"`offsets` must be {input_shape[-1]} numbers, one per score. Received: "
+                f"{len(self.offsets)}"
+            )
         if input_shape[-1] == 1:
             self.activation, self.applied = "sigmoid", self.applied and "sigmoid"
 

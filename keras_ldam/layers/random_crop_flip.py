@@ -56,7 +56,7 @@ class RandomCropFlip(keras.layers.Layer):
 
     def __init__(self, *, padding: int = 4, seed: int | None = None, **kwargs: Any) -> None:
         check_whole("padding", padding, 0)
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # Pixels stay what they are.
         self.padding = int(padding)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)

@@ -86,6 +86,16 @@ def test_batches_of_any_size_are_augmented():
     assert model(numbered_images(1), training=True).shape == (1, 6, 5, 3)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_pixels_keep_their_precision_under_every_policy(policy):
+    images = np.array([65535, 0.123456], "float32").reshape(1, 2, 1, 1)
+    layer = RandomCropFlip(padding=1, dtype=policy)
+    for training in (False, True):
+        found = keras.ops.convert_to_numpy(layer(images, training=training))
+        assert found.dtype == np.float32 and set(found.ravel()) <= {*images.ravel(), 0.0}
+    assert 65535 in keras.ops.convert_to_numpy(layer(images))
+
+
 @pytest.mark.parametrize("padding", [-1, 1.5])
 def test_a_padding_that_is_no_number_of_pixels_is_refused(padding):
     with pytest.raises(ValueError, match="`padding` must be a whole number of at least 0"):

@@ -977,7 +977,7 @@ def test_a_row_whose_scores_are_not_numbers_is_refused(tmp_path):
     )
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     large = tf.constant([1.0, 3e38])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not numbers: .*batch, from 0:.*1"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"not numbers: .*batch, from 0:.*1"):
         serve(a=large, b=large)
 
 

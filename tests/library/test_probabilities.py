@@ -62,6 +62,12 @@ def test_a_model_knows_the_scale_of_its_softmax(head, loss, scale, x):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_there_is_an_offset_for_each_score(x):
+    layer = Probabilities(activation="sigmoid", offsets=[3.0])
+    with pytest.raises(ValueError, match=r"must be 6 numbers, one per score\. Received: 1"):
+        layer(x)
+
+
 def test_probabilities_survive_saving(x, tmp_path):
     model = keras_ldam.with_probabilities(built(keras_ldam.CosineDense(3, scale=10)))
     model.save(tmp_path / "model.keras")
