@@ -7,7 +7,7 @@ Each row trains LDAM-DRW once, by the published recipe with the changes that `RO
 to 60 epochs, and is judged by its last epoch on training images: those that the long tail leaves
 out and, so that the most frequent class has some too, a twentieth of those that it keeps. No test
 image is used. The same command resumes; several processes with other `--rows` may share a folder,
-one a core. After each row the program adds every finished run of the folder to
+one a core. After each row the program adds every finished run of the folder on this dataset to
 `results/tuning/DATASET_ablation.json`, and the rows that failed with their reason; what is there is
 not trained again. With `--steps_per_epoch`, a trial, it writes FOLDER/ablation.json instead.
 """
@@ -151,7 +151,7 @@ def summary(folder: Path, kept: Path, given: argparse.Namespace) -> dict:
     runs += [run for run in read(kept) if subject(run) not in found]
     for file in sorted(folder.glob("*.failed.json")):
         failed = json.loads(file.read_text())
-        if all(failed[name] == getattr(given, name) for name in OF_FILE):
+        if all(failed.get(name) == getattr(given, name) for name in OF_FILE):
             others.append(failed)
     return {
         "command": f"python benchmarks/ablation.py {' '.join(sys.argv[1:])}".strip(),

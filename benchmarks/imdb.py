@@ -116,6 +116,8 @@ def main() -> None:
         print(f"imdb: {missing}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
+        if not given.show:
+            work.write()
         work.show()
 
 

@@ -128,7 +128,8 @@ def _define_train(values):
     flags.DEFINE_boolean(
         "tensorboard",
         False,
-        "log each epoch for TensorBoard, in RUN_DIR/tensorboard",
+        "log each epoch for TensorBoard, in RUN_DIR/tensorboard; crt and lws: in the folder of "
+        "their first stage",
         flag_values=values,
     )
     flags.DEFINE_boolean(

@@ -44,8 +44,8 @@ def train(
             a second stage its first one is trained before, in a folder of its own.
         progress: Whether to show Keras' progress bar, or one line per epoch where standard error
             is no terminal.
-        tensorboard: Whether to log each epoch for TensorBoard too, in the run folder; a resumed
-            run continues the same curves.
+        tensorboard: Whether to log each epoch for TensorBoard too, in the run folder, of a second
+            stage in that of its first one; a resumed run continues the same curves.
 
     Returns:
         The contents of `results.json`.
@@ -73,9 +73,7 @@ def train(
         if folder.complete:  # Another process has finished it since.
             return _completed(folder, config)
         keras.config.set_dtype_policy(config.precision)
-        data = datasets.load(config)
-        # After the data, for a download draws random numbers.
-        keras.utils.set_random_seed(config.seed)
+        data = _load(config)
         folder.check_data(data.describe())
         _describe(config, data, place)
         batches = feeding.training_batches(config, data, replicas=place.shares, own=place.own)
@@ -106,6 +104,14 @@ def train(
             progress=progress,
         )
         return record.finish()
+
+
+def _load(config):
+    """The data, and the random state of the seed, whatever a download has drawn."""
+    keras.utils.set_random_seed(config.seed)  # A user's own dataset may draw.
+    data = datasets.load(config)
+    keras.utils.set_random_seed(config.seed)
+    return data
 
 
 def _train_head(config, data, model):
@@ -143,8 +149,7 @@ def _second_stage(config, folder, first):
     place = Place.of(dataclasses.replace(config, strategy="none"))
     with folder.locked():
         keras.config.set_dtype_policy(config.precision)
-        data = datasets.load(config)
-        keras.utils.set_random_seed(config.seed)
+        data = _load(config)
         folder.check_data(data.describe())
         _describe(config, data, place)
         folder.create(config, data.describe())

@@ -165,7 +165,7 @@ def export_saved_model(
     if counts is not None and several:
         raise ValueError(
             "`counts` are for classes of which each example has one. Received: counts for a model "
-            f"of {num_scores} labels, whose loss has its own"
+            f"of {num_scores} labels"
         )
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, class_names)

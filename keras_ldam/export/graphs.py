@@ -126,8 +126,9 @@ class Answer(tf.Module):
         several = self._layer.it.activation == "sigmoid" and scores.shape[-1] > 1
         if scores.shape[-1] == 1:  # One sigmoid is a softmax beside a zero.
             logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
-        unknown = tf.reduce_any(tf.math.is_nan(logits), axis=range(1, logits.shape.rank))
-        with tf.control_dependencies([_refuse(unknown, "the scores are not numbers")]):
+        unknown = tf.math.is_nan(logits) | (logits == float("inf"))
+        unknown = tf.reduce_any(unknown, axis=range(1, logits.shape.rank))
+        with tf.control_dependencies([_refuse(unknown, "the scores are not finite numbers")]):
             logits = tf.identity(logits)
         index = tf.argmax(logits, axis=-1)
         answer = {

@@ -190,7 +190,7 @@ def _summary(runs: Sequence[Run], several: bool) -> str:
             f"<div><dt>{escape(name)}</dt><dd>{cell.mean:.2f} %{spread}</dd>"
             f"<dd><small>{_seeds(same)}{beside}</small></dd></div>"
         )
-    group = f", {first.group}, which the figures from the second on are about" if several else ""
+    group = f", {first.group} (as in Figure 2 and after)" if several else ""
     sentences.append(f"Balanced error on the {first.split} split{group}:")
     return f'<p>{escape(" ".join(sentences))}</p><dl class="cards">{"".join(cards)}</dl>'
 

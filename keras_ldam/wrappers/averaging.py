@@ -31,11 +31,11 @@ def estimate_batch_norm(
         model: A built model, whose weights are set already.
         data: Inputs x, an array or a dictionary of arrays, `(n, …)`, or `(x, y)`; or an iterable of
             batches, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. Of tuples the first
-            part is taken.
+            part is taken. Shuffle the batches of an iterable; each is weighted by its number of
+            examples.
         batches: How many batches to use at most, at least 1. Defaults to all.
         batch_size: For arrays, which are shuffled: examples in a batch; those that are left over
             are not used. Statistics depend on it a little: take that of training. Defaults to 128.
-            Batches of an iterable must be shuffled, and count by their examples.
 
     Raises:
         ValueError: if the model is not built or has no batch normalization that is trained, if
@@ -164,6 +164,8 @@ def _inputs(data: Any, batch_size: int) -> Iterator[Any]:
     if hasattr(data, "__array__"):  # A tensor too, whose rows are no batches.
         data = keras.ops.convert_to_numpy(data)
     if isinstance(data, (np.ndarray, dict)):
+        if keras.backend.backend() == "tensorflow":  # Its tensors take no arrays of places.
+            data = keras.tree.map_structure(np.asarray, data)
         kinds = {np.asarray(leaf).dtype.kind for leaf in keras.tree.flatten(data)}
         if kinds & set("OSU") and keras.backend.backend() != "tensorflow":
             raise ValueError("`data` must hold numbers. Received: texts or objects")

@@ -1,6 +1,7 @@
 """A user's own dataset file: from `train` to `predict`, and a sentence for each fault of it."""
 
 import contextlib
+import dataclasses
 import json
 import textwrap
 from pathlib import Path
@@ -135,6 +136,8 @@ def test_a_file_may_build_its_own_network(write):
     model = models.build(config, datasets.load(config))
     assert model.name == "flat" and model.layers[-1].name == "cosines"
     assert not model.layers[-1].use_bias  # As in the paper.
+    with_bias = dataclasses.replace(config, head_bias=True)
+    assert models.build(with_bias, datasets.load(with_bias)).layers[-1].use_bias
     config = load_recipe(path, "erm").resolve()
     assert models.build(config, datasets.load(config)).layers[-1].name == "logits"
 

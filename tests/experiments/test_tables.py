@@ -188,6 +188,10 @@ def test_a_trial_does_not_take_the_place_of_a_result(tmp_path, capsys):
     other_seed = made_up_result([9, 8], seed=1, epochs=2)
     assert len(merge([other_seed], file)) == 2 and file.read_bytes() == before
     assert "seed 0 with epochs=200, this run has 2, and their mean" in capsys.readouterr().err
+    # Nor do trials of several seeds let each other in.
+    merge([made_up_result([9, 8], seed=seed, epochs=2) for seed in (0, 1)], file)
+    assert file.read_bytes() == before
+    assert capsys.readouterr().err.count("is shown and not written") == 2
     sharper = made_up_result([9, 8], epochs=200, sharpness=0.5)
     merge([sharper], file)
     assert file.read_bytes() == before

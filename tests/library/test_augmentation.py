@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_ldam.layers import RandomCropFlip
+from keras_ldam.sampling import BalancedFiles, EpochClock
 
 
 def numbered_images(batch, height=6, width=5, channels=3):
@@ -131,3 +132,28 @@ def test_it_works_inside_map():
     )
     with pytest.raises(ValueError, match=r"of known size.*Received: shape \(None, None, 3\)"):
         unknown.map(lambda image: layer(image, training=True))
+
+
+def test_an_epoch_has_its_own_batches_however_many_workers_read():
+    if keras.backend.backend() == "torch":
+        pytest.skip("not tested on torch")
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found.append(logs["loss"])
+
+    def losses():
+        x = np.arange(40, dtype="float32")
+        batches = BalancedFiles([np.repeat([0, 1], 20)], lambda _, rows: x[rows, None],
+                                batch_size=4, workers=workers)  # fmt: skip
+        model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="ones")])
+        model.compile(keras.optimizers.SGD(0.0), loss="mse")
+        clock = EpochClock(batches)
+        model.fit(batches, initial_epoch=5, epochs=7, shuffle=False, verbose=0,
+                  callbacks=[clock, Seen()])  # fmt: skip
+        return found
+
+    found, workers = [], 1
+    expected = losses()
+    found, workers = [], 2
+    np.testing.assert_allclose(losses(), expected, rtol=1e-6)

@@ -75,6 +75,15 @@ def test_neither_the_order_of_arrays_nor_a_short_batch_matters():
         assert variance == pytest.approx(x.var(), rel=0.03)
 
 
+def test_tensors_by_name_are_arrays():
+    inputs = {name: keras.Input((4,), name=name) for name in ("a", "b")}
+    both = keras.layers.Concatenate()(list(inputs.values()))
+    model = keras.Model(inputs, keras.layers.BatchNormalization()(both))
+    estimate_batch_norm(model, {name: keras.ops.convert_to_tensor(X) for name in inputs})
+    mean = np.array(model.layers[-1].moving_mean)
+    np.testing.assert_allclose(mean, np.tile(X.mean(0), 2), rtol=1e-5)
+
+
 def test_no_more_batches_are_read_than_are_used():
     read = []
 

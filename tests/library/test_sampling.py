@@ -400,31 +400,6 @@ def files(sizes=(300, 0, 120, 90)):
     return labels, read, asked
 
 
-def test_an_epoch_has_its_own_batches_however_many_workers_read():
-    if keras.backend.backend() == "torch":
-        pytest.skip("not tested on torch")
-
-    class Seen(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            found.append(logs["loss"])
-
-    def losses():
-        x = np.arange(40, dtype="float32")
-        batches = BalancedFiles([np.repeat([0, 1], 20)], lambda _, rows: x[rows, None],
-                                batch_size=4, workers=workers)  # fmt: skip
-        model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="ones")])
-        model.compile(keras.optimizers.SGD(0.0), loss="mse")
-        clock = keras_ldam.EpochClock(batches)
-        model.fit(batches, initial_epoch=5, epochs=7, shuffle=False, verbose=0,
-                  callbacks=[clock, Seen()])  # fmt: skip
-        return found
-
-    found, workers = [], 1
-    expected = losses()
-    found, workers = [], 2
-    np.testing.assert_allclose(losses(), expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize(("part", "power"), [(7, 0.5), (2**16, 2.0)])
 def test_draws_from_files_have_their_labels_and_come_as_often_as_they_should(
     part, power, monkeypatch

@@ -246,7 +246,7 @@ def merge(
     Args:
         runs: Runs on one dataset, as `gather` returns them. Those on held-out training examples are
             not to be written, as the file is for results; nor are those with `steps_per_epoch`, and
-            those that would replace a run with another config.
+            those that would replace a run with another config, or stand beside its other seeds.
         path: The results file, which need not exist.
 
     Returns:
@@ -276,7 +276,7 @@ def merge(
     shown = {run.key: run for run in held}
     written, said = dict(shown), []
     for run in runs:
-        reason = _why_not_written(run, shown)
+        reason = _why_not_written(run, written)
         shown[run.key] = run
         if reason is None:
             written[run.key] = run
