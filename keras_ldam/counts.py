@@ -254,7 +254,7 @@ def step_counts(num_classes: int, max_count: int, imbalance_ratio: float) -> np.
             "Step imbalance halves the classes, so `num_classes` must be even. Received: "
             f"{num_classes}"
         )
-    half = num_classes // 2
+    half = int(num_classes) // 2
     few = max_count / imbalance_ratio
     return _non_empty(
         np.repeat(np.array([max_count, few], dtype=np.float64), half), max_count, imbalance_ratio

@@ -50,6 +50,15 @@ def set_mask(tensor: Any, mask: Any) -> None:
     keras_backend.set_keras_mask(tensor, mask)
 
 
+def no_autocast() -> contextlib.AbstractContextManager[Any]:
+    """Within it, variables are read in their own type, inside the call of a layer too.
+
+    `keras.src.backend.AutocastScope`. Under a mixed policy Keras' `Layer.__call__` opens one for
+    all that a layer reads, those of others included.
+    """
+    return keras_backend.AutocastScope(None)
+
+
 def layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Returns a model's layers, the layers inside them, and the model itself.
 

@@ -13,6 +13,11 @@ FALL = 0.5
 """The rate has dropped when it is at most this share of the highest since the last drop."""
 
 
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside one that scales losses."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 class Drops:
     """Watches the learning rate of an optimizer, epoch by epoch, for drops.
 
@@ -22,27 +27,36 @@ class Drops:
     """
 
     def __init__(self, optimizer: Any, drop: int):
-        self.optimizer, self.drop = getattr(optimizer, "inner_optimizer", optimizer), drop
+        self.optimizer, self.drop = _inner(optimizer), drop
         self.schedule = keras_internals.schedule_of(self.optimizer)
         self.compiled = self._current()
         self.highest = 0.0
-        self.drops = self.before = 0
+        self.drops = self.before = self.first = self.steps = 0
         self.last: int | None = None
+        self.past: list[float] = []
+
+    def watches(self, optimizer: Any) -> bool:
+        """Whether it is the optimizer of this."""
+        return self.optimizer is _inner(optimizer)
 
     def has_dropped(self, epoch: int, steps: int | None) -> bool:
         """Whether an epoch is trained after the drop; called in its first step."""
         if self.schedule is not None and steps:
             if self.last is None or epoch <= self.last:
                 # Another `fit` with the same optimizer goes on where the schedule was.
-                self.before = self._step() - epoch * steps
+                self.past, self.first, self.before = [], 0, self._step() - epoch * steps
                 if self.before < 0:
                     warnings.warn(
                         f"Training resumes at epoch {epoch} with an optimizer that has made "
                         f"{self._step()} steps, where its learning-rate schedule stands.",
                         stacklevel=2,
                     )
-            self.last = epoch
-            return self._drops_of(self._scheduled(self.before, epoch + 1, steps)) >= self.drop
+            elif steps != self.steps:  # Batches of another size.
+                self.past += self._scheduled(self.before, epoch - self.first, self.steps)
+                self.first, self.before = epoch, self._step()
+            self.last, self.steps = epoch, steps
+            rates = self._scheduled(self.before, epoch + 1 - self.first, steps)
+            return self._drops_of(self.past + rates) >= self.drop
         resumed = epoch > 0 and self.last != epoch - 1
         if epoch == 0 or resumed:
             self.drops, self.highest = 0, self.compiled if resumed else 0.0

@@ -156,16 +156,19 @@ class DRW(keras.callbacks.Callback):
         """Keeps the model, and the learning rate that it is compiled with."""
         super().set_model(model)
         optimizer = getattr(model, "optimizer", None)
-        if self.start == LR_DROP and (self._rate is None or self._before[0] is not model):
+        if self.start == LR_DROP:
             if optimizer is None:
                 raise ValueError(f"start={LR_DROP!r} needs a model that has an optimizer.")
-            self._rate = Drops(optimizer, self.drop)
+            if self._rate is None or not self._rate.watches(optimizer):
+                self._rate = Drops(optimizer, self.drop)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks losses, counts, head and start."""
         self._epoch, self._stuck, self._broken, self._validation = None, 0, False, None
+        if any(loss.validates for loss in self._losses()):  # A validation was interrupted.
+            compile_again(self.model, ["test"])
         for loss in self._losses():
-            loss.validate_by(None)  # A validation may have been interrupted.
+            loss.validate_by(None)
             if self.counts is not None and self.counts.shape != loss.counts.shape:
                 what = "labels and two sides" if loss.multi_label else "classes"
                 raise ValueError(

@@ -166,7 +166,7 @@ class ReplicatedStep(_Mixin):
             *_, more, _ = self._pass(*padded, self._second(whole, slopes))
             pairs = zip(gradients, _times(share, more), strict=True)
             gradients = [self._total(first, second) for first, second in pairs]
-        if _clips(self.optimizer):
+        if _clips(self.optimizer) and _replicas() > 1:
             gradients = self._clipped(gradients)
         self.optimizer.apply(gradients, self.trainable_variables)
         return self._over_workers(self.compute_metrics(x, y, y_pred, sample_weight))
@@ -236,8 +236,10 @@ class ReplicatedStep(_Mixin):
 
     def _batch_weight(self, y: Any, y_pred: Any, sample_weight: Any, size: Any) -> Any:
         """The divisor of the mean over this replica's share."""
-        if isinstance(self.loss, losses.ClassWeightedLoss):
-            return self.loss.batch_weight(y, y_pred, sample_weight)
+        given = keras.tree.flatten(self.loss)
+        ours = len(given) == 1 and isinstance(given[0], losses.ClassWeightedLoss)
+        if ours and not keras.tree.is_nested(y_pred):
+            return given[0].batch_weight(keras.tree.flatten(y)[0], y_pred, sample_weight)
         mask = None if keras.tree.is_nested(y_pred) else keras_internals.mask_of(y_pred)
         number = tf.cast(size, tf.float32)
         if mask is not None:

@@ -317,6 +317,11 @@ class ClassWeightedLoss(keras.losses.Loss):
         self._validation.assign(np.append(weights, on).astype("float32"))
 
     @property
+    def validates(self) -> bool:
+        """Whether such weights are in force."""
+        return float(ops.convert_to_tensor(self._validation)[-1]) > 0
+
+    @property
     def _weights(self) -> Any:
         given = getattr(_here, "class_weights", None)
         if given is not None:

@@ -32,7 +32,7 @@ def estimate_batch_norm(
         data: Inputs x, an array or a dictionary of arrays, `(n, …)`, or `(x, y)`; or an iterable of
             batches, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. Of tuples the first
             part is taken. Shuffle the batches of an iterable; each is weighted by its number of
-            examples.
+            examples. A layer that the model calls more than once gets the statistics of the last.
         batches: How many batches to use at most, at least 1. Defaults to all.
         batch_size: For arrays, which are shuffled: examples in a batch; those that are left over
             are not used. Statistics depend on it a little: take that of training. Defaults to 128.
@@ -81,6 +81,7 @@ class BatchNormEstimate:
         """Sets the statistics; see `estimate_batch_norm`."""
         if batches is not None:
             class_counts.check_whole("batches", batches, 1)
+            batches = int(batches)
         class_counts.check_whole("batch_size", batch_size, 1)
         if batches is None:
             check_ends("data", data, "or pass `batches`")

@@ -96,7 +96,7 @@ class ChunkedTraining(keras.Model):
                 "`ChunkedTraining` is for one device's classes, and ShardedClasses divides them: "
                 "train `model` itself."
             )
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # The model casts its inputs itself.
         self.model, self.chunk_size = model, int(chunk_size)
         self.negatives = None if negatives is None else int(negatives)
         self.power, self.seed = float(power), None if seed is None else int(seed)
@@ -120,7 +120,8 @@ class ChunkedTraining(keras.Model):
             return features
         mask = keras_internals.mask_of(features)
         flat = ops.stop_gradient(ops.reshape(features, (-1, features.shape[-1])))
-        scores, best = self._chunks().best(flat)
+        with keras_internals.no_autocast():
+            scores, best = self._chunks().best(flat)
         best = ops.cast(ops.where(scores == scores, best, -1), "float32")
         best = ops.reshape(best, (*ops.shape(features)[:-1], 1))
         features = ops.concatenate([features, best], axis=-1)

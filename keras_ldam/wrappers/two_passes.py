@@ -33,7 +33,7 @@ class TwoPasses(keras.Model):
     """Whether weights move in the second pass, for which the gradient of the whole batch counts."""
 
     def __init__(self, model: keras.Model, forward: Callable[..., Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # The model casts its inputs itself.
         self.model = model
         # As a function: as an attribute, its layers would be saved a second time.
         self._forward = forward
@@ -205,10 +205,11 @@ class TwoPasses(keras.Model):
 
     @contextlib.contextmanager
     def _statistics_kept(self) -> Iterator[None]:
-        """Within it, changes to the moving statistics do not last."""
+        """Within it, changes to the moving statistics and to metrics do not last."""
         statistics = [
             v for v in self.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)
         ]
+        statistics += [v for metric in self.metrics for v in metric.variables]
         before = [ops.copy(v.value) for v in statistics]
         try:
             yield

@@ -345,6 +345,27 @@ def test_a_schedule_of_steps_starts_it_at_the_next_epoch(drop_at, size, expected
     assert fit(scheduled(drop_at), examples, [drw], batch_size=size)["reweighted"] == expected
 
 
+def test_a_model_that_is_compiled_anew_is_watched_anew(examples):
+    model, drw = compiled(), keras_ldam.DRW(start="lr_drop", verbose=0)
+    for _ in range(2):
+        model.compile(keras.optimizers.SGD(0.05), loss=model.loss, run_eagerly=True)
+        history = fit(model, examples, [drw, rates([0.05, 0.05, 0.005, 0.005])])
+        assert history["reweighted"] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("sizes", "on"), [((14, 7), 6), ((7, 14), 5)])
+def test_a_schedule_of_steps_is_followed_when_batches_have_another_size(sizes, on, examples):
+    model = scheduled(20)
+    drw = keras_ldam.DRW(start="lr_drop", verbose=0, allow_unreached=True)
+    found = []
+    for piece, size in enumerate(sizes):
+        epochs = {"initial_epoch": 4 * piece, "epochs": 4 * piece + 4}
+        found += fit(model, examples, [drw], batch_size=size, **epochs)["reweighted"]
+    # 3 and then 6 steps an epoch; or 6 and then 3, where step 20 is in epoch 3.
+    expected = on if sizes[0] > sizes[1] else 4
+    assert found == [float(epoch >= expected) for epoch in range(8)]
+
+
 class Halved(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule of one's own, which says nothing about itself."""
 
@@ -524,6 +545,27 @@ def test_class_weights_set_after_an_interrupted_validation_are_in_force(examples
     fresh = keras_ldam.CrossEntropy(COUNTS, class_weights=[1.0, 2.0, 3.0])
     expected = float(fresh(examples[1], model(examples[0])))
     assert model.evaluate(*examples, batch_size=42, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_training_after_an_interrupted_validation_has_its_own_weights(examples):
+    model = compiled(keras_ldam.CrossEntropy(COUNTS), graph=True)
+    model.optimizer.learning_rate = 0.0
+    expected = model.evaluate(*examples, batch_size=42, verbose=0)
+    drw, found = keras_ldam.DRW(2, verbose=0), []
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    class Evaluate(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            found.append(model.evaluate(*examples, batch_size=42, verbose=0))
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, examples, [drw, Interrupt()], validation_data=examples)
+    fit(model, examples, [drw, Evaluate()], epochs=3)
+    assert found[:2] == [pytest.approx(expected, rel=1e-5)] * 2
+    assert found[2] != pytest.approx(expected, rel=1e-2)
 
 
 def test_class_weights_that_do_not_fit_all_losses_change_none():

@@ -142,6 +142,27 @@ def test_it_runs_eagerly_and_compiled_in_mixed_precision_and_with_long_chunks(ho
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_guesses_are_not_rounded_under_a_mixed_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        for use_bias in (False, True):
+            model = keras.Sequential(
+                [keras.Input((2,)), keras_ldam.CosineDense(2, use_bias=use_bias)]
+            )
+            kernel = model.layers[-1].kernel
+            kernel.assign(np.zeros(kernel.shape))
+            kernel.assign(np.array([[0.999, 1.0], [0.04, 0.0], [0.0, 0.0]])[: kernel.shape[0]])
+            wrapper = ChunkedTraining(model)
+            metrics = [keras_ldam.ClassErrors([5, 5])]
+            wrapper.compile("sgd", keras_ldam.CrossEntropy([5, 5]), metrics=metrics)
+            x = np.array([[1.0, 0.0]], "float32")
+            told = wrapper.evaluate(x, np.array([1]), verbose=0, return_dict=True)
+            assert told["error"] == 0.0
+            assert model.predict(x, verbose=0).argmax() == 1
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def test_it_is_saved_and_goes_on(tmp_path):
     x, y, _ = examples()
     wrapper = chunked(network())

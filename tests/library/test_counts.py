@@ -66,6 +66,7 @@ def test_counts_with_other_keys_are_refused(counts):
 def test_step_counts_are_the_published_vectors():
     assert keras_ldam.step_counts(10, 5000, 100).tolist() == [5000] * 5 + [50] * 5
     assert keras_ldam.step_counts(100, 500, 10).tolist() == [500] * 50 + [50] * 50
+    assert keras_ldam.step_counts(4.0, 500, 100).tolist() == [500, 500, 5, 5]
     assert keras_ldam.step_counts(2, 98, 49).tolist() == [98, 2]  # 98 · (1/49) is 1.99….
 
 

@@ -1,6 +1,7 @@
 """Several devices and machines give what one gives, and what is wrong gets a sentence."""
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -64,6 +65,16 @@ def test_gradients_are_clipped_after_they_have_been_summed(mirrored):
     expected = replicas.train(None, keras.Model, optimizer=optimizer, **ONE_BY_ONE)
     found = replicas.train(mirrored, distribution.ReplicatedModel, optimizer=optimizer)
     assert_same(found, expected)
+
+
+def test_accumulated_gradients_are_clipped_once_on_one_device():
+    def optimizer():
+        return keras.optimizers.SGD(1.0, global_clipnorm=0.1, gradient_accumulation_steps=2)
+
+    loss = functools.partial(keras_ldam.CrossEntropy, reduction="mean_over_data")
+    how = {"optimizer": optimizer, "loss": loss}
+    expected = replicas.train(None, keras.Model, **how, **ONE_BY_ONE)
+    assert_same(replicas.train(None, distribution.ReplicatedModel, **how), expected)
 
 
 def test_a_loss_of_keras_counts_by_examples(mirrored):
@@ -698,6 +709,7 @@ def test_a_pass_with_a_layer_that_xla_does_not_know_is_not_compiled(monkeypatch)
     "loss",
     [
         lambda: keras_ldam.CrossEntropy(replicas.COUNTS),
+        lambda: [keras_ldam.CrossEntropy(replicas.COUNTS)],
         lambda: keras_ldam.CrossEntropy(
             replicas.COUNTS, reduction="mean_over_data", ignore_class=0
         ),

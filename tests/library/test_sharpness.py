@@ -100,6 +100,37 @@ def test_moving_statistics_are_those_of_the_batch_at_the_weights_themselves():
     assert np.abs(seen[0][0]).max() > 0.01
 
 
+def test_losses_of_several_outputs_are_those_at_the_weights_themselves():
+    inputs = keras.Input((3,))
+    outputs = {name: keras.layers.Dense(2, name=name)(inputs) for name in "ab"}
+    wrapper = SharpnessAwareTraining(keras.Model(inputs, outputs), rho=2.0)
+    losses = {name: keras_ldam.CrossEntropy([2, 2]) for name in "ab"}
+    wrapper.compile("sgd", losses, run_eagerly=keras.backend.backend() != "jax")
+    x, y = np.random.default_rng(0).normal(size=(4, 3)).astype("float32"), np.array([0, 1, 0, 1])
+    history = wrapper.fit(x, dict.fromkeys("ab", y), batch_size=4, verbose=0).history
+    assert history["a_loss"][0] + history["b_loss"][0] == pytest.approx(history["loss"][0])
+
+
+def test_inputs_are_not_rounded_under_a_mixed_policy():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inputs = keras.Input((1,))
+        scaled = keras.layers.Rescaling(1e-5, dtype="float32")(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(2, dtype="float32")(scaled))
+        x = np.array([[70_000.0], [65_537.0]], "float32")  # The largest of float16 is 65,504.
+        expected = keras.ops.convert_to_numpy(model(x))
+        for wrapper in (
+            SharpnessAwareTraining(model, rho=0.1),
+            keras_ldam.ChunkedTraining(model),
+        ):
+            found = keras.ops.convert_to_numpy(wrapper(x))
+            assert np.all(np.isfinite(found))
+        found = keras.ops.convert_to_numpy(SharpnessAwareTraining(model, rho=0.1)(x))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def test_frozen_weights_neither_move_nor_count_in_the_norm():
     model = linear()
     model.layers[0].trainable = False
