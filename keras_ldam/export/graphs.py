@@ -210,6 +210,13 @@ class ServedImages(tf.Module):
         super().__init__()
         self._answer, self._shape, self._resize = answer, shape, resize or decode is not None
         self._decode = decode or self._decoded
+        if decode is not None:
+            # Not within `map_fn`, after an error in which TensorFlow makes no more variables.
+            file = tf.TensorSpec([], tf.string)
+            image = tf.function(decode).get_concrete_function(file).structured_outputs
+            fits = tf.is_tensor(image) and image.shape.is_compatible_with(shape)
+            if not fits or image.dtype != tf.uint8:
+                raise ValueError(f"`decode` must return uint8, shape {shape}. Received: {image}")
 
     def _serve(self, image: tf.Tensor) -> Any:
         wanted = [-1 if length is None else length for length in self._shape]
@@ -222,10 +229,7 @@ class ServedImages(tf.Module):
 
     def _serve_bytes(self, image_bytes: tf.Tensor) -> Any:
         def decode(contents: tf.Tensor) -> tf.Tensor:
-            image = self._decode(image_files.checked(contents))
-            if image.dtype != tf.uint8:
-                raise ValueError(f"`decode` must return uint8. Received: {image.dtype.name}")
-            return image
+            return self._decode(image_files.checked(contents))
 
         with tf.control_dependencies([_check_rank(image_bytes, 1, "image files")]):
             files = tf.shape(image_bytes)[:1]

@@ -996,7 +996,7 @@ def test_no_image_of_any_size_gets_an_empty_answer(tmp_path):
         ({"details": {"counts": 3, "version": 2}}, r"json's own\. .*: counts, version"),
         (
             {"decode": lambda contents: tf.zeros((4, 4, 1))},
-            r"`decode` must return uint8\. Received: float32",
+            r"`decode` must return uint8, shape .4, 4, 1.\. Received: .*float32",
         ),
     ],
 )
