@@ -36,7 +36,7 @@ class Drops:
         self.past: list[float] = []
 
     def watches(self, optimizer: Any) -> bool:
-        """Whether it is the optimizer of this."""
+        """Whether this watches an optimizer."""
         return self.optimizer is _inner(optimizer)
 
     def has_dropped(self, epoch: int, steps: int | None) -> bool:
@@ -47,8 +47,8 @@ class Drops:
                 self.past, self.first, self.before = [], 0, self._step() - epoch * steps
                 if self.before < 0:
                     warnings.warn(
-                        f"Training resumes at epoch {epoch} with an optimizer that has made "
-                        f"{self._step()} steps, where its learning-rate schedule stands.",
+                        f"Training resumes at epoch {epoch} while the optimizer has made "
+                        f"{self._step()} steps: its learning-rate schedule goes on from there.",
                         stacklevel=2,
                     )
             elif steps != self.steps:  # Batches of another size.

@@ -127,7 +127,7 @@ def export_saved_model(
             through `load_weights` or another `compile`: pass `counts` after training without
             weights, and after re-sampling, or `class_weight` in `fit`, what these have made of the
             counts.
-        details: More entries for `export.json`, under names that it does not have.
+        details: More entries for `export.json`, under names that it does not use itself.
         card: Text of the model card, in place of the one made from the above.
 
     Returns:
@@ -232,7 +232,7 @@ def export_saved_model(
         }
         if taken := sorted(facts.keys() & (details or {}).keys()):
             raise ValueError(
-                f"`details` must not have names of export.json's own. Received: {', '.join(taken)}"
+                f"`details` must not reuse names of export.json. Received: {', '.join(taken)}"
             )
         facts.update(details or {})
         text = json.dumps(facts, indent=1, allow_nan=False) + "\n"

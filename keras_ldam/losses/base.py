@@ -237,8 +237,10 @@ class ClassWeightedLoss(keras.losses.Loss):
 
     def _weighed_labels(self, y_true: Any, y_pred: Any) -> Any:
         """Soft labels with shares as the class weights change them; integers as they are."""
+        if self.counts is None:
+            return y_true
         labels, sparse, _ = prepare(y_true, y_pred)
-        if sparse or self.counts is None:
+        if sparse:
             return y_true
         weighed = labels * self._weights
         return ops.divide_no_nan(weighed, ops.sum(weighed, axis=-1, keepdims=True))

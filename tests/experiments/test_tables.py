@@ -221,7 +221,7 @@ def test_a_run_over_replicas_does_not_take_the_place_of_one_without(tmp_path, ca
     assert shown is over and collection.read_file(file)[0].results != over.results
     assert "not written: the file has it with several replicas=False" in capsys.readouterr().err
     assert (
-        "With runs over several replicas, each of which normalizes its own part of a batch: ERM."
+        "Includes runs over several replicas, each of which normalizes its part of a batch: ERM."
         in (" ".join(paper.headline([over, made_up_result([9, 8], "ldam")]).notes))
     )
     # What counts is who computed its epochs, not where it ended.
@@ -653,7 +653,7 @@ def test_a_table_says_what_its_numbers_were_computed_in_and_which_epochs_the_bes
     assert "Ours in mixed_bfloat16." in notes
     assert any("of one epoch in 10 and the last" in note for note in notes)
     notes = paper.headline([run, made_up_result([20, 10], method="ldam_drw")]).notes
-    assert "With runs in mixed_bfloat16: ERM." in notes
+    assert "Includes runs in mixed_bfloat16: ERM." in notes
     assert not any("Not in the paper" in note for note in notes)
     compared = paper.headline([run, made_up_result([20, 10], "la"), made_up_result([20, 10], "vs")])
     assert "Not in the paper: LA, VS." in compared.notes

@@ -993,7 +993,7 @@ def test_no_image_of_any_size_gets_an_empty_answer(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"details": {"counts": 3, "version": 2}}, r"json's own\. .*: counts, version"),
+        ({"details": {"counts": 3, "version": 2}}, r"reuse names of .*: counts, version"),
         (
             {"decode": lambda contents: tf.zeros((4, 4, 1))},
             r"`decode` must return uint8, shape .4, 4, 1.\. Received: .*float32",

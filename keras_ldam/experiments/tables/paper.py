@@ -209,14 +209,14 @@ def _notes(results, paper, quoted):
         if len(precisions) == 1:
             yield f"Ours in {precision}."
         else:
-            yield f"With runs in {precision}: {_titles(those)}."
+            yield f"Includes runs in {precision}: {_titles(those)}."
     if others := [run for run in results if not _in_paper(run)]:
         yield f"Not in the paper: {_titles(others)}."
     if pairs := [run for run in results if run.config.get("rule") == "bilateral"]:
         yield f"Two images a step in the place of one, so twice the time: {_titles(pairs)}."
     if replicated := [run for run in results if run.replicated]:
         yield (
-            "With runs over several replicas, each of which normalizes its own part of a batch: "
+            "Includes runs over several replicas, each of which normalizes its part of a batch: "
             f"{_titles(replicated)}."
         )
     if several := [run for run in results if not run.evaluated_once]:
