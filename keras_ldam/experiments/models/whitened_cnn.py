@@ -26,10 +26,11 @@ def whitened_cnn(
     """Builds a fixed convolution that whitens patches, three blocks, and a maximum over the image.
 
     The first convolution is computed from training images: its filters are the principal components
-    of patches of 2x2 pixels, each divided by its standard deviation, and their negatives. A block
-    is a 3x3 convolution, a maximum over 2x2 pixels, and a second convolution, each with batch
-    normalization without scale, and ReLU; blocks have `width`, `2 * width` and `4 * width`
-    channels. Convolutions pass their input on at the start: the first filters are the identity.
+    of patches of 2x2 pixels, each divided by its standard deviation, and their negatives. Only its
+    biases are trained. A block is a 3x3 convolution, a maximum over 2x2 pixels, and a second
+    convolution, each with batch normalization without scale, and ReLU; blocks have `width`,
+    `2 * width` and `4 * width` channels. Convolutions pass their input on at the start: the first
+    filters are the identity.
 
     Outside training each image is read twice, as it is and mirrored, and the features are the mean
     of both: test-time augmentation, which results must mention.
@@ -74,9 +75,7 @@ def whitened_cnn(
     x = RandomCropFlip(padding=padding, seed=seed, name="augmentation")(inputs)
     x = AddMirrored(name="add_mirrored")(x)
     x = layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalization")(x)
-    whiten = layers.Conv2D(
-        filters.shape[-1], _PATCH, use_bias=False, trainable=False, dtype=dtype, name="whitening"
-    )
+    whiten = FixedConv2D(filters.shape[-1], _PATCH, dtype=dtype, name="whitening")
     x = layers.Activation("relu", dtype=dtype, name="whitening_relu")(whiten(x))
     whiten.kernel.assign(filters)
     for block in range(3):
@@ -89,6 +88,16 @@ def whitened_cnn(
     x = layers.GlobalMaxPooling2D(dtype="float32", name="maximum")(x)
     x = MeanWithMirrored(dtype="float32", name="features")(x)
     return keras.Model(inputs, head(x), name="whitened_cnn")
+
+
+@keras.saving.register_keras_serializable(package="keras_ldam")
+class FixedConv2D(keras.layers.Conv2D):
+    """A convolution whose biases alone are trained; see `keras.layers.Conv2D` for its arguments."""
+
+    def build(self, input_shape: tuple) -> None:
+        """Creates kernel and biases."""
+        super().build(input_shape)
+        self.kernel.trainable = False
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
