@@ -6,10 +6,12 @@
 Each row trains LDAM-DRW once, by the published recipe with the changes that `ROWS` lists, shortened
 to 60 epochs, and is judged by its last epoch on training images: those that the long tail leaves
 out and, so that the most frequent class has some too, a twentieth of those that it keeps. No test
-image is used. The same command resumes; several processes with other `--rows` may share a folder,
-one a core. After each row the program adds every finished run of the folder on this dataset to
-`results/tuning/DATASET_ablation.json`, and the rows that failed with their reason; what is there is
-not trained again. With `--steps_per_epoch`, a trial, it writes FOLDER/ablation.json instead.
+image is used. `--recipe fast` makes the changes to that recipe, whose cosine and weight decay are
+those of most rows already. The same command resumes; several processes with other `--rows` may
+share a folder, one a core. After each row the program adds every finished run of the folder on this
+dataset to `results/tuning/DATASET_ablation.json`, and the rows that failed with their reason; what
+is there is not trained again. With `--steps_per_epoch`, a trial, it writes FOLDER/ablation.json
+instead.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ sys.path.insert(0, str(HERE.parent))
 BASE = {"decay": "cosine", "weight_decay": 5e-4}
 RARE = {"mix": "cutmix", "mix_power": 2.0, "mix_probability": 0.5, "mix_majority": True}
 ROWS: dict[str, dict] = {
-    "published": {},
+    "unchanged": {},
     "cosine": {"decay": "cosine"},
     "cosine, decay 5e-4": BASE,
     "mixup": {**BASE, "mix": "mixup", "mix_power": 0.0},
@@ -37,6 +39,8 @@ ROWS: dict[str, dict] = {
     "autoaugment": {**BASE, "augment": "autoaugment"},
     "cutout": {**BASE, "cutout": 16},
     "autoaugment, cutout": {**BASE, "augment": "autoaugment", "cutout": 16},
+    "autoaugment, cutout 8": {**BASE, "augment": "autoaugment", "cutout": 8},
+    "autoaugment, cutmix, rare partners": {**BASE, **RARE, "augment": "autoaugment"},
     "average 0.999": {**BASE, "average": 0.999},
     "sam_0.2": {**BASE, "sharpness": 0.2},
     "sam_0.5": {**BASE, "sharpness": 0.5},
@@ -44,12 +48,13 @@ ROWS: dict[str, dict] = {
     "cutmix, rare partners, sam_0.5": {**BASE, **RARE, "sharpness": 0.5},
     "mixup, sam_0.5": {**BASE, "mix": "mixup", "mix_power": 0.0, "sharpness": 0.5},
 }
-"""Changes of the published recipe, one ingredient at a time, then two that may add up."""
+"""Changes of a recipe, one ingredient at a time, then some that may add up."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--recipe", default="", help="the recipe that is changed")
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--folder", default="runs/ablation")
     parser.add_argument("--rows", default=";".join(ROWS), help="names of ROWS, between semicolons")
@@ -87,7 +92,7 @@ def main() -> None:
     print(json.dumps(read(kept), indent=1))
 
 
-SAME = ("dataset", "seed", "epochs", "steps_per_epoch", "precision")
+SAME = ("dataset", "recipe", "seed", "epochs", "steps_per_epoch", "precision")
 """What tells two runs of a row apart."""
 
 OF_FILE = ("dataset", "steps_per_epoch")
@@ -118,14 +123,14 @@ def config(row: str, given: argparse.Namespace):
         "left_out": True,
         "precision": given.precision,
     }
-    recipe = recipes.load_recipe(given.dataset, "ldam_drw")
+    recipe = recipes.load_recipe(given.dataset, "ldam_drw", given.recipe)
     return dataclasses.replace(recipe, **same, **ROWS[row]).resolve()
 
 
 def summary(folder: Path, kept: Path, given: argparse.Namespace) -> dict:
     """What the finished runs of a folder found, and those kept before, best first; what failed."""
     from keras_ldam import hardware
-    from keras_ldam.experiments.config import Config
+    from keras_ldam.experiments import recipes
 
     runs, others = [], []
     for file in sorted(folder.glob("*/results.json")):
@@ -133,11 +138,11 @@ def summary(folder: Path, kept: Path, given: argparse.Namespace) -> dict:
         of_run = results["config"]
         if any(of_run[name] != getattr(given, name) for name in OF_FILE):
             continue
-        changed = {key: of_run[key] for row in ROWS.values() for key in row}
-        changed = {k: v for k, v in changed.items() if v != getattr(Config, k)}
+        recipe = recipes.load_recipe(given.dataset, "ldam_drw", of_run["recipe"])
+        changed = changes(recipe, {key: of_run[key] for row in ROWS.values() for key in row})
         runs.append(
             {
-                "row": next((row for row, what in ROWS.items() if changed == changes_of(what)), ""),
+                "row": next((r for r in ROWS if changed == changes(recipe, ROWS[r])), ""),
                 "changes": changed,
                 "mean_error": results["last"]["mean_error"],
                 "per_class_error": results["last"]["per_class_error"],
@@ -163,11 +168,9 @@ def summary(folder: Path, kept: Path, given: argparse.Namespace) -> dict:
     }
 
 
-def changes_of(row: dict) -> dict:
-    """The changes that differ from the defaults."""
-    from keras_ldam.experiments.config import Config
-
-    return {key: value for key, value in row.items() if value != getattr(Config, key)}
+def changes(recipe, options: dict) -> dict:
+    """The options that differ from those of the recipe."""
+    return {key: value for key, value in options.items() if value != getattr(recipe, key)}
 
 
 if __name__ == "__main__":

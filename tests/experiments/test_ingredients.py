@@ -13,7 +13,7 @@ from conftest import small_config
 
 from keras_ldam import counts as class_counts
 from keras_ldam import estimate_batch_norm, evaluation
-from keras_ldam.experiments import datasets, exporting, feeding, models, progress, training
+from keras_ldam.experiments import datasets, exporting, feeding, models, progress, recipes, training
 from keras_ldam.experiments.config import Config
 from keras_ldam.experiments.datasets.data import Ragged
 from keras_ldam.experiments.datasets.sampling import EpochClock
@@ -239,18 +239,22 @@ def test_accuracy_under_soft_labels_is_the_share_of_the_predicted_class():
     np.testing.assert_allclose(found, [0.75, 0.0])
 
 
+@pytest.mark.parametrize("recipe", ["", "fast"])
 def test_every_row_of_the_ablation_resolves_on_validation_images_and_is_known_by_its_changes(
-    monkeypatch,
+    recipe, monkeypatch
 ):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     ablation = importlib.import_module("ablation")
-    given = argparse.Namespace(
-        dataset="cifar10", data_dir="", seed=0, epochs=60, steps_per_epoch=0, precision="float32"
-    )
+    same = {"data_dir": "", "seed": 0, "epochs": 60, "steps_per_epoch": 0, "precision": "float32"}
+    given = argparse.Namespace(dataset="cifar10", recipe=recipe, **same)
+    base = recipes.load_recipe("cifar10", "ldam_drw", recipe)
     changes = []
     for row in ablation.ROWS:
         config = ablation.config(row, given)
         assert (config.left_out, config.validation_fraction, config.epochs) == (True, 0.05, 60)
-        changes.append(ablation.changes_of(ablation.ROWS[row]))
-        assert all(getattr(config, name) == value for name, value in changes[-1].items())
-    assert all(changes.count(each) == 1 for each in changes)
+        assert config.recipe == recipe
+        changes.append(ablation.changes(base, ablation.ROWS[row]))
+        assert all(getattr(config, name) == value for name, value in ablation.ROWS[row].items())
+    known = [each for each in changes if each or not recipe]  # That recipe has the cosine already.
+    assert len(known) > 12
+    assert all(known.count(each) == 1 for each in known)
