@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def summary(folder: Path, kept: Path, given: argparse.Namespace) -> dict:
         if all(failed.get(name) == getattr(given, name) for name in OF_FILE):
             others.append(failed)
     return {
-        "command": f"python benchmarks/ablation.py {' '.join(sys.argv[1:])}".strip(),
+        "command": shlex.join(["python", "benchmarks/ablation.py", *sys.argv[1:]]),
         "judged_by": "last epoch, held-out training images and those the long tail leaves out",
         "hardware": hardware.describe(),
         "load_average": [round(load, 1) for load in os.getloadavg()],

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -151,7 +152,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("keras", "jax", "matplotlib")}
     result = {
-        "command": " ".join(["python benchmarks/class_counts.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/class_counts.py", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"python": platform.python_version(), **versions},
         "load": [round(min(load), 1), round(max(load), 1)],

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -137,7 +138,7 @@ def write(args: argparse.Namespace, rows: dict, load: list[float]) -> None:
     """Writes what has been measured so far."""
     versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "jax")}
     result = {
-        "command": " ".join(["python benchmarks/many_classes.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/many_classes.py", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"python": platform.python_version(), **versions},
         "load": [round(min(load), 1), round(max(load), 1)],
