@@ -53,6 +53,10 @@ def test_convolutions_begin_by_passing_their_input_on_and_the_first_one_stays(mo
     assert np.abs(np.asarray(wider(x)[..., 8:])).max() > 0.01
     first = model.get_layer("whitening")
     assert [weight.name for weight in first.trainable_variables] == ["bias"]
+    first.trainable = False
+    assert not first.trainable_variables
+    first.trainable = True
+    assert [weight.name for weight in first.trainable_variables] == ["bias"]
 
 
 def test_pixels_are_normalized_by_the_images(model, images):

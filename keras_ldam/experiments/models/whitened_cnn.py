@@ -94,10 +94,10 @@ def whitened_cnn(
 class FixedConv2D(keras.layers.Conv2D):
     """A convolution whose biases alone are trained; see `keras.layers.Conv2D` for its arguments."""
 
-    def build(self, input_shape: tuple) -> None:
-        """Creates kernel and biases."""
-        super().build(input_shape)
-        self.kernel.trainable = False
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Adds a weight; the kernel stays fixed when a model is frozen and unfrozen."""
+        kwargs["trainable"] = kwargs.get("name") == "bias"
+        return super().add_weight(*args, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
