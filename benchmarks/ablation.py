@@ -29,7 +29,7 @@ sys.path.insert(0, str(HERE.parent))
 
 BASE = {"decay": "cosine", "weight_decay": 5e-4}
 RARE = {"mix": "cutmix", "mix_power": 2.0, "mix_probability": 0.5, "mix_majority": True}
-CHANGED = {"augment": "autoaugment", "cutout": 16}
+POLICY = {"augment": "autoaugment", "cutout": 16}
 ROWS: dict[str, dict] = {
     "unchanged": {},
     "cosine": {"decay": "cosine"},
@@ -40,15 +40,15 @@ ROWS: dict[str, dict] = {
     "cutmix, rare partners": {**BASE, **RARE},
     "autoaugment": {**BASE, "augment": "autoaugment"},
     "cutout": {**BASE, "cutout": 16},
-    "autoaugment, cutout": {**BASE, **CHANGED},
-    "autoaugment, cutout 8": {**BASE, **CHANGED, "cutout": 8},
+    "autoaugment, cutout": {**BASE, **POLICY},
+    "autoaugment, cutout 8": {**BASE, **POLICY, "cutout": 8},
     "autoaugment, cutmix, rare partners": {**BASE, **RARE, "augment": "autoaugment"},
     "average 0.999": {**BASE, "average": 0.999},
     "sam_0.2": {**BASE, "sharpness": 0.2},
     "sam_0.5": {**BASE, "sharpness": 0.5},
     "sam_0.8": {**BASE, "sharpness": 0.8},
     "cutmix, rare partners, sam_0.5": {**BASE, **RARE, "sharpness": 0.5},
-    "autoaugment, cutout, sam_0.5": {**BASE, **CHANGED, "sharpness": 0.5},
+    "autoaugment, cutout, sam_0.5": {**BASE, **POLICY, "sharpness": 0.5},
     "mixup, sam_0.5": {**BASE, "mix": "mixup", "mix_power": 0.0, "sharpness": 0.5},
 }
 """Changes of a recipe, one ingredient at a time, then some that may add up."""
