@@ -27,14 +27,7 @@ def bbn(method: str) -> Config:
 
 def strong(method: str) -> Config:
     return Config(
-        warmup_epochs=5,
-        decay="cosine",
-        weight_decay=5e-4,
-        mix="" if method == "bbn" else "cutmix",
-        mix_power=2.0,
-        mix_probability=0.5,
-        mix_majority=True,
-        sharpness=0.5,
+        warmup_epochs=5, decay="cosine", weight_decay=5e-4, augment="autoaugment", cutout=16
     )
 
 
