@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import keras_ldam
@@ -56,6 +57,18 @@ def of_rows(folder: Path) -> Path:
         columns={"size (cm)": "number", "class": "text"},
         encode=encode,
     )
+
+
+def small_model(units: int = 2, shape: tuple[int, ...] = (4, 4, 1)) -> keras.Model:
+    """Returns a model of images in this many classes, with random weights."""
+    inputs = keras.Input(shape, dtype="uint8")
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, keras_ldam.CosineDense(units)(features))
+
+
+def png(image: np.ndarray) -> bytes:
+    """Returns the PNG file of an image of shape (height, width, channels), uint8."""
+    return tf.io.encode_png(image).numpy()
 
 
 def claimed_png(side: int) -> bytes:

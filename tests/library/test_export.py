@@ -1,14 +1,10 @@
 """What is exported: the model's probabilities, from raw input, without this library."""
 
 import contextlib
-import io
 import json
 import os
-import signal
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import keras
@@ -16,12 +12,11 @@ import made_exports
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from made_exports import png, small_model
 
 import keras_ldam
-from keras_ldam import extras, files
-from keras_ldam.export import graphs, image_files, limits, version_folders
-from keras_ldam.export.card import model_card
+from keras_ldam import extras
+from keras_ldam.export import graphs
 from keras_ldam.serving.predictor import Predictor
 
 
@@ -65,16 +60,6 @@ def served(image_export):
     loaded = tf.saved_model.load(str(image_export))
     served.loaded = loaded  # The signatures hold it only weakly.
     return dict(loaded.signatures)
-
-
-def png(image):
-    return tf.io.encode_png(image).numpy()
-
-
-def small_model(units=2, shape=(4, 4, 1)):
-    inputs = keras.Input(shape, dtype="uint8")
-    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
-    return keras.Model(inputs, keras_ldam.CosineDense(units)(features))
 
 
 def facts_of(folder):
@@ -274,33 +259,6 @@ def test_saved_model_cli_runs_it(kind, classes, elsewhere):
     elsewhere(f"run {kind}")
     answered = np.load(elsewhere.folder / kind / "probabilities.npy")
     assert answered.shape == (2, classes)
-
-
-def test_versions_are_numbered_and_never_overwritten(tmp_path):
-    model = small_model()
-    arguments = {"class_names": ["a", "b"], "scale": 30.0}
-    first = keras_ldam.export_saved_model(model, tmp_path / "name", **arguments)
-    before = {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
-    assert first == tmp_path / "name" / "1"
-    keras_ldam.export_saved_model(model, tmp_path / "name" / "7", **arguments)
-    last = keras_ldam.export_saved_model(model, tmp_path / "name", **arguments)
-    assert last.name == "8"
-    with pytest.raises(ValueError, match="`output` exists, and a version is never overwritten"):
-        keras_ldam.export_saved_model(model, first, **arguments)
-    assert before == {file: file.read_bytes() for file in first.rglob("*") if file.is_file()}
-    assert sorted(path.name for path in (tmp_path / "name").iterdir()) == ["1", "7", "8"]
-
-
-def test_a_failed_export_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(tf.saved_model, "save", fail)
-    with pytest.raises(ValueError, match="no space left"):
-        keras_ldam.export_saved_model(
-            small_model(), tmp_path / "name", class_names=["a", "b"], scale=1.0
-        )
-    assert not (tmp_path / "name").exists()
 
 
 def test_rows_are_answered_by_column_under_names_that_a_signature_can_have(tmp_path):
@@ -524,15 +482,6 @@ def test_a_model_that_takes_strings_brings_its_tokenizer(shape, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_folder_that_is_not_one_of_versions_is_refused(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds 'cat\.jpg'"):
-        keras_ldam.export_saved_model(
-            small_model(), tmp_path / "photos", class_names=["a", "b"], scale=1.0
-        )
-
-
 def test_a_number_of_numpy_is_a_number(tmp_path):
     folder = keras_ldam.export_saved_model(
         small_model(), tmp_path / "name", class_names=["a", "b"], scale=np.float32(30)
@@ -545,17 +494,6 @@ def test_the_scale_is_that_of_the_loss_the_model_was_compiled_with(tmp_path):
     model.compile("adam", loss=keras_ldam.LDAM([10, 100], scale=12.0))
     folder = keras_ldam.export_saved_model(model, tmp_path / "name", class_names=["a", "b"])
     assert facts_of(folder)["scale"] == 12.0
-
-
-def test_files_of_any_size_are_resized_where_that_is_asked_for(tmp_path):
-    folder = keras_ldam.export_saved_model(
-        small_model(), tmp_path / "name", class_names=["a", "b"], scale=1.0, resize=True
-    )
-    loaded = tf.saved_model.load(str(folder))
-    files = [png(np.full([size, 5, 1], 200, np.uint8)) for size in (4, 9)]
-    answers = loaded.signatures["serving_bytes"](image_bytes=tf.constant(files))
-    # Grey stays grey, whatever the size.
-    np.testing.assert_allclose(answers["logits"][0], answers["logits"][1], atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -654,28 +592,12 @@ def test_what_the_refusal_of_a_model_advises_works(kind, tmp_path, rng):
     np.testing.assert_allclose(answers["logits"], scores, rtol=1e-4)
 
 
-def test_a_card_of_ones_own_is_written_as_it_is(tmp_path):
-    folder = keras_ldam.export_saved_model(
-        small_model(), tmp_path / "n", class_names=["a", "b"], scale=1.0, card="# Mine\n"
-    )
-    assert (folder / "model_card.md").read_text() == "# Mine\n"
-
-
 def test_on_another_backend_the_export_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"Save the model as .keras .* Received: jax"):
         keras_ldam.export_saved_model(
             small_model(), tmp_path / "n", class_names=["a", "b"], scale=1.0
         )
-
-
-def test_resized_pixels_are_those_of_pillow(rng):
-    image = rng.integers(0, 256, (12, 16, 1), dtype=np.uint8)
-    served = graphs.ServedImages(lambda images: images, (4, 4, 1), resize=True)
-    ours = served._serve_bytes(tf.constant([png(image)])).numpy()[0, ..., 0].astype(int)
-    theirs = np.asarray(Image.fromarray(image[..., 0]).resize((4, 4), Image.BILINEAR), int)
-    assert np.abs(ours - theirs).max() <= 1  # Pillow rounds in between.
-    assert np.abs(ours - theirs).mean() < 0.2
 
 
 def test_a_model_in_bfloat16_is_served_in_float32(tmp_path):
@@ -697,137 +619,6 @@ def test_the_model_uses_cudnn_again_after_its_export():
     assert model.layers[0].use_cudnn is True
 
 
-def test_versions_are_whole_numbers_beside_nothing_but_hidden_files(tmp_path):
-    choose = version_folders.choose
-    for version in ("0", "07"):
-        with pytest.raises(ValueError, match="A version must be a whole number of at least 1"):
-            choose(tmp_path / "name" / version)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file"):
-        choose(tmp_path / "file")
-    (tmp_path / "name").mkdir()
-    (tmp_path / "name" / ".DS_Store").write_text("")
-    assert choose(tmp_path / "name") == tmp_path / "name" / "1"
-
-
-def test_the_card_names_the_rarest_class_and_lists_the_first_hundred():
-    facts = {
-        "name": "birds", "version": 1, "created": "today", "input": "image", "scale": 30.0,
-        "temperature": 1.0, "target_prior": None, "versions": {},
-        "class_names": ["a|b", *(f"bird {j}" for j in range(1, 150))],
-        "counts": [9, 3, *[5] * 148],
-    }  # fmt: skip
-    card = model_card(facts)
-    assert "The rarest class, bird 1, had 3 training examples, the most frequent 9." in card
-    assert "| 0 | a\\|b | 9 |" in card
-    assert "| 99 | bird 99 |" in card and "| 100 |" not in card
-    assert "export.json lists the other 50 classes." in card
-
-
-def limits_in(folder):
-    card = (folder / "model_card.md").read_text()
-    return card.partition("## Limits")[2].partition("## Versions")[0]
-
-
-def test_the_card_of_texts_tells_only_what_their_tokenizer_does(text_export, tmp_path):
-    card = limits_in(text_export)
-    assert "- Only the last 10 words of a text are read.\n" in card and "contain no word" in card
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
-    folder = keras_ldam.export_saved_model(
-        model,
-        tmp_path / "m",
-        class_names=["a", "b"],
-        tokenizer=lambda text: tf.cast(tf.strings.length(text)[:, None], tf.float32),
-        temperature=2.0,
-        details={"config": {"max_tokens": 256}},
-    )
-    card = limits_in(folder)
-    assert "Only the last" not in card and "- Refused: texts that are empty, contain a NUL" in card
-    (answer,) = Predictor(folder).predict([b"..."])
-    assert "error" not in answer
-    assert "not calibrated" not in (folder / "model_card.md").read_text()
-
-
-def test_the_card_of_rows_tells_only_what_their_encoder_does(tmp_path):
-    vector = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
-    folder = keras_ldam.export_saved_model(
-        vector, tmp_path / "m", class_names=["a", "b"], columns={"y": "number"}
-    )
-    (answer,) = Predictor(folder).predict([b"{}"])
-    assert answer["error"] == "y is missing"
-    of_vectors, of_rows = limits_in(folder), limits_in(made_exports.of_rows(tmp_path))
-    assert "- Refused: rows in which a number is missing.\n- Refused: infinite num" in of_vectors
-    for word in ("may be missing", "dates", "NUL"):
-        assert word not in of_vectors
-    assert "missing" not in of_rows and "dates" not in of_rows
-    assert "- Refused: texts that contain a NUL byte, exceed 100000 bytes" in of_rows
-
-
-# ----------------------------------------------------------------------------- on the disk
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore"),
-        OSError("No space left on device"),
-    ],
-)
-def test_a_full_disk_gets_a_sentence_and_leaves_nothing(error, tmp_path, monkeypatch):
-    def fail(served, folder, **options):
-        (Path(folder) / "half").write_text("")
-        raise error
-
-    monkeypatch.setattr(tf.saved_model, "save", fail)
-    with pytest.raises(ValueError, match=r"name/1 could not be written: No space left on device\."):
-        keras_ldam.export_saved_model(
-            small_model(), tmp_path / "exports" / "name", class_names=["a", "b"], scale=1.0
-        )
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_version_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
-    folder = tmp_path / "exports" / "name" / "1"
-    synced = {False: set(), True: set()}
-    monkeypatch.setattr(version_folders, "sync", lambda path: synced[folder.exists()].add(path))
-    with version_folders.written_whole(folder) as aside:
-        (aside / "variables").mkdir()
-        (aside / "variables" / "index").write_text("")
-    assert synced[False] == {aside, aside / "variables", aside / "variables" / "index"}
-    assert synced[True] == {tmp_path / "exports" / "name", tmp_path / "exports", tmp_path}
-
-
-def test_what_a_killed_export_left_is_removed_by_the_next(on_jax, tmp_path):
-    program = f"""
-import os, signal
-from pathlib import Path
-from keras_ldam.export import version_folders
-with version_folders.written_whole(Path({str(tmp_path / "name" / "1")!r})) as aside:
-    (aside / "half").write_text("")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert on_jax(program).returncode == -signal.SIGKILL
-    (left,) = (tmp_path / "name").iterdir()
-    assert (left / "half").exists()
-    running = tmp_path / "name" / f".{os.getppid()}-2"
-    running.mkdir()
-    assert version_folders.choose(tmp_path / "name") == tmp_path / "name" / "1"
-    with version_folders.written_whole(tmp_path / "name" / "1"):
-        assert not left.exists()
-    assert {path.name for path in (tmp_path / "name").iterdir()} == {"1", running.name}
-
-
-def test_what_a_killed_export_of_the_same_process_number_left_is_removed(tmp_path):
-    folder = tmp_path / "name" / "1"
-    left = files.temporary_path(folder)
-    left.mkdir(parents=True)
-    (left / "half").write_text("")
-    with version_folders.written_whole(folder) as aside:
-        (aside / "whole").write_text("")
-    assert [path.name for path in folder.iterdir()] == ["whole"]
-    assert list(folder.parent.iterdir()) == [folder]
-
-
 def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     model = small_model()
     monkeypatch.delitem(sys.modules, "keras_ldam.export.graphs")
@@ -835,114 +626,6 @@ def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(extras.MissingExtraError, match=r"pip install 'keras_ldam\[export\]'"):
         keras_ldam.export_saved_model(model, tmp_path / "n", class_names=["a", "b"])
-
-
-# ----------------------------------------------------------------------------- image files
-
-
-EXIF = b"Exif\0\0II*\0\x08" + bytes(9)
-
-
-def encoded(image_format, mode="RGB", size=(12, 10), **options):
-    file = io.BytesIO()
-    Image.new("RGB", size, "gray").convert(mode).save(file, image_format, **options)
-    return file.getvalue()
-
-
-def claiming(contents, at, form, *sides):
-    """The file, with other sides in its header."""
-    contents = bytearray(contents)
-    contents[at : at + struct.calcsize(form)] = struct.pack(form, *sides)
-    if contents.startswith(b"\x89PNG"):
-        contents[29:33] = struct.pack(">I", zlib.crc32(bytes(contents[12:29])))
-    return bytes(contents)
-
-
-def jpeg_claiming(height, width):
-    contents = encoded("JPEG")
-    return claiming(contents, contents.index(b"\xff\xc0") + 5, ">HH", height, width)
-
-
-def animation(*sizes):
-    """A GIF of a header that names a screen of 1 × 1, and of frames of the given sizes."""
-    file = io.BytesIO()
-    frames = [Image.effect_noise(size, 99).convert("P") for size in sizes]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], optimize=False)
-    return claiming(file.getvalue(), 6, "<HH", 1, 1)
-
-
-def large_frame():
-    contents = animation((12, 10), (12, 10))
-    second = contents.rindex(b"\x2c\0\0\0\0\x0c\0\x0a\0")
-    return claiming(contents, second + 5, "<HH", 60_000, 60_000)
-
-
-@pytest.mark.parametrize(
-    ("contents", "sides"),
-    [
-        (jpeg_claiming(60_000, 50_000), "[60000 50000]"),
-        (claiming(encoded("PNG"), 16, ">II", 12_000, 5_000), "[5000 12000]"),
-        (claiming(encoded("BMP"), 18, "<ii", 30_000, -30_000), "[30000 30000]"),
-        (claiming(encoded("WEBP"), 26, "<HH", 8_000, 8_001), "[8001 8000]"),
-        (claiming(encoded("WEBP", lossless=True), 21, "<I", 0x0FFFFFFF), "[16384 16384]"),
-        (claiming(encoded("WEBP", exif=EXIF), 24, "<HBHB", 0, 1, 0, 1), "[65537 65537]"),
-        (claiming(encoded("GIF"), encoded("GIF").index(b",") + 5, "<HH", 9_000, 9_000), "[9000 "),
-        (large_frame(), "[60000 60000]"),
-    ],
-    ids=["JPEG", "PNG", "BMP", "WebP", "lossless", "extended", "GIF", "second frame of a GIF"],
-)  # fmt: skip
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(contents, sides, served):
-    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        served["serving_bytes"](image_bytes=tf.constant([contents]))
-    message = f"image has more than {limits.MAX_IMAGE_PIXELS} pixels; its height and width are"
-    assert message in caught.value.message
-    assert sides in caught.value.message
-
-
-def test_all_frames_of_an_animation_count(monkeypatch):
-    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 599)
-    image_files.checked(tf.constant(animation(*[(10, 10)] * 5)))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 599 pixels"):
-        image_files.checked(tf.constant(animation(*[(10, 10)] * 6)))
-
-
-def test_a_file_whose_size_takes_too_long_to_find_is_refused():
-    blocks = b"\1a" * limits.MAX_GIF_BLOCKS
-    contents = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + b"!\xfe" + blocks
-    with pytest.raises(tf.errors.InvalidArgumentError, match="GIF has more than"):
-        image_files.checked(tf.constant(contents))
-
-
-def test_a_format_whose_size_is_unknown_is_refused():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Unknown image file format"):
-        image_files.checked(tf.constant(b"\xff\x0a of JPEG XL"))
-
-
-@pytest.mark.parametrize(
-    "contents",
-    [
-        encoded("JPEG"), encoded("JPEG", "CMYK"), encoded("JPEG", "L"), encoded("PNG"),
-        encoded("GIF", "L"), encoded("BMP"), encoded("BMP", "P"), encoded("WEBP"),
-        encoded("WEBP", "RGBA"), animation((12, 10), (12, 10)),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_file_is_decoded_to_the_colors_of_the_model(contents, channels):
-    image = image_files.decode(image_files.checked(tf.constant(contents)), channels)
-    assert image.shape == (10, 12, channels)
-
-
-def test_a_cmyk_jpeg_is_gray_for_a_model_of_gray_images(tmp_path):
-    folder = keras_ldam.export_saved_model(
-        small_model(), tmp_path / "name", class_names=["a", "b"], scale=1.0
-    )
-    file = io.BytesIO()
-    Image.new("CMYK", (4, 4), (0, 0, 0, 55)).save(file, "JPEG")
-    serve = tf.saved_model.load(str(folder)).signatures["serving_bytes"]
-    found, gray = serve(
-        image_bytes=tf.constant([file.getvalue(), png(np.full([4, 4, 1], 200, np.uint8))])
-    )["logits"].numpy()
-    np.testing.assert_allclose(found, gray, atol=0.02)
 
 
 @pytest.mark.parametrize("number", [1, 13])
@@ -1006,22 +689,6 @@ def test_what_would_only_fail_when_it_is_asked_is_refused(given, message, tmp_pa
             small_model(), tmp_path / "m", class_names=["a", "b"], scale=1.0, **given
         )
     assert not (tmp_path / "m").exists()
-
-
-def test_the_card_takes_details_as_they_are_and_says_what_the_answers_are_for(tmp_path):
-    def card(name, **given):
-        names = ["fine\nline|x", "b"]
-        folder = keras_ldam.export_saved_model(
-            small_model(), tmp_path / name, class_names=names, scale=1.0, **given
-        )
-        return (Path(folder) / "model_card.md").read_text()
-
-    plain = card("m", details={"dataset": "birds", "results": {"accuracy": 0.9}})
-    assert "| 0 | fine line\\|x |" in plain and "trained on" not in plain
-    assert "where every class matters equally" in plain and "images of a wrong shape" in plain
-    shifted = card("n", target_prior=[9, 1], source_prior=[1, 1], resize=True)
-    assert "every class matters" not in shifted and "as frequent as target_prior" in shifted
-    assert "files of other sizes are resized" in shifted
 
 
 def test_counts_of_classes_are_refused_for_several_labels(tmp_path):

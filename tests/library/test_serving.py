@@ -18,6 +18,7 @@ import pytest
 import requests
 import tensorflow as tf
 from forks import Forks
+from made_exports import png
 
 import keras_ldam
 from keras_ldam.extras import MissingExtraError
@@ -133,10 +134,6 @@ def ask(url, request):
 
 def b64(contents):
     return {"b64": base64.b64encode(contents).decode()}
-
-
-def png(image):
-    return tf.io.encode_png(image).numpy()
 
 
 def expected(folder, **inputs):
