@@ -1,5 +1,6 @@
 """Label-distribution-aware margins for long-tailed classes, in Keras 3."""
 
+from keras_ldam import schedules as schedules
 from keras_ldam.adjustment import (
     Adjustment,
     adjust,
