@@ -142,6 +142,15 @@ def loss_metric(model: keras.Model) -> keras.metrics.Metric:
     return model._loss_tracker
 
 
+def has_strategy(model: keras.Model) -> bool:
+    """Whether a model was made under a `tf.distribute` strategy.
+
+    `Trainer._distribute_strategy`, on TensorFlow; the public `distribute_strategy` is a default one
+    elsewhere, which cannot be told from a user's own within its scope.
+    """
+    return getattr(model, "_distribute_strategy", None) is not None
+
+
 def set_cardinality(dataset: Any, steps: int) -> None:
     """Sets the number of steps that a distributed dataset tells Keras.
 

@@ -29,8 +29,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
       (`v = momentum * v - learning_rate * g`), so after a drop of the rate by 100 the steps
       stay up to 100 times too large until the old velocity has died away.
     - Weight decay is coupled: it is part of the gradient and passes through the momentum.
-      Keras' `weight_decay` is decoupled. It acts on every trainable variable, those of
-      normalization layers and biases included.
+      Keras' `weight_decay` is decoupled. The coupled decay acts on every trainable variable,
+      those of normalization layers and biases included.
 
     Clipping, where asked for, acts on the gradient before the decay is added.
 

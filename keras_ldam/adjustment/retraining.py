@@ -14,7 +14,7 @@ import numpy as np
 from keras_ldam import counts as class_counts
 from keras_ldam import files, keras_internals
 from keras_ldam.adjustment.batches import batches_of, check_weights
-from keras_ldam.adjustment.outputs import softmax_scale, wants_probabilities
+from keras_ldam.adjustment.outputs import read, softmax_scale, wants_probabilities
 from keras_ldam.labels import check_labels
 from keras_ldam.layers import CosineDense
 from keras_ldam.losses import CrossEntropy
@@ -102,7 +102,7 @@ def retrain_head(
         _set_means(fresh, found.values, found.targets)
     stack = [fresh]
     if loss is None:
-        stack, loss = [*stack, _scaling_of(model, scale)], CrossEntropy()
+        stack, loss = [*stack, _scaling_of(model, found.head, scale)], CrossEntropy()
     layer = found.head if in_place else _same_layer(result := _copy(model), model, found.head)
     optimizer = optimizer or HEAD_RATE
     _fit(found, found.values, stack, power, epochs, batch_size, optimizer, loss, seed, verbose)
@@ -250,7 +250,7 @@ def rescale_head(
     factors = _Factors(name="factors")
     stack: list[keras.layers.Layer] = [factors]
     if loss is None:
-        stack, loss = [*stack, _scaling_of(model, scale)], CrossEntropy()
+        stack, loss = [*stack, _scaling_of(model, found.head, scale)], CrossEntropy()
     optimizer = optimizer or FACTOR_RATE
     _fit(found, scores, stack, power, epochs, batch_size, optimizer, loss, seed, verbose)
     layer.set_weights([weights * factors.get_weights()[0] for weights in (kernel, *bias)])
@@ -270,7 +270,14 @@ def _check_loss(loss: Any, scale: float | None) -> None:
         )
 
 
-def _scaling_of(model: keras.Model, scale: float | None) -> keras.layers.Layer:
+def _scaling_of(model: keras.Model, head: Any, scale: float | None) -> keras.layers.Layer:
+    """Multiplies by the scale of the head's output; other outputs have their own."""
+    several = getattr(model, "outputs", None) or ()
+    for place in range(len(several) if len(several) > 1 else 0):
+        output = read(model, output=place)
+        if any(layer is head for layer in keras_internals.layers_of(output.model)):
+            found = softmax_scale(output.model, scale, loss=output.loss)
+            return keras.layers.Rescaling(found)
     return keras.layers.Rescaling(softmax_scale(model, scale))
 
 
@@ -384,6 +391,10 @@ def _check_head(head: Any, features: Any, scores: Any, outputs: Any, *, chosen: 
             f"The head {head.name!r} must take one row of features for each example, and give one "
             f"of scores. Received: shapes {np.shape(features)} and {np.shape(scores)}"
         )
+    if getattr(head, "lora_enabled", False):
+        raise ValueError(
+            f"The head {head.name!r} must not have LoRA. Received: lora_rank={head.lora_rank}"
+        )
     if chosen:
         return
     if keras.tree.is_nested(outputs):
@@ -401,6 +412,7 @@ def _check_head(head: Any, features: Any, scores: Any, outputs: Any, *, chosen: 
 def _again(layer: Any, *, seed: int, activation: str) -> Any:
     """A new layer like another one, with its initializers and no weights yet."""
     config = layer.get_config()
+    config["trainable"] = True  # That of a frozen model is frozen.
     if "activation" in config:
         config["activation"] = activation
     for name, value in config.items():

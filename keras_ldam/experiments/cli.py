@@ -268,7 +268,13 @@ def config_from(values: flags.FlagValues) -> Config:
     if values.smoke:
         recipe = dataclasses.replace(recipe, **_SMOKE, warmup_epochs=0)
     names = [field.name for field in dataclasses.fields(Config)]
-    config = dataclasses.replace(recipe, **_given(values, names)).resolve()
+    given = _given(values, names)
+    config = dataclasses.replace(recipe, **given).resolve()
+    if config.imbalance == "none" and "imbalance_ratio" in given and "imbalance" not in given:
+        raise ValueError(
+            "--imbalance_ratio needs --imbalance longtail or step for this dataset, whose examples "
+            "are used as they are."
+        )
     if config.network:
         models.named(config.network)  # An unknown one is refused before the data are read.
     return config
@@ -417,10 +423,10 @@ def _advise(values):
     else:
         from keras_ldam.experiments import datasets
 
-        config = _without_method(values, (*_DATA, "epochs"))
+        config = _without_method(values, _DATA)
         data = datasets.load(config)
         counts = dict(zip(data.class_names, data.counts.tolist(), strict=True))
-        epochs = config.epochs
+        epochs = config.epochs if values.epochs is None else values.epochs
     found = advice.advise(counts, epochs=epochs)
     return found.to_json() if values.json else str(found)
 

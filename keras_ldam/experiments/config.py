@@ -551,6 +551,11 @@ class Config:
                 raise ValueError(
                     f"`rule` must be rs for method {self.method}. Received: rule={self.rule!r}"
                 )
+            if self.loss != "cross_entropy":
+                raise ValueError(
+                    f"`loss` must be cross_entropy for method {self.method}. Received: "
+                    f"loss={self.loss!r}"
+                )
             if self.strategy == "multiworker":
                 raise ValueError(
                     f"`strategy` must not be multiworker for method {self.method}: train method "

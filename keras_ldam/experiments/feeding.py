@@ -69,6 +69,8 @@ def training_batches(
         replicas=replicas,
         own=own,
     )
+    if (config.mix or batches.augment) and data.train.load is None:
+        batches[0]  # What cannot be mixed or augmented is refused now, before the run has a folder.
     if pairs is not None:
         print(batches.describe_pairs(), flush=True)
     return batches

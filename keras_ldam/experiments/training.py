@@ -150,6 +150,7 @@ def _second_stage(config, folder, first):
     with folder.locked():
         keras.config.set_dtype_policy(config.precision)
         data = _load(config)
+        first.check_data(data.describe())  # Its network knows words and categories by number.
         folder.check_data(data.describe())
         _describe(config, data, place)
         folder.create(config, data.describe())

@@ -136,9 +136,9 @@ def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) ->
         table: The table, whose title is the page's.
         everything: Runs that the figure of errors is about.
     """
-    first = shown(SECTIONS["margins"], runs, everything)
+    group = [run for run in runs if run.group == runs[0].group]
     several = len({run.group for run in everything}) > 1
-    summary = _summary(first, several)
+    summary = _summary(group, several)
     parts = [f"<header><h1>{escape(table.title)}</h1>{summary}</header>", _table(table)]
     number = 0
     for section in SECTIONS.values():
@@ -149,7 +149,8 @@ def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) ->
             continue
         number += 1
         narrow = svg(section.draw, about, f"{section.name}-n", _NARROW)
-        caption = f"<b>Figure {number}.</b> {escape(section.text)} {escape(_who(section, about))}"
+        who = escape(_who(section, about) + _others(section, about, group))
+        caption = f"<b>Figure {number}.</b> {escape(section.text)} {who}"
         parts.append(
             f'<section id="{section.name}"><h2>{escape(section.heading)}</h2><figure>'
             f'<div class="wide" role="img" aria-label="{escape(section.heading)}">{wide}</div>'
@@ -157,7 +158,7 @@ def page(runs: Sequence[Run], table: tables.Table, everything: Sequence[Run]) ->
             f"<figcaption>{caption}</figcaption></figure>"
             f"{_classes(about) if section.name == 'class_errors' else ''}</section>"
         )
-    parts.append(_settings(first))
+    parts.append(_settings(group))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -204,6 +205,14 @@ def _seeds(runs: Sequence[Run]) -> str:
     whole = seeds == list(range(seeds[0], seeds[-1] + 1))
     shown = f"{seeds[0]}–{seeds[-1]}" if whole else ", ".join(map(str, seeds))
     return f"seeds {shown}, n = {len(seeds)}"
+
+
+def _others(section: Section, about: Sequence[Run], group: Sequence[Run]) -> str:
+    """Returns what a caption says of the methods that a figure leaves out."""
+    left = len({run.title for run in group} - {run.title for run in about})
+    if section.name in ("errors", "trade_off") or not left:
+        return ""
+    return f" {left} more {'method is' if left == 1 else 'methods are'} in the table."
 
 
 _DRAWN: dict[str, Callable[[Sequence[Run]], list[Run]]] = {

@@ -136,6 +136,11 @@ class AugmentedBatches(keras.utils.PyDataset):
         if hasattr(self.batches, "epoch"):
             self.batches.epoch = epoch
 
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of an epoch; None for endless ones."""
+        return self.batches.num_batches
+
     def __len__(self) -> int:
         return len(self.batches)
 
@@ -143,6 +148,10 @@ class AugmentedBatches(keras.utils.PyDataset):
         x, *others = self.batches[index]
         generator = np.random.default_rng([self.seed, self.epoch, 5, index])
         return (self.change(x, generator), *others)
+
+    def on_epoch_begin(self) -> None:
+        """Tells the wrapped batches that an epoch begins."""
+        self.batches.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
         """Goes on to the next epoch; an `EpochClock` says which that is."""

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ldam import counts as class_counts
+from keras_ldam import keras_internals
 from keras_ldam.labels import check_labels
 from keras_ldam.sampling.draws import check_held, class_chances, tell
 from keras_ldam.sampling.sources import Arrays, Stored
@@ -38,11 +39,11 @@ def balanced(
       independently, and come as a `BalancedBatches`, a `keras.utils.PyDataset`. `power=0` is each
       example once, shuffled, and so is any power where all classes are equally frequent.
     - **A `keras.utils.PyDataset`**: also a `BalancedBatches`. Its batches are read in shuffled
-      order, about once each; an example of class j comes r_j = N P(j) / n_j times on average,
-      rounded down or up at random, N of all classes together. Draws are mixed within a window of
-      `buffer` examples, which is held in memory. Batches are read by as many threads as the dataset
-      has `workers`. They must stay the same from epoch to epoch, so its `on_epoch_end` is not
-      called.
+      order, about once each with `fit(shuffle=False)`; an example of class j comes
+      r_j = N P(j) / n_j times on average, rounded down or up at random, N of all classes together.
+      Draws are mixed within a window of `buffer` examples, which is held in memory. Batches are
+      read by as many threads as the dataset has `workers`. They must stay the same from epoch to
+      epoch, so its `on_epoch_end` is not called.
     - **A `tf.data.Dataset`** of single examples, before `batch`: a `tf.data.Dataset` of single
       examples. One pass over the data makes an epoch: each example is repeated r_j times on
       average, as above, and a shuffle buffer of `buffer` examples separates the repetitions.
@@ -67,9 +68,9 @@ def balanced(
             reading all of a `PyDataset` for them. For a `tf.data.Dataset` a function from the parts
             of an element to its label: `lambda x, y: y["species"]`.
         buffer: Number of examples among which those of a dataset are mixed, at least 1.
-        initial_epoch: Epoch, counted from zero, that is drawn first, of which each pass draws the
-            next; before the first one Keras may draw one more, to build a model. A
-            `BalancedBatches` is better told the epoch by a `keras_ldam.EpochClock`.
+        initial_epoch: First epoch, counted from zero. Each pass over the data draws the next
+            epoch. Keras may make one more pass, to build a model, so tell a `BalancedBatches` the
+            epoch by a `keras_ldam.EpochClock`.
         verbose: 1 to print the line, 0 for silence.
 
     Returns:
@@ -128,8 +129,8 @@ class BalancedBatches(keras.utils.PyDataset):
     for it get the same examples.
 
     Pass `keras_ldam.EpochClock(batches)` to `fit` among its callbacks, so that a resumed run gets
-    the draws of its epoch. Without it the batches count their own passes, to one of which Keras may
-    look ahead to build a model. `fit` permutes the batches of an epoch once more, by Python's
+    the draws of its epoch. Without it the batches count passes over the data, and Keras may make
+    one more, to build a model. `fit` permutes the batches of an epoch once more, by Python's
     random state; `shuffle=False` keeps their order.
     """
 
@@ -166,6 +167,8 @@ class BalancedBatches(keras.utils.PyDataset):
         """Returns the indices of an epoch's examples, int64 of shape `(n,)`."""
         power = self.power(epoch) if callable(self.power) else self.power
         weights = class_chances(self.counts, power) / self._held
+        if power == 0:  # Each example once, whatever frequencies `counts` have.
+            weights = np.ones(len(self.counts))
         return self._source.order(weights, seed=self.seed, epoch=epoch)
 
     def class_counts(self, epoch: int) -> np.ndarray:
@@ -193,8 +196,16 @@ class EpochClock(keras.callbacks.Callback):
     With it a run that is resumed, by `fit(initial_epoch=…)` or `BackupAndRestore`, draws what an
     uninterrupted one would have drawn.
 
+    Leave out `steps_per_epoch`: with it Keras goes on in an epoch where the last one ended.
+
     Args:
-        batches: A `BalancedFiles`, or what `balanced` has made of arrays or of a `PyDataset`.
+        batches: What `balanced`, `mixed` or `augmented` has made of arrays or of a `PyDataset`, or
+            a `BalancedFiles`.
+
+    Raises:
+        ValueError: for other batches; when training begins, for a `steps_per_epoch` below the
+            number of batches, and for several workers under a `tf.distribute` strategy, which would
+            read batches of one epoch in another.
 
     Example:
 
@@ -212,6 +223,21 @@ class EpochClock(keras.callbacks.Callback):
                 f"of a `PyDataset`, or a `BalancedFiles`. Received: {type(batches).__name__}"
             )
         self.batches = batches
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Checks that an epoch of `fit` is one of the batches."""
+        steps, whole = self.params.get("steps"), getattr(self.batches, "num_batches", None)
+        if steps and whole and steps < whole:
+            raise ValueError(
+                f"`steps_per_epoch` must be None, or at least the {whole} batches of an epoch. "
+                f"Received: steps_per_epoch={steps}"
+            )
+        workers = getattr(self.batches, "workers", 1)
+        if workers > 1 and keras_internals.has_strategy(self.model):
+            raise ValueError(
+                "`workers` must be 1 for a model made under a `tf.distribute` strategy. Received: "
+                f"workers={workers}"
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Sets the epoch of the batches."""

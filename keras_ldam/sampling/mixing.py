@@ -99,9 +99,9 @@ def mixed(
             f"`data` must be arrays `(x, y)` or a `keras.utils.PyDataset`. Received: {received}"
         )
     first = balanced(data, counts, power=0.0, batch_size=batch_size, seed=seed, verbose=0)
-    # Another stream of random numbers than that of any small seed.
+    # Another stream of random numbers than that of any usual seed and epoch.
     partners = balanced(
-        data, counts, power=power, batch_size=batch_size, seed=seed + 2**32, verbose=verbose
+        data, counts, power=power, batch_size=batch_size, seed=seed + 2**96, verbose=verbose
     )
     return MixedBatches(
         first,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import warnings
 from typing import Any
 
 import keras
@@ -23,12 +24,12 @@ NO_LABELS = (
 
 
 def readers(**kwargs: Any) -> dict[str, Any]:
-    """Returns arguments of `keras.utils.PyDataset`, but for several workers on JAX.
+    """Returns arguments of `keras.utils.PyDataset`, but for several workers on JAX and torch.
 
     There Keras reads batches to build a model, and its workers go on with those that follow: the
     batches of an epoch are then in part those of another.
     """
-    if keras.backend.backend() != "jax":
+    if keras.backend.backend() == "tensorflow":
         return kwargs
     return {**kwargs, "workers": 1, "use_multiprocessing": False}
 
@@ -92,9 +93,11 @@ class Stored:
         self._first = np.searchsorted(self._batch_of, np.arange(data.num_batches))
         self._window = max(buffer, self.batch_size)
         self._read: dict[int, list[Any]] = {}
+        self._reads, self._warned = 0, False
 
     def order(self, weights: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
         """Returns the indices of the examples of an epoch."""
+        self._reads = 0
         generator = np.random.default_rng([seed, epoch])
         # The examples of the batches, whole batches shuffled.
         order = np.argsort(generator.permutation(len(self._first))[self._batch_of], kind="stable")
@@ -144,6 +147,15 @@ class Stored:
                     f"other labels in batch {index} than before"
                 )
             leaves = self._read[index] = [np.asarray(leaf) for leaf in keras.tree.flatten(parts)]
+            self._reads += 1
+            if self._reads > 3 * len(self._first) and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"The {len(self._first)} batches of `data` are read more than three times an "
+                    "epoch, because the drawn ones are asked for in random order: pass "
+                    "`shuffle=False` to `fit`, they are shuffled already.",
+                    stacklevel=2,
+                )
             # The draws of a window come from about as many examples; others are not needed again.
             for old in list(self._read)[: -(2 * self._window // self.batch_size + 2)]:
                 self._read.pop(old, None)

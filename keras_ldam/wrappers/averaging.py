@@ -29,10 +29,11 @@ def estimate_batch_norm(
 
     Args:
         model: A built model, whose weights are set already.
-        data: Inputs x, an array or a dictionary of arrays, `(n, …)`, or `(x, y)`; or an iterable of
-            batches, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. Of tuples the first
-            part is taken. Shuffle the batches of an iterable; each is weighted by its number of
-            examples. A layer that the model calls more than once gets the statistics of the last.
+        data: Inputs x, an array or a dictionary of arrays, `(n, …)`, or `(x, y)`, where x may also
+            be a list of arrays; or an iterable of batches, such as a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`. Of tuples the first part is taken. Shuffle the batches of an
+            iterable; each is weighted by its number of examples. A layer that the model calls more
+            than once gets the statistics of the last.
         batches: How many batches to use at most, at least 1. Defaults to all.
         batch_size: For arrays, which are shuffled: examples in a batch; those that are left over
             are not used. Statistics depend on it a little: take that of training. Defaults to 128.
@@ -40,7 +41,7 @@ def estimate_batch_norm(
     Raises:
         ValueError: if the model is not built or has no batch normalization that is trained, if
             `data` is empty or endless or gives statistics that are not finite, or if an argument is
-            out of range. The model is left as it was.
+            out of range. The moving statistics are left as they were.
 
     Example:
 
@@ -93,6 +94,8 @@ class BatchNormEstimate:
         try:
             for layer in self._layers:
                 layer.momentum = 0.0  # The statistics are then those of the last batch.
+            for variable in statistics:
+                variable.assign(keras.ops.zeros_like(variable))  # 0 · NaN would stay NaN.
             for x in itertools.islice(_inputs(data, int(batch_size)), batches):
                 self._run(x)
                 size = int(keras.ops.shape(keras.tree.flatten(x)[0])[0])
@@ -160,11 +163,12 @@ def _training_pass(model: keras.Model) -> Callable[[Any], None]:
 
 
 def _inputs(data: Any, batch_size: int) -> Iterator[Any]:
+    of_arrays: tuple[type, ...] = (np.ndarray, dict)
     if isinstance(data, tuple) and data:
-        data = data[0]
+        data, of_arrays = data[0], (*of_arrays, list, tuple)
     if hasattr(data, "__array__"):  # A tensor too, whose rows are no batches.
         data = keras.ops.convert_to_numpy(data)
-    if isinstance(data, (np.ndarray, dict)):
+    if isinstance(data, of_arrays):
         if keras.backend.backend() == "tensorflow":  # Its tensors take no arrays of places.
             data = keras.tree.map_structure(np.asarray, data)
         kinds = {np.asarray(leaf).dtype.kind for leaf in keras.tree.flatten(data)}

@@ -44,6 +44,7 @@ def test_the_answer_is_on_standard_output_and_the_rest_is_not(tmp_path, capsys):
         ("train", ["--start_epoch=90", "--epochs=20"], "start_epoch=90"),
         ("train", ["digits"], "does not take the argument 'digits'"),
         ("train", ["--imbalance_ratio=0.5"], "`imbalance_ratio` must be from 1"),
+        ("train", ["--dataset=table", "--imbalance_ratio=9"], "--imbalance_ratio needs --imbalanc"),
         ("advise", [], "give either --counts FILE or --dataset NAME"),
         ("advise", ["--counts=nowhere.csv"], "nowhere.csv cannot be read: No such file"),
         ("advise", ["--counts=c", "--imbalance_ratio=9"], "--imbalance_ratio goes with --dataset"),
@@ -105,6 +106,8 @@ def test_advice_is_text_or_json_and_the_same_for_a_dataset_and_for_its_counts(tm
     assert "ratio 20.67, imbalance strong" in text and "max_margin = 0.5" in text
     assert cli.main("advise", ["--dataset=digits", "--imbalance_ratio=5", "--json"]) == 0
     of_dataset = json.loads(capsys.readouterr().out)
+    assert cli.main("advise", ["--dataset=digits", "--epochs=1"]) == 0
+    assert "epoch" in capsys.readouterr().out
     file = tmp_path / "counts.txt"
     file.write_text(" ".join(map(str, of_dataset["counts"])))
     assert cli.main("advise", [f"--counts={file}", "--epochs=40", "--json"]) == 0

@@ -148,7 +148,7 @@ def test_the_first_stage_of_a_method_is_the_erm_run_of_the_same_settings():
     config = Config(method="lws", stage_one="elsewhere", second_epochs=3, seed=4).resolve()
     assert config.first_stage == Config(method="erm", seed=4).resolve()
     assert Config(method="rs").resolve().first_stage is None
-    for changes in ({"rule": "cb_rs"}, {"strategy": "multiworker"}):
+    for changes in ({"rule": "cb_rs"}, {"loss": "ldam"}, {"strategy": "multiworker"}):
         with pytest.raises(ValueError, match="for method lws"):
             dataclasses.replace(config, **changes).resolve()
 

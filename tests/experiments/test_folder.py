@@ -284,6 +284,10 @@ def test_a_finished_run_follows_its_images_and_takes_no_others(pictures, tmp_pat
     moved = shutil.copytree(pictures, tmp_path / "moved")
     config = small(moved, method="erm", epochs=1)
     assert training.train(config, tmp_path / "run", progress=False) == first
+    renamed = shutil.copytree(pictures, tmp_path / "renamed")
+    (renamed / "class_0" / "0003.jpg").rename(renamed / "class_0" / "9.jpg")
+    with pytest.raises(ValueError, match="on other data: its files differ from those"):
+        training.train(small(renamed, method="erm", epochs=1), tmp_path / "run", progress=False)
     others = shutil.copytree(pictures, tmp_path / "others")
     for number in range(5):
         (others / "class_0" / f"000{number}.jpg").unlink()

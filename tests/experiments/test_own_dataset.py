@@ -122,6 +122,13 @@ def test_vectors_get_a_perceptron_and_sequences_two_lstms(write, tmp_path, capsy
     assert data.name == "cells"
 
 
+def test_what_cannot_be_mixed_leaves_no_folder(write, tmp_path, capsys):
+    path, run = write(VECTORS, "cells.py"), tmp_path / "run"
+    assert cli.main("train", [f"--dataset={path}", f"--run_dir={run}", "--mix=cutmix"]) == 2
+    assert "`cutmix` needs images of shape" in capsys.readouterr().err
+    assert not run.exists()
+
+
 def test_a_file_may_build_its_own_network(write):
     path = write(
         FINE

@@ -305,7 +305,7 @@ def copied(runs, folder, file="results.json", change=None):
         ),
         (
             {"config": {"validation_fraction": 0.2}},
-            "evaluated on held-out training examples and an earlier run on its test split",
+            "evaluated on held-out training examples (validation_fraction 0.2) and an earlier run",
         ),
         ({"class_names": list("abcdefghij")}, "has other classes than an earlier run"),
         ({"last": None}, "results.json: `last` must be an object. Received: None"),
@@ -554,12 +554,14 @@ def test_a_read_only_run_without_a_diagnosis_is_reported_on(
     def refuse(path, values):
         raise OSError(errno.EACCES, "no")
 
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "diagnosis.json").unlink(missing_ok=True)
     monkeypatch.setattr("keras_ldam.experiments.training.write_json", refuse)
     arguments = [f"--results_dir={tmp_path}", f"--output_dir={tmp_path}", "--figures=errors"]
-    assert cli.main("report", [str(finished_run), *arguments]) == 0
+    assert cli.main("report", [str(run), *arguments]) == 0
     printed, error = capsys.readouterr()
     assert "| LDAM-DRW | last epoch | **" in printed
-    assert error.count(f"{finished_run / 'diagnosis.json'} was not written: no.") == 1
+    assert error.count(f"{run / 'diagnosis.json'} was not written: no.") == 1
 
 
 @pytest.mark.parametrize(
@@ -659,6 +661,20 @@ def test_a_table_says_what_its_numbers_were_computed_in_and_which_epochs_the_bes
     assert "Not in the paper: LA, VS." in compared.notes
 
 
+def test_runs_on_other_held_out_parts_do_not_compare():
+    parts = [
+        made_up_result([20, 10], validation_fraction=0.1),
+        made_up_result([20, 10], validation_fraction=0.1, left_out=True),
+        made_up_result([20, 10], validation_fraction=0.1, validation_fold=2),
+    ]
+    assert len({run.split for run in parts}) == 3
+
+
+def test_a_second_stage_is_evaluated_once():
+    assert made_up_result([20, 10], "crt", epochs=9).evaluated_once
+    assert not made_up_result([20, 10], "erm", epochs=9).evaluated_once
+
+
 def test_seeds_with_different_settings_are_told_apart():
     one = made_up_result([20, 10], seed=0, scale=30.0)
     same = made_up_result([20, 10], seed=1, scale=30.0)
@@ -673,6 +689,9 @@ def test_seeds_with_different_settings_are_told_apart():
         sentence = f"erm: {ends}; their mean mixes two settings."
         assert collection.unlike(runs) == [sentence]
     assert collection.unlike(stages) == []  # Each seed continues from its own first stage.
+    places = [{"dataset": "a/birds.py", "jit": "on"}, {"dataset": "b/birds.py", "jit": "off"}]
+    moved = [made_up_result([20, 10], seed=i, **place) for i, place in enumerate(places)]
+    assert collection.unlike(moved) == []
     assert collection.unlike([one, other]) == [
         "erm: seed 1 has scale=10.0, seed 0 has 30.0; their mean mixes two settings."
     ]

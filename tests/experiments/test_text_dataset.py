@@ -92,6 +92,14 @@ def test_every_form_of_file_gives_the_same_texts(tickets, tmp_path):
         assert parts_of(read(tmp_path / name)) == expected, name
 
 
+def test_a_delimiter_inside_quotes_is_none(tickets, tmp_path):
+    rows = ['"text, as it was written, in full";"label"']
+    rows += [f'"{words}";"{name}"' for words, name in made_rows()]
+    (tmp_path / "quoted.csv").write_text("\n".join(rows))
+    found = read(tmp_path / "quoted.csv", text_column="text, as it was written, in full")
+    assert parts_of(found) == parts_of(read(tickets))
+
+
 def test_training_and_test_rows_are_those_of_two_files_or_of_the_column_split(tmp_path):
     train, test = made_rows(), made_rows({"praise": 3, "complaint": 3, "question": 3})
     test = [(f"new {words}", name) for words, name in test]

@@ -100,6 +100,16 @@ def test_a_second_stage_starts_from_the_erm_run_and_moves_its_head_alone(
         assert all(same) == (one.name != "logits"), one.name
 
 
+def test_a_second_stage_on_other_data_is_refused(first_stage, tmp_path):
+    first = shutil.copytree(first_stage, tmp_path / "first")
+    data = json.loads((first / "data.json").read_text())
+    (first / "data.json").write_text(json.dumps({**data, "class_names": list("abcdefghij")}))
+    config = dataclasses.replace(SECOND, stage_one=str(first)).resolve()
+    with pytest.raises(ValueError, match="first belongs to a run on other data: its class_names"):
+        training.train(config, tmp_path / "second", progress=False)
+    assert not (tmp_path / "second").exists()
+
+
 def test_an_interrupted_second_stage_starts_again_from_the_same_run(
     first_stage, second_stages, tmp_path, monkeypatch
 ):

@@ -170,6 +170,27 @@ class Same(keras.utils.PyDataset):
         return pictures(20), np.zeros(20)
 
 
+def test_what_a_dataset_knows_of_its_epochs_is_passed_on():
+    class Counted(keras.utils.PyDataset):
+        begun = 0
+
+        @property
+        def num_batches(self):
+            return 2
+
+        def on_epoch_begin(self):
+            self.begun += 1
+
+        def __getitem__(self, index):
+            return pictures(20), np.zeros(20)
+
+    data = Counted()
+    batches = keras_ldam.augmented(data, cutout=8)
+    assert batches.num_batches == 2
+    batches.on_epoch_begin()
+    assert data.begun == 1
+
+
 def test_batches_without_an_epoch_are_changed_anew_in_each():
     batches = keras_ldam.augmented(Same(), cutout=8)
     first = batches[0][0]

@@ -84,6 +84,25 @@ def test_tensors_by_name_are_arrays():
     np.testing.assert_allclose(mean, np.tile(X.mean(0), 2), rtol=1e-5)
 
 
+def test_inputs_may_be_a_list_beside_labels():
+    one, two = keras.Input((2,)), keras.Input((2,))
+    joined = keras.layers.Concatenate()([one, two])
+    model = keras.Model([one, two], keras.layers.BatchNormalization()(joined))
+    estimate_batch_norm(model, ([X[:, :2], X[:, 2:]], np.zeros(70)), batch_size=70)
+    layer = model.layers[-1]
+    assert_close([np.array(layer.moving_mean), np.array(layer.moving_variance)],
+                 [X.mean(0), X.var(0)])  # fmt: skip
+
+
+def test_statistics_that_are_no_numbers_are_replaced():
+    model, broken = two_layers(), two_layers()
+    broken.layers[0].moving_mean.assign(np.full(4, np.nan))
+    broken.layers[2].moving_variance.assign(np.full(3, np.inf))
+    for each in (model, broken):
+        estimate_batch_norm(each, X, batch_size=35)
+    assert_close(statistics(broken), statistics(model))
+
+
 def test_no_more_batches_are_read_than_are_used():
     read = []
 

@@ -46,6 +46,15 @@ def test_a_mask_is_read_and_attached():
         assert keras_internals.mask_of(part) == [[True]]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
+def test_a_model_made_under_a_strategy_is_known():
+    import tensorflow as tf
+
+    assert not keras_internals.has_strategy(keras.Sequential())
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        assert keras_internals.has_strategy(keras.Sequential())
+
+
 def test_layers_inside_layers_are_found():
     with private("Layer._flatten_layers"):
         model = small_model()

@@ -83,7 +83,13 @@ def test_partners_come_by_the_power_of_their_counts_and_the_first_as_they_are(po
         drawn += batches.partners.class_counts(epoch)
     chances = np.array(COUNTS) ** (1.0 - power)
     np.testing.assert_allclose(drawn / drawn.sum(), chances / chances.sum(), atol=0.03)
-    assert batches.first.order(0).tolist() != batches.partners.order(0).tolist()
+    orders = [batches.first.order(epoch).tolist() for epoch in range(3)]
+    assert batches.partners.order(0).tolist() not in orders
+
+
+def test_each_example_comes_once_whatever_counts_are_given():
+    batches = mixed("mixup", counts=[1000, 350, 40])
+    assert sorted(batches.first.order(0).tolist()) == list(range(400))
 
 
 def test_seed_epoch_and_batch_decide_the_mixtures():

@@ -128,6 +128,18 @@ def test_captions_name_the_runs_that_a_figure_draws():
     assert "LDAM: seed 0" in caption["reliability"]
 
 
+def test_the_page_summarizes_every_method_and_says_which_figures_leave_some_out(
+    without_figures, monkeypatch
+):
+    monkeypatch.setattr(sys.modules["keras_ldam.report.page"], "svg", lambda *_: "<svg></svg>")
+    titles = ("ERM", "RW", "CE-DRW", "LDAM", "LDAM-DRW", "LA")
+    runs = [made_up_run([200, 60, 8], title, settings={"epochs": 9}) for title in titles]
+    text = report.draw(runs, tables.plain(runs, "Mine"))["index.html"].decode()
+    for title in titles:
+        assert f"<dt>{title}</dt>" in text and f"<th scope=col>{title}</th>" in text
+    assert "2 more methods are in the table." in text
+
+
 def test_measures_of_which_more_is_better_are_no_errors():
     run = made_up_run([200, 60, 8])
     measures = (("mean_error", "balanced error"), ("auc", "AUC"))

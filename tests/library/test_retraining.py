@@ -222,9 +222,46 @@ def test_the_head_of_one_of_several_outputs_is_named():
     assert not np.array_equal(*kernels)
 
 
+def test_each_of_several_outputs_has_the_scale_of_its_own_head():
+    inputs = keras.Input((6,))
+    hidden = body(inputs)
+    heads = {"a": keras_ldam.CosineDense(3, name="a"), "b": keras.layers.Dense(3, name="b")}
+    model = keras.Model(inputs, {name: head(hidden) for name, head in heads.items()})
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", {"a": keras_ldam.LDAM(COUNTS), "b": plain})
+    alone = keras.Model(inputs, heads["b"](hidden))
+    found, expected = (
+        keras_ldam.retrain_head(each, (X, LABELS), head="b", epochs=2).get_layer("b").get_weights()
+        for each in (model, alone)
+    )
+    assert_equal(found, expected)
+
+
+def test_a_frozen_head_is_trained_too():
+    def frozen(trainable):
+        keras.utils.set_random_seed(1)
+        made = functional(keras.layers.Dense(3, name="head"))
+        made.trainable = trainable
+        return made
+
+    found, expected = (
+        keras_ldam.retrain_head(frozen(each), (X, LABELS), epochs=2) for each in (False, True)
+    )
+    assert_equal(found.get_layer("head").get_weights(), expected.get_layer("head").get_weights())
+    assert found.get_layer("head").trainable is False
+
+
+def with_lora():
+    head = keras.layers.Dense(3, name="head")
+    made = functional(head)
+    head.enable_lora(2)
+    return made
+
+
 @pytest.mark.parametrize(
     "make, arguments, sentence",
     [
+        (with_lora, {}, "The head 'head' must not have LoRA. Received: lora_rank=2"),
         (two_outputs, {}, "`head` must name the layer .* Received: a model with several outputs"),
         (two_outputs, {"head": "none"}, "`head` must name .* the layers are .*kind, other"),
         (

@@ -102,6 +102,7 @@ def test_seed_and_epoch_decide_the_draws(data):
     assert order != balanced(data, seed=3).order(6).tolist()
 
 
+@pytest.mark.filterwarnings("ignore:The 17 batches of `data` are read")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_threads_get_the_batches_that_one_gets(workers):
     alone = balanced((IDS, LABELS), batch_size=50), balanced(Stored(), buffer=200)
@@ -195,6 +196,28 @@ def test_each_batch_of_a_dataset_is_read_once_an_epoch():
     # Each example as often as its class asks for, rounded down or up.
     times, rates = np.bincount(ids, minlength=1000), (1000 / 3 / COUNTS)[LABELS]
     assert ((times == np.floor(rates)) | (times == np.ceil(rates))).all()
+
+
+def test_reading_in_another_order_than_that_of_the_draws_is_told():
+    class Small(Stored):
+        def __len__(self):
+            return 200
+
+        def __getitem__(self, index):
+            some = slice(5 * index, 5 * (index + 1))
+            return IDS[some], LABELS[some]
+
+    batches = balanced(Small(), buffer=40)
+    draws(batches)
+    with pytest.warns(UserWarning, match="The 200 batches of `data` are read more.*shuffle=False"):
+        for index in np.random.default_rng(0).permutation(200):
+            batches[index]
+
+
+@pytest.mark.parametrize("data", [(IDS, LABELS), Stored()])
+def test_power_0_is_every_example_once_whatever_counts_are_given(data):
+    ids, _ = draws(balanced(data, [1000, 100, 13], power=0))
+    assert sorted(ids.tolist()) == IDS.tolist()
 
 
 def test_labels_that_are_given_are_not_read():
@@ -493,6 +516,28 @@ def test_files_that_cannot_be_drawn_from_get_a_sentence():
 def test_what_is_read_must_belong_to_its_rows(read, message):
     with pytest.raises(ValueError, match=message):
         BalancedFiles(files()[0], read)[0]
+
+
+def test_an_epoch_of_fit_is_one_of_the_batches():
+    batches = balanced((IDS[:, None], LABELS), batch_size=100)
+    model = keras.Sequential([keras.layers.Dense(3)])
+    model.compile("sgd", keras_ldam.CrossEntropy(), run_eagerly=True)
+    how = {"callbacks": [keras_ldam.EpochClock(batches)], "verbose": 0}
+    with pytest.raises(ValueError, match=r"at least the 10 .* Received: steps_per_epoch=4"):
+        model.fit(batches, steps_per_epoch=4, **how)
+
+
+def test_several_workers_under_a_strategy_are_refused():
+    tf = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("strategies are TensorFlow's")
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = keras.Sequential([keras.layers.Dense(3)])
+    model.compile("sgd", keras_ldam.CrossEntropy())
+    rows = IDS[:, None].astype("float32")
+    batches = BalancedFiles([LABELS], lambda _, some: rows[some], batch_size=100, workers=2)
+    with pytest.raises(ValueError, match=r"`workers` must be 1 .* Received: workers=2"):
+        model.fit(batches, callbacks=[keras_ldam.EpochClock(batches)], verbose=0)
 
 
 def test_a_clock_is_for_batches_with_an_epoch():

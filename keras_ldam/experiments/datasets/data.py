@@ -167,7 +167,8 @@ class Data:
         vocabulary: For texts: the known words; word i has id i + 2 (0 pads, 1 is unknown).
         skipped: What was left out because it could not be read, by its path in the dataset.
         columns: For tables: what each column of a row is, see `row_encoder`.
-        fingerprint: A number for the contents of the files, where these are a user's own, as text.
+        fingerprint: A number for the files of a user's own, as text: for their contents, or for the
+            names of images.
 
     Attributes:
         counts: Training examples per class, counted in `train`, shape `(num_classes,)`.

@@ -9,7 +9,9 @@ The names of the parts may be in capitals. Classes are in the order of their fol
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +69,7 @@ def load(config: Config) -> Data:
         train, test = train.take(stay), train.take(held)
     else:
         test = train if config.validation_fraction else read(parts[1])
-    return imbalance.imbalanced(
+    data = imbalance.imbalanced(
         config,
         class_names,
         train,
@@ -76,6 +78,9 @@ def load(config: Config) -> Data:
         # Relative to the folder, which may move.
         skipped=[path.removeprefix(f"{root}{os.sep}") for path in skipped],
     )
+    names = b"\0\0".join(b"\0".join(split.examples.tolist()) for split in (train, test))
+    digest = hashlib.blake2b(names, digest_size=16)
+    return dataclasses.replace(data, fingerprint=digest.hexdigest())
 
 
 def serving(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ class Records:
         if self._ending == ".tsv":
             return "\t"
         first = next(iter(lines(self.path)), (1, ""))[1]
-        return max(",;\t", key=first.count)
+        unquoted = re.sub(r'"[^"]*"?', "", first)
+        return max(",;\t", key=unquoted.count)
 
     def _csv_records(self):
         """The rows with the line in which each begins; rows without any cell are passed over."""

@@ -306,6 +306,9 @@ class EpochClock(sampling.EpochClock):
         batches: The batches of `fit`.
     """
 
+    def on_train_begin(self, logs=None):
+        """Checks nothing: the pipeline may make one step of several shares."""
+
     def on_epoch_begin(self, epoch, logs=None):
         """Sets the epoch, and every random state."""
         super().on_epoch_begin(epoch, logs)

@@ -73,16 +73,16 @@ def build(config: Config, data: Data) -> keras.Model:
         _freeze(config, model, last)
         return model
     network = named(name)
+    if config.pretrained and name != "resnet50":
+        raise ValueError(
+            "`pretrained` goes with network resnet50, or with an empty `network`. Received: "
+            f"pretrained={config.pretrained!r}, network={name!r}"
+        )
     if network.form != form:
         fitting = [known for known, other in NETWORKS.items() if other.form == form]
         raise ValueError(
             f"`network` must be one of {', '.join(fitting)} for {form}, as in {data.name}. "
             f"Received: network={name!r}"
-        )
-    if config.pretrained and name != "resnet50":
-        raise ValueError(
-            "`pretrained` goes with network resnet50, or with an empty `network`. Received: "
-            f"pretrained={config.pretrained!r}, network={name!r}"
         )
     last = head(config, num_classes, kernel=network.kernel)
     if paired:

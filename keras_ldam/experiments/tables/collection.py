@@ -23,7 +23,7 @@ from typing import Any
 from keras_ldam import counts as class_counts
 from keras_ldam import files
 from keras_ldam.experiments.config import METHODS, Config
-from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder
+from keras_ldam.experiments.run_folder import PLACE_FIELDS, RunFolder, is_moved
 from keras_ldam.experiments.tables import forms
 
 _KEPT = ("method", "seed", "split", "last", "best", "counts", "parameters", "seconds")
@@ -78,8 +78,10 @@ class Result:
 
     @property
     def evaluated_once(self) -> bool:
-        """Whether the run was evaluated after its last epoch alone."""
-        return self.config.get("evaluate_every", 1) >= self.config.get("epochs", math.inf)
+        """Whether the run was evaluated after its last epoch alone, as second stages are."""
+        method = METHODS.get(self.results["method"])
+        every, epochs = self.config.get("evaluate_every", 1), self.config.get("epochs", math.inf)
+        return every >= epochs or (method is not None and bool(method.second_stage))
 
     @property
     def column(self) -> tuple[str, float]:
@@ -122,9 +124,14 @@ class Result:
     @property
     def split(self) -> str:
         """What its errors are measured on."""
-        return (
-            "held-out training examples" if self.held_out else f"its {self.results['split']} split"
-        )
+        if not self.held_out:
+            return f"its {self.results['split']} split"
+        part = [
+            f"{name} {self.config[name]}"
+            for name in ("validation_fraction", "validation_fold", "left_out")
+            if self.config.get(name)
+        ]
+        return "held-out training examples" + (f" ({', '.join(part)})" if part else "")
 
 
 def gather(sources: Sequence[str | Path]) -> list[Result]:
@@ -360,7 +367,7 @@ def _unequal(run, other):
     before = {**run.config, **other.config, **Config().to_json()}
     for name in {**run.config, **other.config}:
         value, theirs = (each.config.get(name, before[name]) for each in (run, other))
-        if value != theirs:
+        if value != theirs and not (name == "dataset" and is_moved(value, theirs)):
             yield name, value, theirs
 
 
@@ -389,11 +396,11 @@ def unlike(runs: Sequence[Result]) -> list[str]:
     sentences, first = [], {}
     for run in runs:
         other = first.setdefault(run.key[:-1], run)
-        for name, value, theirs in _unequal(run, other):
-            if name not in OF_ONE_RUN:
-                sentences.append(
-                    f"{run.method}: seed {run.seed} has {name}={value!r}, seed {other.seed} has "
-                    f"{theirs!r}; their mean mixes two settings."
-                )
-                break
+        unequal = _difference(run, other, but=OF_ONE_RUN)
+        if unequal is not None:
+            name, value, theirs = unequal
+            sentences.append(
+                f"{run.method}: seed {run.seed} has {name}={value!r}, seed {other.seed} has "
+                f"{theirs!r}; their mean mixes two settings."
+            )
     return sentences
