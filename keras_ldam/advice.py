@@ -193,11 +193,12 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: in
     strength = next(name for below, name in _STRENGTHS if ratio < below)
     margin = _max_margin(counts)
     beta = _beta(counts)
+    starts = list(_start_epoch(counts, int(epochs)))
     proposals = [
         margin,
         _scale(counts, margin.value, int(epochs)),
         beta,
-        *_start_epoch(counts, int(epochs)),
+        *starts,
     ]
     return Advice(
         counts=counts,
@@ -212,7 +213,7 @@ def advise(counts: Sequence[int] | np.ndarray | Mapping[Any, int], *, epochs: in
         class_weights=class_counts.class_weights(counts, beta=beta.value),
         groups={name: len(classes) for name, classes in class_counts.shot_groups(counts).items()},
         proposals=tuple(proposals),
-        remarks=tuple(_remarks(counts, ratio, strength, int(epochs))),
+        remarks=tuple(_remarks(counts, ratio, strength, int(epochs), starts)),
     )
 
 
@@ -311,7 +312,9 @@ def _start_epoch(counts: np.ndarray, epochs: int) -> Iterator[Proposal]:
     )
 
 
-def _remarks(counts: np.ndarray, ratio: float, strength: str, epochs: int) -> Iterator[str]:
+def _remarks(
+    counts: np.ndarray, ratio: float, strength: str, epochs: int, starts: list[Proposal]
+) -> Iterator[str]:
     spread = ratio**0.25
     if strength == "none":
         yield (
@@ -341,8 +344,8 @@ def _remarks(counts: np.ndarray, ratio: float, strength: str, epochs: int) -> It
             f"{len(counts):,} classes in {epochs:,} epochs: with 100 classes and 8 epochs "
             "CrossEntropy with DRW was ahead of LDAM with DRW; try both, or train longer."
         )
-    steps = math.ceil(counts.sum() / _BATCH) * round(0.8 * epochs)
-    if strength != "none" and steps < _SLOW_START:
+    steps = math.ceil(counts.sum() / _BATCH) * sum(int(start.value) for start in starts)
+    if strength != "none" and starts and steps < _SLOW_START:
         yield (
             f"With batches of {_BATCH} there are only {steps:,} steps before class weights come "
             f"on. Text networks predict one class for their first {_SLOW_START} steps and more, "

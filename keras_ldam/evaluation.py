@@ -284,10 +284,13 @@ def _ends_in_probabilities(model: keras.Model) -> bool:
 
 
 def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes score at least as high as the label; 0 is right."""
+    """How many classes come before the label; 0 is right. Of equal scores the first class does."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    # A NaN compares as not below anything, and so ranks last: a broken model must not look perfect.
-    return np.sum(~(scores < own), axis=1) - 1
+    after = (scores == own) & (np.arange(scores.shape[1]) >= labels[:, None])
+    # A broken model must not look right: a NaN compares as not below anything, and so ranks last,
+    # and so does a label whose score all classes have.
+    after &= (scores != own).any(axis=1, keepdims=True)
+    return np.sum(~((scores < own) | after), axis=1) - ~after.any(axis=1)
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -87,6 +87,14 @@ def operation_of(tensor: Any) -> Any:
     return tensor._keras_history.operation
 
 
+def place_of(tensor: Any) -> int:
+    """Returns which output of its operation a symbolic tensor is, from zero.
+
+    `KerasTensor._keras_history.tensor_index`, for the reason of `operation_of`.
+    """
+    return tensor._keras_history.tensor_index
+
+
 def arguments_of(tensor: Any) -> list[Any]:
     """Returns the symbolic tensors that the call was given which a symbolic tensor comes from.
 

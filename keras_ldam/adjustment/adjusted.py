@@ -396,7 +396,7 @@ def _given(
                 f"probabilities are meant: pass one. Received: tau={tau}"
             )
     if counts is None and loss is not None and not form.several:
-        counts = loss.counts if loss.counts.shape == (num_classes,) else None
+        counts = loss.counts.reshape(-1) if loss.counts.size == num_classes else None
     if counts is not None:
         counts = class_counts.in_class_order("counts", counts, num_classes, form.class_names)
         counts = class_counts.check_counts(counts, form.class_names)

@@ -142,7 +142,7 @@ class Fitter:
             return self._richer(2, examples, plain) if self.offsets else plain
         families: list[int] = []
         found = self._apply(families, examples, plain)
-        for family in self._families(examples):
+        for family in self.families(examples.scores.shape[2], examples.fewest()):
             richer = self._richer(family, examples, found)
             keep = (richer.offsets != found.offsets).any(axis=1)
             keep &= self._gains(families, family, examples, plain)
@@ -155,13 +155,13 @@ class Fitter:
                 )
         return found
 
-    def _families(self, examples: Examples) -> list[int]:
-        classes = examples.scores.shape[2]
+    def families(self, classes: int, fewest: int) -> list[int]:
+        """Returns what is tried, 1 for τ and 2 for offsets, where a class has `fewest` examples."""
         two, many = classes == 2, self.criterion.name != "nll" and classes > MOST_CLASSES
         families = []
         if self.direction is not None and not (two and self.offsets):
             families.append(1)
-        if self.offsets and (two or (examples.fewest() >= FEW and not many)):
+        if self.offsets and (two or (fewest >= FEW and not many)):
             families.append(2)
         return families
 

@@ -103,9 +103,15 @@ def held_out(found: Output, data: Any) -> HeldOut:
             f"one example. Received: shapes {values.shape}, {labels.shape} and {weights.shape}"
         )
     check_weights(weights)
-    labels, several = _decisions(labels, values, found)
     counted = weights > 0  # The others are there for nothing, such as padding.
-    return HeldOut(values[counted], labels[counted], weights[counted], several)
+    loss = found.weighted_loss
+    if labels.shape[1:] == values.shape[1:] and loss is not None and loss.counts.ndim == 1:
+        counted &= (labels != 0).any(axis=-1)  # The classes exclude each other: without a label.
+    if not counted.any():
+        raise ValueError("`data` must have an example with a label and a weight above 0.")
+    values, labels, weights = values[counted], labels[counted], weights[counted]
+    labels, several = _decisions(labels, values, found)
+    return HeldOut(values, labels, weights, several)
 
 
 def _array(part: Any, found: Output) -> np.ndarray:

@@ -125,14 +125,14 @@ def remarks_on(
             f"The held-out examples do not determine a temperature in [{low:g}, {high:g}], as if "
             "all of them are right: it stays 1."
         )
-    if (
-        goal.name != "recall_at"
-        and not fit.kept.any()
-        and (fitter.offsets or fitter.direction is not None)
-    ):
+    tried = fitter.families(form.num_classes, int(present.min()))
+    if goal.name != "recall_at" and tried and not fit.kept.any():
+        names = ["τ", "thresholds" if form.num_classes == 2 else "offsets"]
+        which = names[tried[0] - 1]
+        which = "Neither τ nor offsets gain" if len(tried) == 2 else f"No gain by {which} is"
         remarks.append(
-            "Neither τ nor offsets gain more than a standard error on examples that they were not "
-            "fitted on: none was kept."
+            f"{which} more than a standard error on examples that they were not fitted on: none "
+            "was kept."
         )
     before, after, difference = changes
     first = next(iter(before))

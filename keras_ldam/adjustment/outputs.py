@@ -155,6 +155,12 @@ def read(
         )
     model, loss, name, place = _select(model, output)
     outputs = getattr(model, "outputs", None)
+    axis = getattr(loss, "axis", -1)
+    if outputs and isinstance(axis, int) and axis not in (-1, len(outputs[0].shape) - 1):
+        raise ValueError(
+            "The output must have its classes on the last axis: put a `keras.layers.Permute` "
+            f"behind it, and compile with a loss of that axis. Received: a loss with axis={axis}"
+        )
     applied = applied_activation(outputs[0]) if outputs else None
     num_scores = outputs[0].shape[-1] if outputs else None
     certain = applied is not None or from_logits is not None
@@ -164,6 +170,7 @@ def read(
     if outputs and not certain:
         operation = keras_internals.operation_of(next(iter(outputs)))
         linear = getattr(operation, "activation", None) is keras.activations.linear
+        linear = linear and not isinstance(operation, keras.layers.Activation)
         certain = linear or isinstance(operation, CosineDense)
     if from_logits is None and applied is None and wants_probabilities(loss):
         applied, certain = activation, True
@@ -215,7 +222,7 @@ def wants_probabilities(loss: Any) -> bool:
     """Whether a loss is a cross-entropy of Keras that was not told to expect scores."""
     loss = _resolved(loss)
     if callable(loss) and not isinstance(loss, keras.losses.Loss):
-        names = ("sparse_categorical", "categorical", "binary")
+        names = ("sparse_categorical", "categorical", "binary", "categorical_focal", "binary_focal")
         return loss in [getattr(keras.losses, f"{name}_crossentropy") for name in names]
     return getattr(loss, "from_logits", None) is False
 
@@ -320,7 +327,7 @@ def with_probabilities(model: keras.Model, *, scale: float | None = None) -> ker
             f"Received: {len(model.outputs)} outputs"
         )
     found = read(model, from_logits=True)
-    if gives_probabilities(found.model):
+    if gives_probabilities(found.model) or wants_probabilities(found.loss):
         raise ValueError("The model ends in probabilities already.")
     name = found.new_name("probabilities")
     layer = Probabilities(softmax_scale(model, scale), activation=found.activation, name=name)

@@ -124,4 +124,4 @@ def learned_prior(loss: ClassWeightedLoss | None, counts: Any = None) -> np.ndar
             "source_prior=counts after training without class weights, and equal numbers after "
             "training with weights 1/n."
         )
-    return loss.learned_prior(counts)
+    return loss.learned_prior(counts).reshape(-1)  # Of one label with counts `(1, 2)`, too.

@@ -60,12 +60,14 @@ class Drops:
         resumed = epoch > 0 and self.last != epoch - 1
         if epoch == 0 or resumed:
             self.drops, self.highest = 0, self.compiled if resumed else 0.0
-        self._look(self._current())
-        if resumed and not self.drops:
+        rate = self._current() if self.schedule is None else self._soon()
+        self._look(rate)
+        if resumed and self.drops < self.drop:
+            unknown = "whether it has dropped" if self.drop == 1 else "how often it has dropped"
             warnings.warn(
-                f"Training resumes at epoch {epoch} at the learning rate {self._current():g}, with "
-                "which the model is compiled, so whether it has dropped before is unknown: compile "
-                "with the initial rate, or give DRW a `start_epoch`.",
+                f"Training resumes at epoch {epoch} at the learning rate {rate:g}, and the model "
+                f"is compiled with {self.compiled:g}, so {unknown} before is unknown: compile with "
+                "the initial rate, or give DRW a `start_epoch`.",
                 stacklevel=2,
             )
         self.last = epoch
@@ -78,6 +80,11 @@ class Drops:
         # From the first step of all on: which epoch `fit` begins with is not known here.
         past, start = divmod(self._step(), steps)
         return self._drops_of(self._scheduled(start, past + epochs, steps)) < self.drop
+
+    def _soon(self) -> float:
+        """The rate of the next step, for a schedule; see `_scheduled`."""
+        assert self.schedule is not None
+        return float(self.schedule(self._step() + 1))
 
     def _scheduled(self, start: int, epochs: int, steps: int) -> list[float]:
         assert self.schedule is not None

@@ -133,7 +133,7 @@ class DRW(keras.callbacks.Callback):
         self._before: tuple[Any, int | None] = (None, None)
         self._validation: Any = None  # The compiled steps of validation, and those besides.
         self._other: Any = None
-        self._stuck, self._broken = 0, False
+        self._stuck, self._broken, self._fitting = 0, False, False
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
         """Returns the class weights of an epoch, of the shape of the counts; ones before the start.
@@ -165,6 +165,7 @@ class DRW(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks losses, counts, head and start."""
         self._epoch, self._stuck, self._broken, self._validation = None, 0, False, None
+        self._fitting = True
         if any(loss.validates for loss in self._losses()):  # A validation was interrupted.
             compile_again(self.model, ["test"])
         for loss in self._losses():
@@ -249,11 +250,16 @@ class DRW(keras.callbacks.Callback):
             loss.validate_by(None)
         if self._validation is not None:
             self.model.test_function = self._other
+        # JAX would take a step that is kept for one of a model that is compiled anew.
+        self._other = None
+        if not self._fitting:
+            self._validation = None
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warns if the class weights were never enabled."""
         epoch = self._epoch
         self._before = self.model, epoch
+        self._fitting, self._validation = False, None
         if epoch is None or self._on or self.allow_unreached:
             return
         if self._rate is not None:

@@ -45,7 +45,8 @@ class ReplicatedStep(_Mixin):
     - `fit` and `evaluate` work under `MultiWorkerMirroredStrategy`.
 
     `predict` is Keras' own; under a strategy pass a `tf.data.Dataset` to it. The loss must be
-    reduced to a mean. With several losses or outputs, shares count by their number of examples.
+    reduced to a mean. With several losses or outputs, shares count by their number of examples; the
+    logged loss of a single output is a plain mean over replicas, and only `loss` is exact.
     """
 
     def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
@@ -139,10 +140,12 @@ class ReplicatedStep(_Mixin):
             first = _sum_over_replicas(tf.where(replica == 0, state, 0))
             variable.assign(first + tf.cast([replica, 0], state.dtype))
 
+    def _statistics(self) -> list[Any]:
+        variables = self.non_trainable_variables
+        return [v for v in variables if keras.backend.is_float_dtype(v.dtype)]
+
     def _average_statistics(self) -> None:
-        variables = [
-            v for v in self.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)
-        ]
+        variables = self._statistics()
         if variables:
             # Identities: a variable's value has no device, and the sum is computed by device.
             local = [tf.identity(v.value) for v in variables]
@@ -155,7 +158,10 @@ class ReplicatedStep(_Mixin):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = _size(x)
         padded = _at_least_one(x, y, sample_weight, size)
+        statistics = [(v, tf.identity(v.value)) for v in self._statistics()]
         y_pred, mask, loss, gradients, slopes = self._pass(*padded)
+        for variable, before in statistics:  # The example that pads an empty share is none.
+            variable.assign(tf.where(size > 0, variable.value, before))
         y_pred = _first(size, y_pred, mask)
 
         share = self._record_loss(loss, y, y_pred, sample_weight, size)

@@ -161,7 +161,9 @@ def export_saved_model(
     activation = adjustment.read(model, from_logits=True).activation
     several = activation == "sigmoid" and num_scores > 1
     if counts is None and not several:
-        counts = next((loss.counts for loss in weighted_losses(model)), None)
+        known = next((loss.counts for loss in weighted_losses(model)), None)
+        # Of one label, `(1, 2)`, the sides are the classes.
+        counts = known.reshape(-1) if known is not None and known.size == 2 else known
     if counts is not None and several:
         raise ValueError(
             "`counts` are for classes of which each example has one. Received: counts for a model "

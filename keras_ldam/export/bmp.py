@@ -33,10 +33,12 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
         width, height = number(18, 4), tf.cast(tf.cast(number(22, 4), tf.int32), tf.int64)
         rows = tf.abs(height)  # A height below 0 is top-down.
         colors = tf.where(number(46, 4) == 0, 2**bits, number(46, 4))
-        palette = tf.strings.substr(contents, 14 + number(14, 4), 4 * colors)
+        # Not beyond the end: the error would quote the whole file.
+        length = tf.cast(tf.strings.length(contents), tf.int64)
+        palette = tf.strings.substr(contents, tf.minimum(14 + number(14, 4), length), 4 * colors)
         palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), (-1, 4))[:, 2::-1]
         row = (width * bits + 31) // 32 * 4
-        pixels = tf.strings.substr(contents, number(10, 4), row * rows)
+        pixels = tf.strings.substr(contents, tf.minimum(number(10, 4), length), row * rows)
         pixels = tf.io.decode_raw(pixels, tf.uint8)
         size = tf.size(pixels, tf.int64)
         whole = tf.debugging.Assert(size == row * rows, ["BMP is cut off; bytes of pixels:", size])

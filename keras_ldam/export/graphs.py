@@ -127,6 +127,9 @@ class Answer(tf.Module):
         if scores.shape[-1] == 1:  # One sigmoid is a softmax beside a zero.
             logits = tf.concat([tf.zeros_like(logits), logits], axis=-1)
         unknown = tf.math.is_nan(logits) | (logits == float("inf"))
+        if not several:  # A softmax of nothing but -inf is NaN.
+            highest = tf.reduce_max(logits, axis=-1, keepdims=True)
+            unknown = unknown | (highest == -float("inf"))
         unknown = tf.reduce_any(unknown, axis=range(1, logits.shape.rank))
         with tf.control_dependencies([_refuse(unknown, "the scores are not finite numbers")]):
             logits = tf.identity(logits)

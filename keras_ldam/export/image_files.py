@@ -8,7 +8,12 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_ldam.export import bmp
-from keras_ldam.export.limits import MAX_GIF_BLOCKS, MAX_IMAGE_PIXELS
+from keras_ldam.export.limits import (
+    MAX_GIF_BLOCKS,
+    MAX_IMAGE_PIXELS,
+    MAX_JPEG_SCANS,
+    MAX_PNG_TEXTS,
+)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -68,6 +73,14 @@ def decode(contents: tf.Tensor, channels: int) -> tf.Tensor:
     return image
 
 
+def _times(contents: tf.Tensor, mark: bytes) -> tf.Tensor:
+    """How often some bytes stand in a file, int64."""
+    data = tf.io.decode_raw(tf.strings.join([contents, b"\0" * len(mark)]), tf.uint8)
+    last = tf.size(data) - len(mark)
+    found = tf.reduce_all([data[i : last + i] == byte for i, byte in enumerate(mark)], axis=0)
+    return tf.reduce_sum(tf.cast(found, tf.int64))
+
+
 def _size(contents: tf.Tensor) -> tf.Tensor:
     """Height and width, int64 `(2,)`."""
     head = _head(contents)
@@ -76,10 +89,20 @@ def _size(contents: tf.Tensor) -> tf.Tensor:
         return sum(head[place] * 256**i for i, place in enumerate(places))
 
     def jpeg() -> tf.Tensor:
-        return tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
+        sides = tf.cast(tf.io.extract_jpeg_shape(contents)[:2], tf.int64)
+        scans = _times(contents, b"\xff\xda")
+        pixels = tf.minimum(tf.reduce_prod(sides), MAX_IMAGE_PIXELS)  # More have their own error.
+        few = scans * pixels <= MAX_JPEG_SCANS * MAX_IMAGE_PIXELS
+        message = "JPEG has too many scans for its size:"
+        with tf.control_dependencies([tf.debugging.Assert(few, [message, scans])]):
+            return tf.identity(sides)
 
     def png() -> tf.Tensor:
-        return tf.stack([number(23, 22, 21, 20), number(19, 18, 17, 16)])
+        texts = tf.add_n([_times(contents, kind) for kind in (b"zTXt", b"iTXt", b"iCCP")])
+        message = f"PNG has more than {MAX_PNG_TEXTS} compressed texts:"
+        few = tf.debugging.Assert(texts <= MAX_PNG_TEXTS, [message, texts])
+        with tf.control_dependencies([few]):
+            return tf.stack([number(23, 22, 21, 20), number(19, 18, 17, 16)])
 
     def bmp() -> tf.Tensor:
         sides = tf.stack([number(22, 23, 24, 25), number(18, 19, 20, 21)])

@@ -51,7 +51,11 @@ def applied_activation(output: Any) -> str | None:
     operation = keras_internals.operation_of(output)
     if isinstance(operation, keras.Model):
         inner = getattr(operation, "outputs", None) or ()
-        return next(filter(None, map(applied_activation, inner)), None)
+        place = keras_internals.place_of(output)
+        return applied_activation(inner[place]) if place < len(inner) else None
+    activation = getattr(operation, "activation", None)
+    if isinstance(operation, keras.layers.Activation) and activation is keras.activations.linear:
+        return applied_activation(keras_internals.arguments_of(output)[0])  # A cast, to float32.
     if isinstance(operation, keras.layers.TimeDistributed):
         operation = operation.layer
     if isinstance(operation, Probabilities):

@@ -115,7 +115,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         self.counts: Any = None
         if counts is not None:
             self.counts = class_counts.check_counts(counts, multi_label=True)
-            check_sharded(len(self.counts), "loss")
+            check_sharded(len(self.counts) if self.counts.ndim == 1 else 2, "loss")
         check_target(ignore_class, axis)
         self.ignore_class, self.axis = ignore_class, axis
         self.class_weights: Any = None
@@ -163,6 +163,9 @@ class ClassWeightedLoss(keras.losses.Loss):
 
     def _reduced(self, values: Any, weights: Any, counted: Any) -> Any:
         """Reduces as Keras does, over all replicas; 0 for an empty batch, which Keras leaves."""
+        alone = len(values.shape) == 0
+        if alone:  # An example without a batch, which Keras does not divide by its weight.
+            values, weights, counted = (ops.reshape(v, (1,)) for v in (values, weights, counted))
         if self.reduction in ("sum_over_batch_size", "mean"):
             # A mean over examples needs to know their number. The mask is in the weights, once.
             keras_internals.set_mask(values, ops.not_equal(counted, 0))
@@ -173,7 +176,7 @@ class ClassWeightedLoss(keras.losses.Loss):
             loss = _mean_over_replicas(loss, ops.sum(weights))
         elif self.reduction in ("sum_over_batch_size", "mean"):
             loss = _mean_over_replicas(loss, _number_of(counted))
-        return loss
+        return ops.reshape(loss, ()) if alone else loss
 
     def _in_chunks(self, chunks: Chunks, y_true: Any, features: Any, sample_weight: Any) -> Any:
         """`__call__` where the scores do not exist; see `in_chunks`.
@@ -188,9 +191,8 @@ class ClassWeightedLoss(keras.losses.Loss):
                 f"head. Received: shape {self.counts.shape}"
             )
         labels, known = without_scores(y_true, features.shape[:-1], size, self.ignore_class)
+        features = _features_where(known, features)
         counted = _one_where(labels >= 0)
-        if known is not None:
-            counted = ops.where(known, counted, 0.0)
         weights = counted
         if self.counts is not None:
             weights = weights * of_class(self._relative, labels, True)
@@ -574,6 +576,26 @@ def in_chunks(chunks: Chunks) -> Iterator[None]:
 def _one_where(known: Any) -> Any:
     """1 where it is known what an example is, else NaN; in float32 whatever floatx is."""
     return ops.where(known, ops.ones((), "float32"), ops.full((), float("nan"), "float32"))
+
+
+def _features_where(known: Any, features: Any) -> Any:
+    """Features without those that count nothing, which may be NaN, and with the mask of the rest.
+
+    Args:
+        known: Which labels are known, `(…)`, or `None` for all.
+        features: `(…, features)`, with or without a mask.
+    """
+    mask, rank = keras_internals.mask_of(features), len(features.shape) - 1
+    if mask is not None and len(mask.shape) <= rank:
+        mask = ops.cast(mask, "bool")
+        while len(mask.shape) < rank:
+            mask = ops.expand_dims(mask, -1)
+        known = mask if known is None else ops.logical_and(known, mask)
+    if known is None:
+        return features
+    features = ops.where(ops.expand_dims(known, -1), features, ops.zeros_like(features))
+    keras_internals.set_mask(features, known)
+    return features
 
 
 def _where_counted(labels: Any, scores: Any, counted: Any) -> Any:

@@ -87,7 +87,8 @@ class Chunks:
             features: u, float32 of shape `(n, features + 1)`.
             k: How many, at most `num_classes`.
         """
-        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
+        # Nothing is learned here, so that no tape keeps the scores of all chunks.
+        kernel, bias = ops.stop_gradient(self.kernel), ops.stop_gradient(self.bias)
         count = ops.shape(features)[0]
 
         def step(number: Any, best: Any) -> Any:
@@ -221,6 +222,11 @@ class Chunks:
             # In place. The overlap of the last chunk adds nothing to what is there.
             total, kernels, biases = state
             part, more, more_bias, start = slopes(number)
+            if keras.backend.backend() == "torch":  # Its `slice_update` copies all of the array.
+                columns = slice(int(start), int(start) + self._width)
+                kernels[:, columns] += more
+                biases[columns] += more_bias
+                return total + part, kernels, biases
             more = more + ops.slice(kernels, (0, start), more.shape)
             more_bias = more_bias + ops.slice(biases, (start,), more_bias.shape)
             kernels = ops.slice_update(kernels, (0, start), more)

@@ -87,7 +87,8 @@ class LDAM(MarginLoss):
         gradual: Whether the margins grow with what the network has learned. The share that is
             demanded is 1 - H/H₀, at least 0, where H is the cross-entropy of the batch at scale s
             without margins, and H₀ that of the class frequencies alone, or of equal ones where
-            that is less, as in batches that are drawn evenly over the classes. `False` demands
+            that is less, as in batches that are drawn evenly over the classes. From both the
+            entropy of soft labels is taken off, which no network goes below. `False` demands
             whole margins from the first step, as the official code does: before a network has
             learned anything it can satisfy them only for the frequent classes, by assigning every
             example to them. The share is computed from the batch, so the loss of a batch is not
@@ -198,11 +199,16 @@ class LDAM(MarginLoss):
         given = of_class(ops.convert_to_tensor(surprise, "float32"), labels, sparse)
         # By the examples' own weights: what counts nothing must not move the others' margins.
         weights = weigh(ops.where(given > 0, 1.0, 0.0), y_pred, self._sample_weight)
-        entropy, given, weights = (
-            ops.sum(ops.where(weights > 0, weights * part, 0.0)) for part in (entropy, given, 1.0)
+        least = (
+            0.0 if sparse else -ops.sum(labels * ops.log(ops.where(labels > 0, labels, 1.0)), -1)
+        )
+        entropy, given, least, weights = (
+            ops.sum(ops.where(weights > 0, weights * part, 0.0))
+            for part in (entropy, given, least, 1.0)
         )
         # Batches may be drawn evenly over the classes: nothing is learned yet at log K either.
         given = ops.minimum(given, weights * float(np.log(self.counts.shape[-1])))
+        entropy, given = entropy - least, given - least
         share = ops.clip(1.0 - ops.divide_no_nan(entropy, given), 0.0, 1.0)
         # NaN is a matter of its own example.
         share = ops.where(share == share, share, 0.0)

@@ -88,7 +88,7 @@ class ClassErrors(keras.metrics.Metric):
         super().__init__(name=name, **kwargs)
         self.counts = class_counts.check_counts(counts, multi_label=True)
         check_target(ignore_class, axis)
-        check_sharded(len(self.counts), "metric")
+        check_sharded(len(self.counts) if self.counts.ndim == 1 else 2, "metric")
         class_counts.check_flag("per_class", per_class)
         if per_class and len(self.counts) > _MOST_LOGS:
             raise ValueError(

@@ -108,7 +108,8 @@ class OfProbabilities(keras.metrics.Metric):
             given, probabilities = labels == class_id, probabilities[..., class_id]
         else:
             given = ops.one_hot(as_index(labels, num_classes), num_classes)
-        shape = (-1, num_classes) if len(given.shape) > len(labels.shape) else (-1,)
+        # Metrics such as the mean squared error average over the last axis.
+        shape = (-1, num_classes if len(given.shape) > len(labels.shape) else 1)
         given = ops.cast(ops.reshape(given, shape), "float32")
         probabilities = ops.reshape(probabilities, shape)
         self.metric.update_state(given, probabilities, ops.reshape(weights, (-1,)))

@@ -95,7 +95,7 @@ class BatchNormEstimate:
             for layer in self._layers:
                 layer.momentum = 0.0  # The statistics are then those of the last batch.
             for variable in statistics:
-                variable.assign(keras.ops.zeros_like(variable))  # 0 · NaN would stay NaN.
+                variable.assign(np.zeros(variable.shape, before[0].dtype))  # 0 · NaN is NaN.
             for x in itertools.islice(_inputs(data, int(batch_size)), batches):
                 self._run(x)
                 size = int(keras.ops.shape(keras.tree.flatten(x)[0])[0])

@@ -16,6 +16,9 @@ from keras_ldam.metrics import ClassErrors
 from keras_ldam.sampling import class_chances
 from keras_ldam.sharding import ShardedClasses
 
+_MOST_CLASSES = 2**24
+"""Above it a float32, which labels and guesses pass through, does not hold every class."""
+
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
 class ChunkedTraining(keras.Model):
@@ -52,7 +55,8 @@ class ChunkedTraining(keras.Model):
             no draw, and all classes count.
         power: From 0, for draws as frequent as the classes, to 1, for all classes equally often.
             Without counts in the loss all are equally frequent.
-        seed: Seed of the draws, a whole number; by default another one each time.
+        seed: Seed of the draws, a whole number; by default another one each time. A loaded wrapper
+            begins with it again, so leave it out where training is resumed often.
         **kwargs: Further arguments of `keras.Model`.
 
     Raises:
@@ -82,6 +86,7 @@ class ChunkedTraining(keras.Model):
         class_counts.check_whole("chunk_size", chunk_size, 1)
         class_counts.check_range("power", power, 0, 1)
         head, features = _head_of(model)
+        _check_head(head)
         if seed is not None:
             class_counts.check_whole("seed", seed, 0)
         if negatives is not None:
@@ -170,6 +175,11 @@ class ChunkedTraining(keras.Model):
                 raise ValueError(
                     "Metrics must be ClassErrors of keras_ldam; others need the scores of all "
                     f"classes at once. Received: {metric!r}"
+                )
+            if len(metric.counts) != self._head().units:
+                raise ValueError(
+                    f"{metric.name}: `counts` must have one entry for each of the "
+                    f"{self._head().units} classes. Received: {len(metric.counts)}"
                 )
         self._guesses = any(metric is not None for metric in given)
         self._draws = None
@@ -285,6 +295,23 @@ def _part(y_pred: Any, columns: slice, dtype: str = "float32") -> Any:
     if mask is not None:
         keras_internals.set_mask(part, mask)
     return part
+
+
+def _check_head(head: Any) -> None:
+    if head.units > _MOST_CLASSES:
+        raise ValueError(
+            f"`model` must have at most 2**24 classes. Received: {head.units:,} classes"
+        )
+    if head.variable_dtype != "float32":
+        raise ValueError(
+            "The class vectors must be float32; give the head a policy such as mixed_bfloat16. "
+            f"Received: {head.variable_dtype}"
+        )
+    if head.activity_regularizer is not None:
+        raise ValueError(
+            f"The head {head.name!r} must have no `activity_regularizer`, which needs the scores "
+            "of all classes at once."
+        )
 
 
 def _head_of(model: keras.Model) -> tuple[Any, Any]:

@@ -20,6 +20,42 @@ def fewer_draws(monkeypatch):
     monkeypatch.setattr(measures, "_DRAWS", 100)
 
 
+def test_rows_without_a_label_or_a_weight_are_no_several_labels(rng):
+    y, z = np.repeat([0, 1, 2], 60), rng.normal(size=(180, 3)).astype("float32")
+    model = passing(3, loss=keras_ldam.CrossEntropy([60, 30, 10]))
+    expected = keras_ldam.adjust(model, (z, np.eye(3)[y])).temperature
+    more = np.concatenate([z, z[:4]])
+    for labels, weights in (
+        (np.concatenate([np.eye(3)[y], np.zeros((4, 3))]), np.ones(184)),
+        (np.append(y, [-1] * 4), np.append(np.ones(180), np.zeros(4))),
+    ):
+        found = keras_ldam.adjust(model, (more, labels, weights))
+        assert found.layer.activation == "softmax"
+        assert found.temperature == pytest.approx(expected, rel=1e-4)
+
+
+def test_classes_on_another_axis_get_a_sentence():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Permute((3, 1, 2))(inputs))
+    model.compile("sgd", keras_ldam.CrossEntropy([50, 30, 20], axis=1))
+    for wants in (keras_ldam.with_probabilities, lambda model: keras_ldam.adjust(model, tau=1.0)):
+        with pytest.raises(ValueError, match=r"classes on the last axis.*a loss with axis=1"):
+            wants(model)
+
+
+def test_what_an_output_comes_out_of_is_that_of_this_output():
+    inputs = keras.Input((3,))
+    both = {"logits": keras.layers.Dense(3)(inputs)}
+    both["probabilities"] = keras.layers.Softmax()(both["logits"])
+    body, x = keras.Model(inputs, both), keras.Input((3,))
+    assert keras_ldam.adjust(keras.Model(x, body(x)["logits"]), tau=0.0).layer.applied is None
+    cast = keras.layers.Activation("linear", dtype="float32")
+    model = keras.Model(x, cast(body(x)["probabilities"]))
+    assert keras_ldam.adjust(model, tau=0.0).layer.applied == "softmax"
+    with pytest.raises(ValueError, match="ends in probabilities already"):
+        keras_ldam.with_probabilities(model)
+
+
 @pytest.fixture
 def metrics():
     return pytest.importorskip("sklearn.metrics")

@@ -311,6 +311,36 @@ def test_it_can_wait_for_a_later_drop(examples):
     assert history["reweighted"] == [0, 0, 0, 1, 1]
 
 
+def test_a_resumed_training_that_cannot_count_the_drops_says_so(examples):
+    drw = keras_ldam.DRW(start="lr_drop", drop=2, verbose=0, allow_unreached=True)
+    with pytest.warns(UserWarning, match="how often it has dropped before is unknown"):
+        fit(compiled(), examples, [drw, rates([0.1] * 4 + [0.001])], epochs=5, initial_epoch=4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data of unknown length")
+def test_a_schedule_is_read_alike_where_the_length_of_an_epoch_is_unknown(examples):
+    import tensorflow as tf
+
+    batches = tf.data.Dataset.from_tensor_slices(examples).batch(14).filter(lambda *_: True)
+    drw, model = keras_ldam.DRW(start="lr_drop", verbose=0), scheduled(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras: the data ran out.
+        history = model.fit(batches, epochs=4, verbose=0, callbacks=[drw]).history
+    assert history["reweighted"] == [0, 0, 1, 1]
+
+
+def test_an_evaluation_by_a_new_loss_is_not_that_of_a_callback_which_is_kept(examples):
+    model, drw = compiled(keras_ldam.CrossEntropy(COUNTS), graph=True), keras_ldam.DRW(0, verbose=0)
+    fit(model, examples, [drw], epochs=1, validation_data=examples)
+    before = model.evaluate(*examples, verbose=0)
+    found = []
+    for _ in range(2):
+        model.compile("sgd", keras_ldam.LDAM(COUNTS, gradual=False))
+        found.append(model.evaluate(*examples, verbose=0))
+        drw = None
+    assert found[0] == found[1] != before
+
+
 def test_a_plateau_lowers_the_rate_for_it_too(examples):
     model = compiled()
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.1, patience=1, min_delta=100.0)

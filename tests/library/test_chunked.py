@@ -74,6 +74,37 @@ def test_a_head_that_was_called_before_is_trained_on_what_its_last_call_is_given
     assert abs(base.test_on_batch(x, LABELS) - losses[0]) > 1e-3
 
 
+def test_what_is_ignored_moves_no_margin_and_may_be_no_number():
+    x, y, _ = examples()
+    y = np.where(np.arange(len(y)) % 2, y, -1)
+    broken = np.where((y < 0)[:, None], np.float32("nan"), x)
+    model, losses = network(), []
+    for trains, given in ((model, x), (chunked(model), x), (chunked(model), broken)):
+        trains.compile("sgd", keras_ldam.LDAM(COUNTS, ignore_class=-1), run_eagerly=True)
+        losses.append(trains.test_on_batch(given, y))
+    np.testing.assert_allclose(losses[1:], losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda: keras.layers.Dense(K, dtype="bfloat16"), "must be float32.*Received: bfloat16"),
+        (lambda: keras_ldam.CosineDense(K, activity_regularizer="l2"), "no `activity_regularizer`"),
+        (lambda: keras.layers.Dense(K + 1), "at most .* Received: 24 classes"),
+    ],
+)
+def test_heads_that_chunks_cannot_compute_are_refused(head, message, monkeypatch):
+    monkeypatch.setattr("keras_ldam.wrappers.chunked._MOST_CLASSES", K)
+    with pytest.raises(ValueError, match=message):
+        chunked(network(head))
+
+
+def test_a_metric_of_other_classes_is_refused():
+    metrics = [keras_ldam.ClassErrors(COUNTS[:-1])]
+    with pytest.raises(ValueError, match=r"entry for each of the 23 classes. Received: 22"):
+        chunked(network()).compile("sgd", keras_ldam.LDAM(COUNTS), metrics=metrics)
+
+
 HEADS_AND_LOSSES = {
     "LDAM, whose margins grow, and its adjustment": (
         lambda: keras_ldam.CosineDense(K),

@@ -275,6 +275,18 @@ def test_replicas_end_an_epoch_with_the_same_statistics_and_none_that_is_not_a_n
         np.testing.assert_array_equal(first, second)
 
 
+def test_what_pads_an_empty_share_is_in_no_statistics(mirrored):
+    with mirrored.scope():
+        inputs = keras.Input((1,))
+        norm = keras.layers.BatchNormalization(momentum=0.5)
+        model = distribution.ReplicatedModel(inputs, keras.layers.Dense(2)(norm(inputs)))
+        model.compile("sgd", keras_ldam.CrossEntropy([5, 4]), **ONE_BY_ONE)
+    x, y = np.full((9, 1), 10.0, "float32"), np.array([0] * 5 + [1] * 4)
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    # Halfway to 10 twice on one replica, once on the other, which has nothing of the last batch.
+    np.testing.assert_allclose(norm.moving_mean.numpy(), [(7.5 + 5.0) / 2])
+
+
 def test_each_replica_draws_its_own_noise(mirrored):
     with mirrored.scope():
         inputs = keras.Input((64,))

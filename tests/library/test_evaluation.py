@@ -163,6 +163,16 @@ def test_scores_that_are_not_numbers_or_all_equal_count_as_wrong(value):
     assert errors["error"] == errors["top5_error"] == 100
 
 
+def test_of_equal_scores_the_first_class_is_the_guess_as_in_metrics_and_confusions():
+    class Tied:
+        def predict_on_batch(self, examples):
+            return np.tile(np.float32([2, 2, 1]), (len(examples), 1))
+
+    y = np.array([0, 0, 1, 2])
+    errors = evaluation.class_errors(Tied(), [(np.zeros((4, 1)), y)], np.full(3, 5))
+    assert errors["per_class_error"] == [0, 100, 100]
+
+
 def test_batches_predicted_at_once_give_the_same_errors(rng):
     x, y = rng.normal(size=(50, 4)).astype("float32"), rng.integers(0, 4, size=50)
     batches = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 50, 10)]

@@ -655,9 +655,10 @@ def test_a_row_whose_scores_are_not_numbers_is_refused(layers, tmp_path):
         model, tmp_path / "m", class_names=names, columns=columns
     )
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    large = tf.constant([1.0, 3e38])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"finite numbers: .*from 0:.*1"):
-        serve(a=large, b=large)
+    for sign in (1, -1):
+        large = tf.constant([1.0, sign * 3e38])
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"finite numbers: .*from 0:.*1"):
+            serve(a=large, b=large)
 
 
 def test_no_image_of_any_size_gets_an_empty_answer(tmp_path):
@@ -689,6 +690,13 @@ def test_what_would_only_fail_when_it_is_asked_is_refused(given, message, tmp_pa
             small_model(), tmp_path / "m", class_names=["a", "b"], scale=1.0, **given
         )
     assert not (tmp_path / "m").exists()
+
+
+def test_counts_of_one_label_are_those_of_two_classes(tmp_path):
+    model = small_model(1)
+    model.compile(loss=keras_ldam.LDAM([[90, 10]]))
+    folder = keras_ldam.export_saved_model(model, tmp_path / "m", class_names=["no", "yes"])
+    assert facts_of(folder)["counts"] == [90, 10]
 
 
 def test_counts_of_classes_are_refused_for_several_labels(tmp_path):

@@ -77,6 +77,28 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(contents, s
     assert sides in caught.value.message
 
 
+def test_scans_and_compressed_texts_that_take_hours_or_gigabytes_are_refused(monkeypatch):
+    jpeg = encoded("JPEG", progressive=True)
+    image_files.checked(tf.constant(jpeg))
+    scan = jpeg.index(b"\xff\xda")
+    many = jpeg[:scan] + b"\xff\xda\0\x08\1\1\0\0\0\0" * 100 + jpeg[scan:]
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 120)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too many scans for its size"):
+        image_files.checked(tf.constant(many))
+    png = encoded("PNG")
+    texts = png[:33] + (b"\0\0\0\x05zTXtk\0\0xx" + bytes(4)) * 17 + png[33:]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 16 compressed texts"):
+        image_files.checked(tf.constant(texts))
+
+
+def test_a_bmp_that_is_cut_off_does_not_quote_itself():
+    contents = bytearray(encoded("BMP", "P")[:600])
+    contents[2] = 0xFF
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        image_files.decode(tf.constant(bytes(contents)), 3)
+    assert "out of range for string" not in caught.value.message
+
+
 def test_all_frames_of_an_animation_count(monkeypatch):
     monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 599)
     image_files.checked(tf.constant(animation(*[(10, 10)] * 5)))

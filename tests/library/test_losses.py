@@ -817,6 +817,23 @@ def test_nothing_is_demanded_of_a_network_that_gives_no_more_than_the_frequencie
     assert float(keras_ldam.LDAM([900, 100])(np.array(labels), z)) == pytest.approx(entropy)
 
 
+def test_the_entropy_of_soft_labels_is_no_lack_of_learning():
+    soft = np.eye(2, dtype="float32")[[0] * 9 + [1]] * 0.9 + 0.05  # Smoothed.
+    loss = keras_ldam.LDAM([900, 100])
+    perfect = np.log(soft) / loss.scale
+    lowered = oracle.log_softmax(loss.scale * (perfect - soft * loss.margins))
+    expected = -(soft * lowered).sum(axis=1).mean()  # With whole margins.
+    assert float(loss(soft, perfect)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_weight_of_a_single_example_cancels_without_an_axis_for_it_too():
+    for reduction in ("mean_with_sample_weight", None):
+        loss = keras_ldam.CrossEntropy([3, 1], class_weights=[0.5, 2.5], reduction=reduction)
+        expected = np.squeeze(keras.ops.convert_to_numpy(loss([1], [[0.0, 0.0]])))
+        found = keras.ops.convert_to_numpy(loss(1, [0.0, 0.0]))
+        assert found.shape == () and found == pytest.approx(expected)
+
+
 def test_the_share_of_the_margins_has_no_gradient(batch):
     y, z = batch
     z = 0.1 * z + 0.2 * np.eye(4, dtype=np.float32)[y]

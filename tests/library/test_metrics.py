@@ -79,6 +79,21 @@ def test_a_group_without_an_example_has_no_error_and_not_a_perfect_one():
     assert all(np.isnan(float(value)) for value in metric.result().values())
 
 
+def test_a_single_score_of_zero_is_not_above_zero():
+    errors = keras_ldam.ClassErrors([90, 10])
+    errors.update_state([0, 0, 1], [[0.0], [-0.0], [0.1]])
+    assert float(errors.result()["error"]) == 0
+
+
+def test_metrics_that_average_over_the_last_axis_take_probabilities_too(rng):
+    brier = keras_ldam.OfProbabilities(keras.metrics.MeanSquaredError(), scale=3.0, class_id=1)
+    y, z = np.array([0, 1, 2, 1]), rng.normal(size=(4, 3)).astype("float32")
+    brier.update_state(y, z, sample_weight=[1.0, 2.0, 0.0, 1.0])
+    p = np.exp(3 * z[:, 1]) / np.exp(3 * z).sum(axis=1)
+    expected = np.average((p - (y == 1)) ** 2, weights=[1, 2, 0, 1])
+    assert float(brier.result()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_scores_that_are_not_numbers_are_wrong():
     metric = keras_ldam.ClassErrors([9, 9])
     metric.update_state([0, 0, 0], [[np.nan, np.nan], [1.0, np.nan], [1.0, 0.0]])
