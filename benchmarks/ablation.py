@@ -42,6 +42,8 @@ ROWS: dict[str, dict] = {
     "cutout": {**BASE, "cutout": 16},
     "autoaugment, cutout": {**BASE, **POLICY},
     "autoaugment, cutout 8": {**BASE, **POLICY, "cutout": 8},
+    "autoaugment, cutout, decay 2e-4": {"decay": "cosine", **POLICY},
+    "autoaugment, cutout, margin 0.1": {**BASE, **POLICY, "max_margin": 0.1},
     "autoaugment, cutmix, rare partners": {**BASE, **RARE, "augment": "autoaugment"},
     "average 0.999": {**BASE, "average": 0.999},
     "sam_0.2": {**BASE, "sharpness": 0.2},

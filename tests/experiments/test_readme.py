@@ -66,6 +66,13 @@ def test_what_the_fast_recipe_reaches_is_one_of_the_results(folder):
     assert f"{seconds[0]} to {seconds[-1]} seconds" in text
 
 
+def test_what_the_strong_recipe_reaches_is_its_result():
+    (run,) = json.loads((ROOT / "results" / "strong" / "cifar10.json").read_text())["runs"]
+    text = " ".join((ROOT / "docs" / "stronger.md").read_text(encoding="utf-8").split())
+    assert f"mean error of {run['last']['mean_error']:.2f} this way (n=1, last epoch" in text
+    assert f"after {run['seconds']:,.0f} seconds" in text
+
+
 def test_every_error_that_the_remedies_name_is_one_of_the_results(front_page):
     runs, known = {}, set()
     for dataset in (*front_page.DATASETS, "digits"):
