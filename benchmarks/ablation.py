@@ -42,7 +42,7 @@ ROWS: dict[str, dict] = {
     "cutout": {**BASE, "cutout": 16},
     "autoaugment, cutout": {**BASE, **POLICY},
     "autoaugment, cutout 8": {**BASE, **POLICY, "cutout": 8},
-    "autoaugment, cutout, decay 2e-4": {"decay": "cosine", **POLICY},
+    "autoaugment, cutout, decay 2e-4": {**BASE, **POLICY, "weight_decay": 2e-4},
     "autoaugment, cutout, margin 0.1": {**BASE, **POLICY, "max_margin": 0.1},
     "autoaugment, cutmix, rare partners": {**BASE, **RARE, "augment": "autoaugment"},
     "average 0.999": {**BASE, "average": 0.999},
