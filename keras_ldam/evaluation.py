@@ -288,8 +288,9 @@ def _ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     after = (scores == own) & (np.arange(scores.shape[1]) >= labels[:, None])
     # A broken model must not look right: a NaN compares as not below anything, and so ranks last,
-    # and so does a label whose score all classes have.
-    after &= (scores != own).any(axis=1, keepdims=True)
+    # and so does a label whose score all of several classes have.
+    if scores.shape[1] > 2:
+        after &= (scores != own).any(axis=1, keepdims=True)
     return np.sum(~((scores < own) | after), axis=1) - ~after.any(axis=1)
 
 

@@ -91,8 +91,8 @@ def present(
         half = ops.cast(scores if multi_label else scores[..., 0], "float32") / 2
         # Of two infinite scores the difference would be NaN.
         half = ops.where(ops.isinf(half), ops.sign(half) * _CERTAIN, half)
-        # Not -half: Keras takes -0.0 for less than 0.0, and a score of 0 would be class 1.
-        scores = ops.stack([0.0 - half, half], axis=-1)
+        # Keras takes -0.0 for less than 0.0, and a score of 0 would be class 1.
+        scores = ops.stack([ops.where(half == 0, 0.0, -half), half], axis=-1)
     if known is not None:
         scores = ops.where(ops.expand_dims(known, -1), scores, ops.zeros_like(scores))
     if mask is not None:

@@ -105,7 +105,8 @@ def held_out(found: Output, data: Any) -> HeldOut:
     check_weights(weights)
     counted = weights > 0  # The others are there for nothing, such as padding.
     loss = found.weighted_loss
-    if labels.shape[1:] == values.shape[1:] and loss is not None and loss.counts.ndim == 1:
+    one_hot = values.shape[1] > 1 and labels.shape[1:] == values.shape[1:]
+    if one_hot and loss is not None and loss.counts.ndim == 1:
         counted &= (labels != 0).any(axis=-1)  # The classes exclude each other: without a label.
     if not counted.any():
         raise ValueError("`data` must have an example with a label and a weight above 0.")

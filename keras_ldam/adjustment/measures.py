@@ -129,10 +129,10 @@ def remarks_on(
     if goal.name != "recall_at" and tried and not fit.kept.any():
         names = ["τ", "thresholds" if form.num_classes == 2 else "offsets"]
         which = names[tried[0] - 1]
-        which = "Neither τ nor offsets gain" if len(tried) == 2 else f"No gain by {which} is"
+        which = f"Neither τ nor {names[1]}" if len(tried) == 2 else f"Fitting {which} does not"
         remarks.append(
-            f"{which} more than a standard error on examples that they were not fitted on: none "
-            "was kept."
+            f"{which} gain more than a standard error on examples outside of the fit: none was "
+            "kept."
         )
     before, after, difference = changes
     first = next(iter(before))

@@ -16,7 +16,7 @@ from keras_ldam import files, keras_internals
 from keras_ldam.adjustment.batches import batches_of, check_weights
 from keras_ldam.adjustment.outputs import read, softmax_scale, wants_probabilities
 from keras_ldam.labels import check_labels
-from keras_ldam.layers import CosineDense
+from keras_ldam.layers import CosineDense, inputs_of
 from keras_ldam.losses import CrossEntropy
 from keras_ldam.sampling import EpochClock, balanced
 
@@ -272,12 +272,15 @@ def _check_loss(loss: Any, scale: float | None) -> None:
 
 def _scaling_of(model: keras.Model, head: Any, scale: float | None) -> keras.layers.Layer:
     """Multiplies by the scale of the head's output; other outputs have their own."""
-    several = getattr(model, "outputs", None) or ()
-    for place in range(len(several) if len(several) > 1 else 0):
-        output = read(model, output=place)
-        if any(layer is head for layer in keras_internals.layers_of(output.model)):
-            found = softmax_scale(output.model, scale, loss=output.loss)
-            return keras.layers.Rescaling(found)
+    outputs = getattr(model, "outputs", None) or ()
+    structure: Any = model.output if len(outputs) > 1 else None
+    names = list(structure) if isinstance(structure, dict) else range(len(outputs))
+    for name in names if len(outputs) > 1 and len(names) == len(outputs) else ():
+        tensor = outputs[name] if isinstance(name, int) else structure[name]
+        alone = keras.Model(inputs_of(model), tensor)
+        if any(layer is head for layer in keras_internals.layers_of(alone)):
+            output = read(model, output=name)
+            return keras.layers.Rescaling(softmax_scale(alone, scale, loss=output.loss))
     return keras.layers.Rescaling(softmax_scale(model, scale))
 
 

@@ -63,13 +63,15 @@ class Drops:
         rate = self._current() if self.schedule is None else self._soon()
         self._look(rate)
         if resumed and self.drops < self.drop:
-            unknown = "whether it has dropped" if self.drop == 1 else "how often it has dropped"
-            warnings.warn(
-                f"Training resumes at epoch {epoch} at the learning rate {rate:g}, and the model "
-                f"is compiled with {self.compiled:g}, so {unknown} before is unknown: compile with "
-                "the initial rate, or give DRW a `start_epoch`.",
-                stacklevel=2,
-            )
+            found = f"Training resumes at epoch {epoch} at the learning rate {rate:g}, "
+            if self.drop > 1:
+                found += "from which nobody can tell how often it has dropped before: "
+            else:
+                found += (
+                    "with which the model is compiled, so whether it has dropped before is "
+                    "unknown: compile with the initial rate, or "
+                )
+            warnings.warn(found + "give DRW a `start_epoch`.", stacklevel=2)
         self.last = epoch
         return self.drops >= self.drop
 

@@ -10,6 +10,7 @@ import keras
 from keras_ldam import extras, hardware, keras_internals, losses
 from keras_ldam.distribution.strategies import is_multiworker
 from keras_ldam.wrappers import AdversarialTraining, SharpnessAwareTraining, TwoPasses
+from keras_ldam.wrappers.averaging import trained_batch_norm
 from keras_ldam.wrappers.two_passes import dense
 
 with extras.needed("export", by="training on several devices"):
@@ -140,12 +141,10 @@ class ReplicatedStep(_Mixin):
             first = _sum_over_replicas(tf.where(replica == 0, state, 0))
             variable.assign(first + tf.cast([replica, 0], state.dtype))
 
-    def _statistics(self) -> list[Any]:
-        variables = self.non_trainable_variables
-        return [v for v in variables if keras.backend.is_float_dtype(v.dtype)]
-
     def _average_statistics(self) -> None:
-        variables = self._statistics()
+        variables = [
+            v for v in self.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)
+        ]
         if variables:
             # Identities: a variable's value has no device, and the sum is computed by device.
             local = [tf.identity(v.value) for v in variables]
@@ -158,7 +157,12 @@ class ReplicatedStep(_Mixin):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = _size(x)
         padded = _at_least_one(x, y, sample_weight, size)
-        statistics = [(v, tf.identity(v.value)) for v in self._statistics()]
+        moving = [
+            v
+            for layer in trained_batch_norm(self)
+            for v in (layer.moving_mean, layer.moving_variance)
+        ]
+        statistics = [(v, tf.identity(v.value)) for v in moving]
         y_pred, mask, loss, gradients, slopes = self._pass(*padded)
         for variable, before in statistics:  # The example that pads an empty share is none.
             variable.assign(tf.where(size > 0, variable.value, before))

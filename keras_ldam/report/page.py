@@ -209,7 +209,8 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 def _others(section: Section, about: Sequence[Run], group: Sequence[Run]) -> str:
     """Returns what a caption says of the methods that a figure leaves out."""
-    left = len({run.title for run in group} - {run.title for run in about})
+    drawn = _DRAWN.get(section.name, list)(about)
+    left = len({run.title for run in group} - {run.title for run in drawn})
     if section.name in ("errors", "trade_off") or not left:
         return ""
     return f" {left} more {'method is' if left == 1 else 'methods are'} in the table."

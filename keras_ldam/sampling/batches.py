@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -203,9 +204,8 @@ class EpochClock(keras.callbacks.Callback):
             a `BalancedFiles`.
 
     Raises:
-        ValueError: for other batches; when training begins, for a `steps_per_epoch` below the
-            number of batches, and for several workers under a `tf.distribute` strategy, which would
-            read batches of one epoch in another.
+        ValueError: for other batches; when training begins, for several workers under a
+            `tf.distribute` strategy, which would read batches of one epoch in another.
 
     Example:
 
@@ -225,12 +225,14 @@ class EpochClock(keras.callbacks.Callback):
         self.batches = batches
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Checks that an epoch of `fit` is one of the batches."""
-        steps, whole = self.params.get("steps"), getattr(self.batches, "num_batches", None)
+        """Warns where an epoch of `fit` is not one of the batches, and checks the workers."""
+        steps = (self.params or {}).get("steps")
+        whole = getattr(self.batches, "num_batches", None)
         if steps and whole and steps < whole:
-            raise ValueError(
-                f"`steps_per_epoch` must be None, or at least the {whole} batches of an epoch. "
-                f"Received: steps_per_epoch={steps}"
+            warnings.warn(
+                f"`fit` takes {steps} of the {whole} batches of an epoch, and goes on in the next "
+                "epoch where it ended: leave out `steps_per_epoch`.",
+                stacklevel=2,
             )
         workers = getattr(self.batches, "workers", 1)
         if workers > 1 and keras_internals.has_strategy(self.model):

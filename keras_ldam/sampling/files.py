@@ -40,7 +40,7 @@ class BalancedFiles(keras.utils.PyDataset):
         seed: Seed of the draws, a whole number of at least 0.
         share: Number of this worker and of all of them. The second must divide `batch_size`.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
-            On JAX Keras' workers would mix the batches of different epochs: one reads.
+            On JAX and torch Keras' workers would mix the batches of different epochs: one reads.
 
     Raises:
         ValueError: for an argument out of range, labels that are no whole numbers, and a class

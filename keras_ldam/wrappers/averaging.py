@@ -94,8 +94,9 @@ class BatchNormEstimate:
         try:
             for layer in self._layers:
                 layer.momentum = 0.0  # The statistics are then those of the last batch.
-            for variable in statistics:
-                variable.assign(np.zeros(variable.shape, before[0].dtype))  # 0 · NaN is NaN.
+            for variable, value in zip(statistics, before, strict=True):
+                if not np.isfinite(value).all():  # 0 · NaN would stay NaN.
+                    variable.assign(np.where(np.isfinite(value), value, 0).astype(value.dtype))
             for x in itertools.islice(_inputs(data, int(batch_size)), batches):
                 self._run(x)
                 size = int(keras.ops.shape(keras.tree.flatten(x)[0])[0])

@@ -93,8 +93,8 @@ def test_every_form_of_file_gives_the_same_texts(tickets, tmp_path):
 
 
 def test_a_delimiter_inside_quotes_is_none(tickets, tmp_path):
-    rows = ['"text, as it was written, in full";"label"']
-    rows += [f'"{words}";"{name}"' for words, name in made_rows()]
+    rows = ['"text, as it was written, in full";"label";Screen 15" wide']
+    rows += [f'"{words}";"{name}";no' for words, name in made_rows()]
     (tmp_path / "quoted.csv").write_text("\n".join(rows))
     found = read(tmp_path / "quoted.csv", text_column="text, as it was written, in full")
     assert parts_of(found) == parts_of(read(tickets))

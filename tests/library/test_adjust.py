@@ -34,6 +34,13 @@ def test_rows_without_a_label_or_a_weight_are_no_several_labels(rng):
         assert found.temperature == pytest.approx(expected, rel=1e-4)
 
 
+def test_labels_of_two_classes_may_be_a_column(rng):
+    y, z = np.repeat([0, 1], [60, 40]), rng.normal(size=(100, 1)).astype("float32")
+    model = passing(1, loss=keras_ldam.CrossEntropy([90, 10]))
+    one, other = (keras_ldam.adjust(model, (z, labels)) for labels in (y, y[:, None]))
+    assert one.temperature == other.temperature
+
+
 def test_classes_on_another_axis_get_a_sentence():
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.Permute((3, 1, 2))(inputs))

@@ -103,6 +103,24 @@ def test_statistics_that_are_no_numbers_are_replaced():
     assert_close(statistics(broken), statistics(model))
 
 
+def test_a_layer_that_is_not_called_keeps_its_statistics():
+    class WithBranch(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.aside = (keras.layers.BatchNormalization() for _ in range(2))
+            self.aside.build((None, 4))
+
+        def call(self, x, training=False):
+            return self.norm(x, training=training)
+
+    model = WithBranch()
+    model(X)
+    model.aside.moving_mean.assign(np.full(4, 3.0))
+    estimate_batch_norm(model, X, batch_size=70)
+    assert_close([np.array(model.norm.moving_mean)], [X.mean(0)])
+    assert_close([np.array(model.aside.moving_mean)], [np.full(4, 3.0)])
+
+
 def test_no_more_batches_are_read_than_are_used():
     read = []
 

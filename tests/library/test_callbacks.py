@@ -313,7 +313,7 @@ def test_it_can_wait_for_a_later_drop(examples):
 
 def test_a_resumed_training_that_cannot_count_the_drops_says_so(examples):
     drw = keras_ldam.DRW(start="lr_drop", drop=2, verbose=0, allow_unreached=True)
-    with pytest.warns(UserWarning, match="how often it has dropped before is unknown"):
+    with pytest.warns(UserWarning, match="can tell how often it has dropped before: give DRW"):
         fit(compiled(), examples, [drw, rates([0.1] * 4 + [0.001])], epochs=5, initial_epoch=4)
 
 

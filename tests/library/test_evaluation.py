@@ -165,12 +165,17 @@ def test_scores_that_are_not_numbers_or_all_equal_count_as_wrong(value):
 
 def test_of_equal_scores_the_first_class_is_the_guess_as_in_metrics_and_confusions():
     class Tied:
-        def predict_on_batch(self, examples):
-            return np.tile(np.float32([2, 2, 1]), (len(examples), 1))
+        def __init__(self, scores):
+            self.scores = scores
 
-    y = np.array([0, 0, 1, 2])
-    errors = evaluation.class_errors(Tied(), [(np.zeros((4, 1)), y)], np.full(3, 5))
-    assert errors["per_class_error"] == [0, 100, 100]
+        def predict_on_batch(self, examples):
+            return np.tile(np.float32(self.scores), (len(examples), 1))
+
+    for scores, expected in (([2, 2, 1], [0, 100, 100]), ([2, 2], [0, 100])):
+        y = np.arange(len(scores))
+        data = [(np.zeros((len(y), 1)), y)]
+        errors = evaluation.class_errors(Tied(scores), data, np.full(len(y), 5))
+        assert errors["per_class_error"] == expected
 
 
 def test_batches_predicted_at_once_give_the_same_errors(rng):

@@ -80,9 +80,13 @@ def test_a_group_without_an_example_has_no_error_and_not_a_perfect_one():
 
 
 def test_a_single_score_of_zero_is_not_above_zero():
-    errors = keras_ldam.ClassErrors([90, 10])
-    errors.update_state([0, 0, 1], [[0.0], [-0.0], [0.1]])
+    errors, z = keras_ldam.ClassErrors([90, 10]), np.array([[0.0], [-0.0], [0.1]], "float32")
+    errors.update_state([0, 0, 1], z)
     assert float(errors.result()["error"]) == 0
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Identity()])
+    model.compile(loss=keras_ldam.CrossEntropy([90, 10]), metrics=[errors])
+    found = model.evaluate(z, np.array([0, 0, 1]), verbose=0, return_dict=True)
+    assert found["error"] == 0  # In a graph, too, where 0 - x may become -x.
 
 
 def test_metrics_that_average_over_the_last_axis_take_probabilities_too(rng):

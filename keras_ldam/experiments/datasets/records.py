@@ -159,7 +159,7 @@ class Records:
         if self._ending == ".tsv":
             return "\t"
         first = next(iter(lines(self.path)), (1, ""))[1]
-        unquoted = re.sub(r'"[^"]*"?', "", first)
+        unquoted = re.sub(r'(?:^|(?<=[,;\t]))"(?:[^"]|"")*"?', "", first)
         return max(",;\t", key=unquoted.count)
 
     def _csv_records(self):
