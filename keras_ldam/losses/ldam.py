@@ -87,8 +87,8 @@ class LDAM(MarginLoss):
         gradual: Whether the margins grow with what the network has learned. The share that is
             demanded is 1 - H/H₀, at least 0, where H is the cross-entropy of the batch at scale s
             without margins, and H₀ that of the class frequencies alone, or of equal ones where
-            that is less, as in batches that are drawn evenly over the classes. From both the
-            entropy of soft labels is taken off, which no network goes below. `False` demands
+            that is less, as in batches that are drawn evenly over the classes. The entropy of soft
+            labels, the least that H can be, is subtracted from both. `False` demands
             whole margins from the first step, as the official code does: before a network has
             learned anything it can satisfy them only for the frequent classes, by assigning every
             example to them. The share is computed from the batch, so the loss of a batch is not

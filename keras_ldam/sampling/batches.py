@@ -197,7 +197,7 @@ class EpochClock(keras.callbacks.Callback):
     With it a run that is resumed, by `fit(initial_epoch=…)` or `BackupAndRestore`, draws what an
     uninterrupted one would have drawn.
 
-    Leave out `steps_per_epoch`: with it Keras goes on in an epoch where the last one ended.
+    Leave out `steps_per_epoch`: with it, each epoch continues where the last one stopped.
 
     Args:
         batches: What `balanced`, `mixed` or `augmented` has made of arrays or of a `PyDataset`, or
@@ -230,8 +230,8 @@ class EpochClock(keras.callbacks.Callback):
         whole = getattr(self.batches, "num_batches", None)
         if steps and whole and steps < whole:
             warnings.warn(
-                f"`fit` takes {steps} of the {whole} batches of an epoch, and goes on in the next "
-                "epoch where it ended: leave out `steps_per_epoch`.",
+                f"`fit` takes {steps} of the {whole} batches of an epoch, and the next epoch "
+                "continues where it stopped: leave out `steps_per_epoch`.",
                 stacklevel=2,
             )
         workers = getattr(self.batches, "workers", 1)
