@@ -119,7 +119,7 @@ def balanced(
     batches = BalancedBatches(source, counts, power=power, batch_size=batch_size, seed=seed)
     batches.epoch = initial_epoch
     if verbose:
-        tell(batches.counts, batches.class_counts(initial_epoch), f"epoch {initial_epoch + 1}")
+        batches.tell()
     return batches
 
 
@@ -163,6 +163,20 @@ class BalancedBatches(keras.utils.PyDataset):
         self.counts = class_counts.check_counts(self._held if counts is None else counts)
         self.epoch = 0
         self._planned: tuple[int, np.ndarray] | None = None
+
+    def again(self, *, power: float | Callable[[int], float], seed: int) -> BalancedBatches:
+        """Returns other draws of the same examples, whose labels are known already."""
+        return BalancedBatches(
+            self._source.again(),
+            self.counts,
+            power=power,
+            batch_size=self.batch_size,
+            seed=seed,
+        )
+
+    def tell(self) -> None:
+        """Prints how often each class is drawn in the epoch."""
+        tell(self.counts, self.class_counts(self.epoch), f"epoch {self.epoch + 1}")
 
     def order(self, epoch: int) -> np.ndarray:
         """Returns the indices of an epoch's examples, int64 of shape `(n,)`."""

@@ -98,11 +98,13 @@ def mixed(
         raise ValueError(
             f"`data` must be arrays `(x, y)` or a `keras.utils.PyDataset`. Received: {received}"
         )
+    if not callable(power):
+        class_counts.check_range("power", power, 0, 2)
     first = balanced(data, counts, power=0.0, batch_size=batch_size, seed=seed, verbose=0)
     # Another stream of random numbers than that of any usual seed and epoch.
-    partners = balanced(
-        data, counts, power=power, batch_size=batch_size, seed=seed + 2**96, verbose=verbose
-    )
+    partners = first.again(power=power, seed=first.seed + 2**96)
+    if verbose:
+        partners.tell()
     return MixedBatches(
         first,
         partners,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import warnings
 from typing import Any
 
@@ -57,6 +58,10 @@ class Arrays:
             self.labels, seed=seed, epoch=epoch, weights=None if natural else weights
         )
 
+    def again(self) -> Arrays:
+        """Returns the same examples."""
+        return self
+
     def take(self, indices: np.ndarray) -> Any:
         """Returns examples by their indices, as one batch."""
         return keras.tree.map_structure(lambda leaf: leaf[indices], self._data)
@@ -90,7 +95,8 @@ class Stored:
                     f"{len(self.labels)} labels, {last + 1} batches of {self.batch_size}, the last "
                     f"of {sizes[-1]}"
                 )
-        self._first = np.searchsorted(self._batch_of, np.arange(data.num_batches))
+        # Where each begins, and where the last one ends.
+        self._first = np.searchsorted(self._batch_of, np.arange(data.num_batches + 1))
         self._window = max(buffer, self.batch_size)
         self._read: dict[int, list[Any]] = {}
         self._reads, self._warned = 0, False
@@ -100,7 +106,9 @@ class Stored:
         self._reads = 0
         generator = np.random.default_rng([seed, epoch])
         # The examples of the batches, whole batches shuffled.
-        order = np.argsort(generator.permutation(len(self._first))[self._batch_of], kind="stable")
+        order = np.argsort(
+            generator.permutation(len(self._first) - 1)[self._batch_of], kind="stable"
+        )
         chances = weights[self.labels[order]]
         # Each as often as its share of whole numbers: rounded down or up, and n in all.
         ends = np.cumsum(chances) * (len(order) / chances.sum()) + generator.random()
@@ -110,6 +118,12 @@ class Stored:
         for start in range(0, len(order), self._window):
             generator.shuffle(order[start : start + self._window])
         return order
+
+    def again(self) -> Stored:
+        """Returns the same examples, to be read in a window of their own."""
+        other = copy.copy(self)
+        other._read, other._reads, other._warned = {}, 0, False
+        return other
 
     def take(self, indices: np.ndarray) -> Any:
         """Returns examples by their indices, as one batch."""
@@ -133,7 +147,7 @@ class Stored:
                     "`data` must have sample weights in every batch or in none. Received: batches "
                     f"of {len(self._form)} and of {len(parts)} parts"
                 )
-            recorded = self.labels[self._batch_of == index]
+            recorded = self.labels[self._first[index] : self._first[index + 1]]
             if not self._checked:
                 size = len(keras.tree.flatten(parts[0])[0])
                 if size != len(recorded):
@@ -148,10 +162,11 @@ class Stored:
                 )
             leaves = self._read[index] = [np.asarray(leaf) for leaf in keras.tree.flatten(parts)]
             self._reads += 1
-            if self._reads > 3 * len(self._first) and not self._warned:
+            number = len(self._first) - 1
+            if self._reads > 3 * number and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"The {len(self._first)} batches of `data` are read more than three times an "
+                    f"The {number} batches of `data` are read more than three times an "
                     "epoch, because the drawn ones are asked for in random order: pass "
                     "`shuffle=False` to `fit`, they are shuffled already.",
                     stacklevel=2,

@@ -150,6 +150,22 @@ def test_labels_of_very_many_classes_take_the_memory_of_their_batch_alone():
     assert peak < 5_000 * 100
 
 
+def test_a_dataset_is_read_once_for_its_labels():
+    read = []
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            read.append(index)
+            return tuple(part[100 * index :][:100] for part in (IMAGES, LABELS))
+
+    batches = mixed("cutmix", Batches())
+    assert read == [0, 1, 2, 3]
+    assert batches[0][0].shape == (100, 6, 4, 3)
+
+
 def test_fit_takes_them():
     model = keras.Sequential(
         [keras.Input((6, 4, 3)), keras.layers.Flatten(), keras_ldam.CosineDense(3)]
