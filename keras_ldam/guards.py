@@ -12,7 +12,13 @@ import keras
 import numpy as np
 
 from keras_ldam import keras_internals
-from keras_ldam.layers import CosineDense, cosine_heads, gives_probabilities, linear_heads
+from keras_ldam.layers import (
+    CosineDense,
+    cosine_heads,
+    gives_probabilities,
+    linear_heads,
+    outputs_of,
+)
 from keras_ldam.losses import ClassWeightedLoss, LogitAdjusted, MarginLoss
 from keras_ldam.metrics import ClassErrors
 
@@ -89,8 +95,16 @@ class Sums:
         return float(np.linalg.norm(self._directions / self._alive)) if self._alive else 0.0
 
 
-def of_layers(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
-    """Returns what is wrong with a model's layers, under the losses it is trained with."""
+def of_layers(
+    model: Any, losses: Sequence[ClassWeightedLoss], *, compiled: Any = None
+) -> list[str]:
+    """Returns what is wrong with a model's layers, under the losses it is trained with.
+
+    Args:
+        model: A model of any kind.
+        losses: The losses that it is trained with.
+        compiled: What it is compiled with, which says of several outputs which loss each has.
+    """
     margin = next((loss for loss in losses if isinstance(loss, MarginLoss)), None)
     found = []
     if margin is not None and (last := _logits(model, len(margin.counts))):
@@ -101,7 +115,8 @@ def of_layers(model: Any, losses: Sequence[ClassWeightedLoss]) -> list[str]:
             f"keras_ldam.CosineDense({units})."
         )
     for loss in losses:
-        if isinstance(loss, LogitAdjusted) and loss.tau and loss.scale == 1 and _cosines(model):
+        plain = isinstance(loss, LogitAdjusted) and loss.tau and loss.scale == 1
+        if plain and _takes_cosines(loss, model, compiled):
             found.append(
                 f"{type(loss).__name__} adds log frequencies to cosines, which span only 2 and "
                 "cannot make up for them: give the loss a scale, such as scale=25."
@@ -273,16 +288,21 @@ def _logits(model: Any, num_classes: int) -> tuple[str, int] | None:
     return None
 
 
-def _cosines(model: Any) -> bool:
-    """Whether a model's scores come right out of a `CosineDense`; of a subclass, if it has one."""
-    outputs = getattr(model, "outputs", None)
-    if outputs is None:
+def _takes_cosines(loss: ClassWeightedLoss, model: Any, compiled: Any) -> bool:
+    """Whether a loss gets what comes right out of a `CosineDense`; of a subclass, if it has one."""
+    outputs = outputs_of(model, compiled)
+    if not outputs:
         return bool(cosine_heads(model))
-    ends = [keras_internals.operation_of(output) for output in outputs]
-    return any(
-        _cosines(end) if isinstance(end, keras.Model) else isinstance(end, CosineDense)
-        for end in ends
-    )
+    own = [tensor for _, tensor, each in outputs if each is loss or len(outputs) == 1]
+    return any(map(_is_cosine, own))
+
+
+def _is_cosine(output: Any) -> bool:
+    end = keras_internals.operation_of(output)
+    if isinstance(end, keras.Model):
+        inner = getattr(end, "outputs", None)
+        return _is_cosine(inner[keras_internals.place_of(output)]) if inner else False
+    return isinstance(end, CosineDense)
 
 
 def _normalized_noise(head: Any) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from keras_ldam.layers import (
     cosine_heads,
     gives_probabilities,
     inputs_of,
+    outputs_of,
 )
 from keras_ldam.layers.probabilities import ACTIVATIONS
 from keras_ldam.losses import ClassWeightedLoss
@@ -183,9 +184,9 @@ def _select(
     model: keras.Model, output: str | int | None
 ) -> tuple[keras.Model, Any, str | None, int]:
     """The model with one output alone, its loss, and the name and place of the output."""
-    outputs = getattr(model, "outputs", None)
     loss = getattr(model, "loss", None)
-    if not outputs or (len(outputs) == 1 and output is None):
+    outputs = outputs_of(model, loss)
+    if not outputs:
         if output is not None:
             raise ValueError(
                 "`output` chooses among the outputs of a functional model. Received: "
@@ -193,29 +194,22 @@ def _select(
             )
         losses = [each for each in keras.tree.flatten(loss) if each is not None]
         return model, losses[0] if len(losses) == 1 else None, None, 0
-    structure = model.output
-    if isinstance(structure, dict):
-        names = list(structure)
-        tensors = list(structure.values())
-    else:
-        names, tensors = list(model.output_names), list(outputs)
+    names = [name for name, _, _ in outputs]
     if output is None:
+        if len(outputs) == 1:
+            return model, outputs[0][2], None, 0
         raise ValueError(
             f"The model has {len(outputs)} outputs: choose one with `output`; available: "
             f"{', '.join(map(str, names))}."
         )
-    if isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(tensors):
+    if isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(outputs):
         place = output
     elif output in names:
         place = names.index(output)
     else:
         raise ValueError(f"Unknown output {output!r}; available: {', '.join(map(str, names))}.")
-    if isinstance(loss, dict):
-        loss = loss.get(names[place])
-    elif isinstance(loss, (list, tuple)):
-        loss = loss[place] if len(loss) == len(tensors) else None
-    chosen = keras.Model(inputs_of(model), tensors[place], name=model.name)
-    return chosen, loss, names[place], place
+    name, tensor, loss = outputs[place]
+    return keras.Model(inputs_of(model), tensor, name=model.name), loss, name, place
 
 
 def wants_probabilities(loss: Any) -> bool:

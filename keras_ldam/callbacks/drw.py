@@ -13,7 +13,7 @@ import numpy as np
 from keras_ldam import counts as class_counts
 from keras_ldam import guards
 from keras_ldam.callbacks.drops import Drops
-from keras_ldam.layers import gives_probabilities
+from keras_ldam.layers import applied_activation, outputs_of
 from keras_ldam.losses import ClassWeightedLoss, compile_again, weighted_losses
 from keras_ldam.wrappers import ChunkedTraining, TwoPasses
 
@@ -72,8 +72,9 @@ class DRW(keras.callbacks.Callback):
 
     Raises:
         ValueError: for arguments out of range; when `fit` starts, for a model none of whose losses
-            has class weights, one that ends in a softmax or a sigmoid, counts that differ from a
-            loss's in length, or a start that training will not reach.
+            has class weights, one that ends in a softmax or a sigmoid (after the first step, if
+            that builds the model), counts that differ from a loss's in length, or a start that
+            training will not reach.
 
     Example:
 
@@ -133,7 +134,7 @@ class DRW(keras.callbacks.Callback):
         self._before: tuple[Any, int | None] = (None, None)
         self._validation: Any = None  # The compiled steps of validation, and those besides.
         self._other: Any = None
-        self._stuck, self._broken, self._fitting = 0, False, False
+        self._stuck, self._broken, self._fitting, self._unseen = 0, False, False, False
 
     def weights_at(self, epoch: int, loss: ClassWeightedLoss | None = None) -> np.ndarray:
         """Returns the class weights of an epoch, of the shape of the counts; ones before the start.
@@ -177,19 +178,13 @@ class DRW(keras.callbacks.Callback):
                     f"{loss.name!r}. Received: {len(self.counts)}"
                 )
         self._check_reachable()
-        wrapped = isinstance(self.model, (TwoPasses, ChunkedTraining))
-        model = self.model.model if wrapped else self.model
-        if len(getattr(model, "outputs", None) or ()) == 1 and gives_probabilities(model):
-            raise ValueError(
-                "The model ends in probabilities, but the losses of keras_ldam take scores, of "
-                "which they compute the softmax themselves; train it without that activation."
-            )
         for found in (
-            *guards.of_layers(model, self._losses()),
             *guards.of_corrections(self._losses()),
             *guards.of_accumulation(self.model, self._losses()),
         ):
             warnings.warn(found, stacklevel=2)
+        self._unseen = True
+        self._check_head()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Sets the class weights of the epoch."""
@@ -203,6 +198,7 @@ class DRW(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Decides by the learning rate, once all callbacks have set it."""
+        self._check_head()
         if self._undecided:
             self._undecided = False
             assert self._rate is not None and self._epoch is not None
@@ -210,6 +206,7 @@ class DRW(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds `reweighted` to the logs, and warns where predictions are one class."""
+        self._check_head()
         if logs is None:
             return
         logs["reweighted"] = float(self._on)
@@ -299,6 +296,26 @@ class DRW(keras.callbacks.Callback):
         if not on:
             return np.ones(counts.shape, dtype=np.float32)
         return class_counts.class_weights(counts, kind=self.weights, beta=self.beta)
+
+    def _check_head(self) -> None:
+        """Looks at the layers once, as soon as they are built: on TensorFlow by the first step."""
+        wrapped = isinstance(self.model, (TwoPasses, ChunkedTraining))
+        model = self.model.model if wrapped else self.model
+        if not self._unseen or not model.built:
+            return
+        self._unseen = False
+        compiled = getattr(self.model, "loss", None)
+        outputs = outputs_of(model, compiled)
+        for name, output, loss in outputs:
+            ours = isinstance(loss, ClassWeightedLoss) or len(outputs) == 1
+            if ours and applied_activation(output):
+                what = "The model" if len(outputs) == 1 else f"The output {name!r}"
+                raise ValueError(
+                    f"{what} ends in probabilities, but the losses of keras_ldam take scores, of "
+                    "which they compute the softmax themselves; train it without that activation."
+                )
+        for found in guards.of_layers(model, self._losses(), compiled=compiled):
+            warnings.warn(found, stacklevel=3)
 
     def _check_reachable(self) -> None:
         epochs = (self.params or {}).get("epochs")

@@ -8,6 +8,7 @@ from keras_ldam.layers.heads import (
     gives_probabilities,
     inputs_of,
     linear_heads,
+    outputs_of,
 )
 from keras_ldam.layers.probabilities import Probabilities
 from keras_ldam.layers.random_crop_flip import RandomCropFlip
@@ -23,4 +24,5 @@ __all__ = [
     "gives_probabilities",
     "inputs_of",
     "linear_heads",
+    "outputs_of",
 ]

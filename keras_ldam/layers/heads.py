@@ -37,6 +37,30 @@ def gives_probabilities(model: keras.Model) -> bool:
     return any(map(applied_activation, getattr(model, "outputs", None) or ()))
 
 
+def outputs_of(model: keras.Model, loss: Any) -> list[tuple[Any, Any, Any]]:
+    """Returns name, symbolic tensor and loss of each output of a functional model.
+
+    Args:
+        model: Any model; there is nothing to return of one without a graph.
+        loss: What it is compiled with. An output has no loss where there is none for it alone.
+    """
+    tensors = list(getattr(model, "outputs", None) or ())
+    if not tensors:
+        return []
+    # A `Sequential` has no names of its outputs, and need not know its output.
+    names = list(getattr(model, "output_names", [model.name]))
+    if len(tensors) > 1 and isinstance(model.output, dict):
+        names, tensors = list(model.output), list(model.output.values())
+    losses = [each for each in keras.tree.flatten(loss) if each is not None]
+    if len(tensors) > 1 and isinstance(loss, dict):
+        losses = [loss.get(name) for name in names]
+    elif len(tensors) > 1 and not isinstance(loss, (list, tuple)):
+        losses = losses * len(tensors)
+    if len(losses) != len(tensors):
+        losses = [None] * len(tensors)
+    return list(zip(names, tensors, losses, strict=True))
+
+
 def inputs_of(model: keras.Model) -> Any:
     """Returns the symbolic inputs of a model in the form that it is called with.
 

@@ -280,6 +280,28 @@ def test_a_model_that_ends_in_probabilities_is_refused(nested, examples):
         fit(wrapper, examples, [keras_ldam.DRW(2)])
 
 
+@pytest.mark.parametrize("batch_size", [32, 1000])
+def test_a_model_that_the_first_step_builds_is_looked_at_after_it(batch_size, examples):
+    model = keras.Sequential([keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", keras_ldam.CrossEntropy(COUNTS), run_eagerly=True)
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ValueError, match="ends in probabilities, but the losses of keras_ldam"),
+    ):
+        warnings.simplefilter("ignore")  # Keras says of a softmax what it can.
+        fit(model, examples, [keras_ldam.DRW(2)], batch_size=batch_size)
+
+
+def test_probabilities_of_one_of_several_outputs_are_refused_by_name(examples):
+    inputs, (x, y) = keras.Input((6,)), examples
+    outputs = {"a": keras.layers.Dense(3)(inputs), "b": keras.layers.Dense(3, "softmax")(inputs)}
+    model = keras.Model(inputs, outputs)
+    losses = {name: keras_ldam.CrossEntropy(COUNTS) for name in "ab"}
+    model.compile("sgd", losses, run_eagerly=True)
+    with pytest.raises(ValueError, match="The output 'b' ends in probabilities"):
+        model.fit(x, {"a": y, "b": y}, epochs=3, verbose=0, callbacks=[keras_ldam.DRW(2)])
+
+
 def test_probabilities_beside_the_scores_are_no_fault(examples):
     inputs = keras.Input((6,))
     scores = keras.layers.Dense(3)(inputs)

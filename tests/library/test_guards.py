@@ -243,6 +243,17 @@ def test_log_frequencies_added_to_cosines_without_a_scale_are_named(head, loss, 
         assert warnings[0].startswith(type(loss).__name__) and "such as scale=25" in warnings[0]
 
 
+def test_of_several_outputs_each_is_judged_with_its_own_loss():
+    inputs = keras.Input((4,))
+    outputs = {"cosines": keras_ldam.CosineDense(2)(inputs), "logits": layers.Dense(2)(inputs)}
+    model = keras.Model(inputs, outputs)
+    for adjusted, other, wrong in (("logits", "cosines", False), ("cosines", "logits", True)):
+        loss = keras_ldam.LogitAdjusted(COUNTS)
+        compiled = {adjusted: loss, other: keras_ldam.CrossEntropy(COUNTS)}
+        warnings = guards.of_layers(model, [loss], compiled=compiled)
+        assert [warning[:13] for warning in warnings] == ["LogitAdjusted"] * wrong
+
+
 def test_a_layer_that_scales_cosines_is_seen():
     parts = [keras.Input((4,)), keras_ldam.CosineDense(2), layers.Rescaling(30.0)]
     assert guards.of_layers(keras.Sequential(parts), [keras_ldam.LogitAdjusted(COUNTS)]) == []
