@@ -38,9 +38,10 @@ def count(
     - with `multi_label`, rows of zeros and ones, each the answer for one label.
 
     Args:
-        labels: An array, list, tensor or pandas Series of labels; or a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, a torch `DataLoader` or any other iterable of batches, each
-            `(examples, labels)` or `(examples, labels, sample_weight)`, or labels alone.
+        labels: An array, list, tensor or pandas Series of labels, or arrays `(examples, labels)` as
+            in `fit`; or a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch `DataLoader` or any
+            other iterable of batches, each `(examples, labels)` or `(examples, labels,
+            sample_weight)`, or labels alone.
         num_classes: K. By default the length of one-hot rows, or one more than the largest label,
             in which a class that does not occur at the end is missing: pass K where that may be.
         multi_label: Whether the last axis of the labels holds separate answers, 0 or 1.
@@ -234,6 +235,9 @@ def _batches(labels: Any) -> tuple[int | None, Iterator[np.ndarray]]:
             "`labels` must be an array or a dataset; of several outputs pass the labels of one. "
             f"Received: {type(labels).__name__}"
         )
+    pair = isinstance(labels, tuple) and len(labels) in (2, 3)
+    if pair and any(len(getattr(part, "shape", ())) for part in labels):
+        return 1, iter([_labels_of(labels)])  # Examples and labels, as in `fit`.
     if isinstance(labels, (list, tuple)) and not _is_batch(labels[0] if len(labels) else None):
         return 1, iter([_array(labels)])
     if hasattr(labels, "__array__") or hasattr(labels, "__array_interface__"):

@@ -131,7 +131,7 @@ def in_class_order(
         return ordered
     pairs = list(values.items())
     found = dict(pairs)
-    for keys in (range(num_classes), class_names or ()):
+    for keys in (range(num_classes), () if class_names is None else class_names):
         if len(pairs) == len(found) == num_classes and set(found) == set(keys):
             return [found[key] for key in keys]
     known = f"the classes 0 … {num_classes - 1}"
@@ -142,6 +142,23 @@ def in_class_order(
         f"`{name}` with keys must have as keys {known}, each once. Received: "
         f"{shown([key for key, _ in pairs])}"
     )
+
+
+def check_names(class_names: Any, num_classes: int) -> list[str]:
+    """Returns class names in class order.
+
+    Args:
+        class_names: A sequence, or what has keys; see `in_class_order`.
+        num_classes: K.
+
+    Raises:
+        ValueError: if there is not exactly one name per class, or two are equal.
+    """
+    names = [str(name) for name in in_class_order("class_names", class_names, num_classes)]
+    if len(set(names)) < num_classes:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`class_names` must differ. Received: {twice!r} more than once")
+    return names
 
 
 class ClassNumbers(Sequence[str]):

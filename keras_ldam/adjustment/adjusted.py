@@ -193,7 +193,8 @@ def adjust(
         activation: `"softmax"` or `"sigmoid"`, where neither model nor loss tells.
         from_logits: Whether the model gives scores, `False` for probabilities, where neither model
             nor loss tells.
-        class_names: Names that may stand for the classes in what has one value per class.
+        class_names: Names that may stand for the classes in what has one value per class, in class
+            order: a sequence, an array, or what has the classes as keys.
         seed: Seed of folds and bootstrap draws.
 
     Returns:
@@ -221,7 +222,8 @@ def adjust(
     found = read(model, output=output, activation=activation, from_logits=from_logits)
     held = None if data is None else held_out(found, data)
     if held is None:
-        form = Form(found, found.num_scores or 2, found.decides_about_several, class_names)
+        names = class_names if found.num_scores else None
+        form = Form(found, found.num_scores or 2, found.decides_about_several, names)
         given = (tau, offsets, counts, target_prior, source_prior)
         if found.num_scores is None and any(each is not None for each in given):
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_ldam import extras
+from keras_ldam.adjustment.batches import check_weights
 from keras_ldam.counts import check_whole
 from keras_ldam.labels import check_labels
 
@@ -41,7 +42,8 @@ def reliability(
         Σ_b W_b/W |accuracy_b - confidence_b|, where W_b is the sum of the bin's weights.
 
     Raises:
-        ValueError: if the shapes do not fit, there is no guess, or `bins` is below 1.
+        ValueError: if the shapes do not fit, there is no guess, `bins` is below 1, or a confidence
+            or weight is out of its range.
 
     Example:
 
@@ -62,6 +64,13 @@ def reliability(
             f"{weights.shape}"
         )
     check_whole("bins", bins, 1)
+    check_weights(weights)
+    outside = confidences[(confidences < 0) | (confidences > 1 + 1e-3)]
+    if outside.size:
+        raise ValueError(
+            "Probabilities must lie in [0, 1]; those of scores are their `softmax`. Received: "
+            f"{outside[0]:.4g}"
+        )
     place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
 
     def sums(values: np.ndarray) -> np.ndarray:
@@ -96,7 +105,8 @@ def expected_calibration_error(
         A fraction in [0, 1].
 
     Raises:
-        ValueError: if the shapes do not fit, a label is not a class, or there is no example.
+        ValueError: if the shapes do not fit, a label is not a class, there is no example, or the
+            probabilities are outside of [0, 1].
 
     Example:
 
@@ -131,7 +141,8 @@ def fit_temperature(
         T.
 
     Raises:
-        ValueError: if the shapes do not fit, a label is not a class, or there is no example.
+        ValueError: if the shapes do not fit, a label is not a class, there is no example, or a
+            logit is not finite.
 
     Example:
 
@@ -147,6 +158,8 @@ def fit_temperature(
         from scipy import optimize
 
     logits, labels, weights = _check(logits, labels, weights)
+    if not np.all(np.isfinite(logits)):
+        raise ValueError("`logits` must be finite numbers. Received: NaN or infinity")
     found = optimize.minimize_scalar(
         lambda log: negative_log_likelihood(logits / np.exp(log) + shift, labels, weights=weights),
         bounds=np.log(TEMPERATURES),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ldam import counts as class_counts
 from keras_ldam.adjustment.batches import batches_of, check_weights
 from keras_ldam.adjustment.fitting import Examples
 from keras_ldam.adjustment.outputs import Output
@@ -44,13 +44,22 @@ class Form:
         output: The output that is adjusted.
         num_scores: Length of its last axis.
         several: Whether each score decides about a label of its own.
-        class_names: Names of the classes, or None.
+        class_names: Names of the classes, or of the labels, in any form that has one for each.
+
+    Raises:
+        ValueError: if there is not one name for each, or two are equal.
     """
 
     output: Output
     num_scores: int
     several: bool
-    class_names: Sequence[str] | None
+    class_names: Any = None
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None:
+            number = self.num_scores if self.several else self.num_classes
+            names = class_counts.check_names(self.class_names, number)
+            object.__setattr__(self, "class_names", names)
 
     @property
     def num_classes(self) -> int:
@@ -72,7 +81,7 @@ class Form:
     def name(self, j: int) -> str:
         """Returns how an error calls a class or label."""
         kind = "label" if self.several else "class"
-        return f"{kind} {j}" + (f" ({self.class_names[j]})" if self.class_names else "")
+        return f"{kind} {j}" + ("" if self.class_names is None else f" ({self.class_names[j]})")
 
 
 def held_out(found: Output, data: Any) -> HeldOut:
@@ -106,8 +115,19 @@ def held_out(found: Output, data: Any) -> HeldOut:
     counted = weights > 0  # The others are there for nothing, such as padding.
     loss = found.weighted_loss
     one_hot = values.shape[1] > 1 and labels.shape[1:] == values.shape[1:]
-    if one_hot and loss is not None and loss.counts.ndim == 1:
+    exclusive = loss is not None and loss.counts.ndim == 1
+    if one_hot and exclusive:
         counted &= (labels != 0).any(axis=-1)  # The classes exclude each other: without a label.
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is not None:
+        unknown = (labels.reshape(len(labels), -1) == ignored).any(axis=1) & counted
+        if unknown.any() and not exclusive:
+            raise ValueError(
+                "Held-out data must have an answer for each label: leave out the other examples. "
+                f"Received: {ignored}, which the loss ignores, for {np.count_nonzero(unknown)} of "
+                f"{len(labels)} examples"
+            )
+        counted &= ~unknown
     if not counted.any():
         raise ValueError("`data` must have an example with a label and a weight above 0.")
     values, labels, weights = values[counted], labels[counted], weights[counted]
@@ -134,11 +154,24 @@ def _decisions(labels: np.ndarray, values: np.ndarray, output: Output) -> tuple[
     num_scores = values.shape[1]
     if labels.ndim == 1:
         labels = labels[:, None]
-    if labels.ndim != 2 or labels.shape[1] not in (1, num_scores):
+    if labels.ndim != 2 or labels.shape[1] not in (1, max(2, num_scores)):
         raise ValueError(
-            f"Labels must have shape (n,), (n, 1) or (n, {num_scores}). Received: shape "
+            f"Labels must have shape (n,), (n, 1) or (n, {max(2, num_scores)}). Received: shape "
             f"{labels.shape}"
         )
+    if labels.shape[1] > 1 and np.any((labels > 0) & (labels < 1)):
+        raise ValueError(
+            "Held-out labels must be whole numbers or rows of 0 and 1: smooth and mix them for "
+            f"training only. Received: {labels[(labels > 0) & (labels < 1)][0]:g}"
+        )
+    if num_scores == 1 and labels.shape[1] == 2:  # One-hot.
+        check_labels(labels, 2)
+        if not np.all(labels.sum(axis=1) == 1):
+            raise ValueError(
+                "Labels of shape (n, 2) for a single score must be one-hot. Received: a row with "
+                f"the sum {labels.sum(axis=1)[labels.sum(axis=1) != 1][0]:g}"
+            )
+        labels = labels.argmax(axis=1)[:, None]
     if labels.shape[1] == 1:
         check_labels(labels, max(2, num_scores))
         return labels.astype(np.int64), False

@@ -46,7 +46,7 @@ def prior_weights(
 def prior_shift(
     num_classes: int,
     *,
-    counts: Sequence[int] | np.ndarray | None = None,
+    counts: Sequence[int] | np.ndarray | Mapping[Any, int] | None = None,
     target_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
     source_prior: Sequence[float] | np.ndarray | Mapping[Any, float] | None = None,
     class_names: Sequence[str] | None = None,
@@ -55,12 +55,12 @@ def prior_shift(
 
     Args:
         num_classes: K.
-        counts: Training examples per class, shape `(num_classes,)`; used as ρ without
+        counts: Training examples per class, in class order or by class; used as ρ without
             `source_prior`.
         target_prior: π, class frequencies where the model is used: K numbers above 0, normalized
             here, or such numbers by class. None: no shift.
         source_prior: ρ, class frequencies that the scores have learned, in the same form.
-        class_names: Names that may stand for the classes in priors with keys.
+        class_names: Names that may stand for the classes where there are keys.
 
     Returns:
         The shift, float32 of shape `(num_classes,)`, and the normalized target and source priors;
@@ -92,7 +92,7 @@ def prior_shift(
                 "`target_prior` needs `counts`, the training examples per class, or "
                 "`source_prior`. Received: counts=None, source_prior=None"
             )
-        source_prior = np.asarray(counts, dtype=np.float64)
+        source_prior = counts
     target = class_counts.check_prior(
         "target_prior", target_prior, num_classes, class_names=class_names
     )

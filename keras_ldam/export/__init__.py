@@ -157,7 +157,7 @@ def export_saved_model(
     adjusted = layer is not None
     num_scores = int(scores.output_shape[-1])
     num_classes = max(2, num_scores)
-    class_names = _checked_names(class_names, num_classes)
+    class_names = class_counts.check_names(class_names, num_classes)
     activation = adjustment.read(model, from_logits=True).activation
     several = activation == "sigmoid" and num_scores > 1
     if counts is None and not several:
@@ -294,15 +294,3 @@ def _scores_of(model: keras.Model) -> tuple[keras.Model, Probabilities | None]:
             "`keras_ldam.adjust(model).model`, which takes probabilities."
         )
     return scores, layer
-
-
-# ----------------------------------------------------------------------------- other arguments
-
-
-def _checked_names(class_names: Any, num_classes: int) -> list[str]:
-    names = class_counts.in_class_order("class_names", class_names, num_classes)
-    names = [str(name) for name in names]
-    if len(set(names)) < num_classes:
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"`class_names` must differ. Received: {twice!r} more than once")
-    return names

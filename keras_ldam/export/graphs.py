@@ -58,8 +58,9 @@ def served(
     if len(shape) != 3 or not isinstance(shape[2], int):
         raise ValueError(
             "Images must have shape (height, width, channels). For texts pass `tokenizer`, for "
-            "vectors of numbers `columns`, for rows of a table `columns` and `encode`; export a "
-            "model of other inputs as keras_ldam.with_probabilities(model).export(folder). "
+            "vectors of numbers `columns`, for rows of a table `columns` and `encode` (from a "
+            "dataset's file: return them from its function `serving`); export a model of other "
+            "inputs as keras_ldam.with_probabilities(model).export(folder). "
             f"Received: input of shape {shape}"
         )
     height, width, channels = shape

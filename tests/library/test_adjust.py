@@ -41,6 +41,45 @@ def test_labels_of_two_classes_may_be_a_column(rng):
     assert one.temperature == other.temperature
 
 
+def test_names_come_in_any_form_and_are_checked(rng):
+    y, z = np.repeat([0, 1, 2], [60, 40, 12]), rng.normal(size=(112, 3)).astype("float32")
+    names = np.array(["cat", "dog", "emu"])
+    given = {"target_prior": {"dog": 0.3, "cat": 0.2, "emu": 0.5}, "class_names": names}
+    found = keras_ldam.adjust(passing(3), (z, y), **given)
+    np.testing.assert_allclose(found.prior, [0.2, 0.3, 0.5])
+    assert "class 2 (emu): 12" in str(found)
+    for wrong, message in ((names[:2], "3 classes. Received: 2"), (["a", "b", "a"], "must differ")):
+        with pytest.raises(ValueError, match=f"`class_names` .*{message}"):
+            keras_ldam.adjust(passing(3), (z, y), class_names=wrong)
+
+
+def test_what_the_loss_ignores_is_left_out(rng):
+    y, z = np.repeat([0, 1, 2], 60), rng.normal(size=(180, 3)).astype("float32")
+    model = passing(3, loss=keras_ldam.CrossEntropy([60, 30, 10], ignore_class=255))
+    expected = keras_ldam.adjust(model, (z, y)).temperature
+    found = keras_ldam.adjust(model, (np.concatenate([z, z[:4]]), np.append(y, [255] * 4)))
+    assert found.temperature == expected
+    answers = rng.integers(0, 2, (180, 3))
+    tagger = passing(3, loss=keras_ldam.CrossEntropy([[90, 10]] * 3, ignore_class=-1))
+    keras_ldam.adjust(tagger, (z, answers))
+    answers[:5, 1] = -1
+    with pytest.raises(ValueError, match=r"leave out the other examples.*: -1, .* 5 of 180"):
+        keras_ldam.adjust(tagger, (z, answers))
+
+
+def test_one_hot_labels_of_two_classes_fit_one_score(rng):
+    y, z = np.repeat([0, 1], [60, 40]), rng.normal(size=(100, 1)).astype("float32")
+    model = passing(1, loss=keras_ldam.CrossEntropy([90, 10]))
+    one, other = (keras_ldam.adjust(model, (z, labels)) for labels in (y, np.eye(2)[y]))
+    assert one.temperature == other.temperature
+    with pytest.raises(
+        ValueError, match=r"for a single score must be one-hot\. Received: .* sum 2"
+    ):
+        keras_ldam.adjust(model, (z, np.ones((100, 2))))
+    with pytest.raises(ValueError, match=r"smooth and mix them for training only\. Received: 0\.9"):
+        keras_ldam.adjust(passing(3), (rng.normal(size=(100, 3)), np.full((100, 3), 0.9)))
+
+
 def test_classes_on_another_axis_get_a_sentence():
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.Permute((3, 1, 2))(inputs))

@@ -68,6 +68,8 @@ def test_a_whole_weight_is_an_example_repeated(rng):
         ([], [], 15, "at least one guess"),
         ([0.5, 0.5], [True], 15, "vectors of the same length"),
         ([0.5], [True], 0, "`bins` must be a whole number of at least 1. Received: 0"),
+        ([0.5, 7.2], [True, True], 15, r"must lie in \[0, 1\].*`softmax`. Received: 7.2"),
+        ([-0.5], [True], 15, r"must lie in \[0, 1\].*`softmax`. Received: -0.5"),
     ],
 )
 def test_what_cannot_be_binned_gets_a_sentence(confidences, right, bins, message):
@@ -120,6 +122,8 @@ def test_a_prior_with_keys_is_read_by_class_and_not_by_place(prior):
     np.testing.assert_allclose(weights, [0.5, 1.5])
     _, target, _ = adjustment.prior_shift(2, counts=[1, 1], target_prior=prior)
     assert target == [0.25, 0.75]
+    _, _, source = adjustment.prior_shift(2, counts=prior, target_prior=[1, 1])
+    assert source == [0.25, 0.75]
 
 
 def test_a_prior_may_be_given_by_class_names():
@@ -192,6 +196,15 @@ def test_a_confidence_that_is_not_a_number_counts_as_zero():
 def test_scores_and_labels_that_do_not_fit_get_a_sentence(scores, labels):
     with pytest.raises(ValueError, match=r"Scores must have shape \(n, num_classes\)"):
         adjustment.expected_calibration_error(scores, np.array(labels, int))
+
+
+def test_numbers_that_are_none_get_a_sentence():
+    logits = np.array([[1.0, np.nan], [0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"`logits` must be finite numbers\. Received: NaN"):
+        adjustment.fit_temperature(logits, [0, 1])
+    for weights in ([np.nan, 1], [-1, 1], [0, 0]):
+        with pytest.raises(ValueError, match="Sample weights must be finite numbers of at least 0"):
+            adjustment.reliability([0.5, 0.5], [True, False], weights=weights)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0])

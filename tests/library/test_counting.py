@@ -80,6 +80,8 @@ def test_a_label_to_ignore_that_a_type_cannot_hold_is_no_other_label():
         lambda y: [(np.zeros((len(part), 3)), part) for part in (y[:3], y[3:])],
         lambda y: [([0] * len(part), part.tolist()) for part in (y[:3], y[3:])],
         lambda y: iter([y[:3], y[3:]]),
+        lambda y: (np.arange(len(y)), y),
+        lambda y: (np.arange(len(y)), y.tolist(), np.ones(len(y))),
         lambda y: iter([[np.zeros((len(part), 2)), part] for part in (y[:3], y[3:])]),
     ],
 )
