@@ -71,6 +71,11 @@ def _option(default, help, *, low=None, high=None, choices=None):
     )
 
 
+def _absolute(path: str) -> str:
+    """Returns a path that is not empty as an absolute one; a URL stays as it is."""
+    return str(Path(path).absolute()) if path and "://" not in path else path
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides a run. Each field is a flag of the programs; see its help there.
@@ -435,8 +440,9 @@ class Config:
         method = METHODS[self.method]
         config = dataclasses.replace(
             self,
-            # An absolute path, for programs that are started in other folders later.
+            # Absolute paths, for programs that are started in other folders later.
             dataset=str(Path(self.dataset).absolute()) if is_path(self.dataset) else self.dataset,
+            data_dir=_absolute(self.data_dir),
             loss=self.loss or method.loss,
             rule=self.rule or method.rule,
         )

@@ -52,10 +52,11 @@ class RunFolder:
 
     Args:
         path: The folder; created by `locked` and `create`.
+        flag: What chooses another one, for errors.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike, flag: str = "--run_dir"):
+        self.path, self.flag = Path(path), flag
         self.config_file = self.path / "config.json"
         self.history_file = self.path / "history.csv"
         self.results_file = self.path / "results.json"
@@ -80,7 +81,7 @@ class RunFolder:
                 if theirs[name] != ours[name] and name not in PLACE_FIELDS:
                     raise ValueError(
                         f"{self.path} belongs to a run with {name}={theirs[name]!r}, not "
-                        f"{ours[name]!r}; choose another --run_dir, or the same config to resume."
+                        f"{ours[name]!r}; choose another {self.flag}, or the same config to resume."
                     )
             return
         if self.path.exists() and (

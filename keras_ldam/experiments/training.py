@@ -64,7 +64,9 @@ def train(
     if folder.complete:
         return _completed(folder, config)
     if config.first_stage is not None:
-        first = RunFolder(config.stage_one or folder.path.with_name(config.first_stage.run_name))
+        path = config.stage_one or folder.path.with_name(config.first_stage.run_name)
+        first = RunFolder(path, "--stage_one")
+        first.check(config.first_stage)
         train(config.first_stage, first.path, progress=progress, tensorboard=tensorboard)
         return _second_stage(config, folder, first)
     place = Place.of(config)

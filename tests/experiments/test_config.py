@@ -141,6 +141,8 @@ def test_a_users_file_is_found_from_other_folders(tmp_path, monkeypatch):
     config = Config(dataset="own/birds.py").resolve()
     assert config.dataset == str(tmp_path / "own" / "birds.py")
     assert config.dataset_name == "birds"
+    assert Config(data_dir="own").resolve().data_dir == str(tmp_path / "own")
+    assert Config(data_dir="gs://own/data").resolve().data_dir == "gs://own/data"
     assert Config.from_json(config.to_json()) == config
 
 

@@ -106,6 +106,19 @@ def test_the_example_is_trained_evaluated_exported_and_predicted_by_the_programs
     assert sum(answer["label"] in file for answer, file in zip(answers, files, strict=True)) >= 3
 
 
+def test_samples_have_names_of_files_and_are_of_the_classes_that_there_are(
+    write, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    file = write(FINE.replace('("a", "b")', '("a", "AC/DC", "unseen")'))
+    assert cli.main("samples", [f"--dataset={file}", "--number=3"]) == 0
+    files = capsys.readouterr().out.split()
+    assert files == ["samples/0-a.png", "samples/1-AC_DC.png", "samples/2-a.png"]
+    assert all(Path(file).exists() for file in files)
+    assert cli.main("samples", ["--dataset=table"]) == 2
+    assert "table has no images in memory" in capsys.readouterr().err
+
+
 def test_vectors_get_a_perceptron_and_sequences_two_lstms(write, tmp_path, capsys):
     for text, name, network in ((VECTORS, "cells.py", "mlp"), (SEQUENCES, "ids.py", "bilstm")):
         run = tmp_path / name.removesuffix(".py")

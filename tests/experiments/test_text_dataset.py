@@ -359,6 +359,13 @@ def test_a_run_refuses_another_file_with_the_same_counts_and_words(trained, tmp_
         RunFolder(trained / "run").check_data(data.describe())
 
 
+def test_training_texts_without_a_word_are_told(tmp_path, capsys):
+    file = write_csv(tmp_path / "texts.csv", [*made_rows(), ("...", "question")])
+    config = Config(dataset="text", data_dir=str(file), imbalance="none", validation_fraction=0.2)
+    datasets.load(config.resolve())
+    assert "1 training texts have no word" in capsys.readouterr().out
+
+
 def test_the_recipe_makes_no_imbalance():
     config = load_recipe("text", "ldam_drw").resolve()
     assert config.imbalance == "none" and config.run_name == "text-ldam_drw-0"

@@ -130,7 +130,9 @@ def test_an_interrupted_second_stage_starts_again_from_the_same_run(
     # Another place of the first stage is the same run; other settings are not.
     assert training.train(other, tmp_path / "run", progress=False) == resumed
     unlike = dataclasses.replace(other, learning_rate=0.5)
-    with pytest.raises(ValueError, match="first belongs to a run with learning_rate"):
+    with pytest.raises(
+        ValueError, match=r"first belongs to a run with learning_rate.*choose another --stage_one"
+    ):
         training.train(unlike, tmp_path / "unlike", progress=False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,8 @@ def write_samples(config: Config, folder: str | Path, number: int) -> list[str]:
     with extras.needed("experiments", by="writing samples"):
         from PIL import Image
 
+    if config.dataset in ("text", "table", "folder", "imdb", "inaturalist2018"):
+        raise ValueError(f"{config.dataset} has no images in memory to write as files.")
     data = load(config)
     images = data.test.examples
     if not isinstance(images, np.ndarray) or images.ndim != 4:
@@ -161,10 +164,12 @@ def write_samples(config: Config, folder: str | Path, number: int) -> list[str]:
     Path(folder).mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(config.seed)
     names = []
+    classes = np.unique(data.test.labels)
     for i in range(number):
-        label = i % len(data.class_names)
+        label = classes[i % len(classes)]
         index = generator.choice(np.flatnonzero(data.test.labels == label))
-        path = Path(folder) / f"{i}-{data.class_names[label]}.png"
+        name = re.sub(r"[/\\\0]", "_", data.class_names[label])
+        path = Path(folder) / f"{i}-{name}.png"
         Image.fromarray(images[index].squeeze()).save(path)
         names.append(str(path))
     return names

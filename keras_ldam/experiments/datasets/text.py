@@ -77,6 +77,13 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
         *(([found.texts[i] for i in part], found.labels[part]) for part in (train, test)),
         vocabulary=vocabulary,
     )
+    wordless = 0 if vocabulary is None else np.count_nonzero(train.examples.lengths == 0)
+    if wordless:
+        print(
+            f"{wordless} training texts have no word, and are all the same to the model; an "
+            "exported model refuses such texts",
+            flush=True,
+        )
     return Data(
         config.dataset_name,
         found.class_names,
