@@ -46,6 +46,7 @@ def present(
     multi_label: bool = False,
     ignore_class: int | None = None,
     axis: int = -1,
+    threshold: float = 0.0,
 ) -> tuple[Any, Any]:
     """Brings every kind of target into the one form that losses and metrics compute with.
 
@@ -62,6 +63,7 @@ def present(
         multi_label: Whether each score is an answer of its own.
         ignore_class: Integer label that counts nowhere; one-hot rows without a label are zeros.
         axis: Axis of the classes in `y_pred`, and in one-hot labels.
+        threshold: Subtracted from single scores.
 
     Returns:
         Labels and scores; those given, where there is nothing to do.
@@ -88,11 +90,14 @@ def present(
         y_true, known = _without(y_true, scores, multi_label, ignore_class)
     if single:
         y_true = _answers(y_true, scores, multi_label)
-        half = ops.cast(scores if multi_label else scores[..., 0], "float32") / 2
+        half = ops.cast(scores if multi_label else scores[..., 0], "float32")
+        half = (half - threshold) / 2 if threshold else half / 2
         # Of two infinite scores the difference would be NaN.
         half = ops.where(ops.isinf(half), ops.sign(half) * _CERTAIN, half)
-        # Keras takes -0.0 for less than 0.0, and a score of 0 would be class 1.
-        scores = ops.stack([ops.where(half == 0, 0.0, -half), half], axis=-1)
+        other = -half
+        # Keras takes -0.0 for less than 0.0, and a score of 0 would be class 1. The slope stays -1.
+        other = other + ops.stop_gradient(ops.where(half == 0, 0.0, -half) - other)
+        scores = ops.stack([other, half], axis=-1)
     if known is not None:
         scores = ops.where(ops.expand_dims(known, -1), scores, ops.zeros_like(scores))
     if mask is not None:
@@ -267,12 +272,17 @@ def check_classes(
     )
 
 
-def check_target(ignore_class: Any, axis: Any) -> None:
-    """Raises `ValueError` unless `ignore_class` is a whole number or `None`, and `axis` is one."""
+def check_target(ignore_class: Any, axis: Any) -> tuple[int | None, int]:
+    """Returns both arguments as integers.
+
+    Raises:
+        ValueError: unless `ignore_class` is a whole number or `None`, and `axis` a whole number.
+    """
     for name, value in (("ignore_class", ignore_class), ("axis", axis)):
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not whole and not (name == "ignore_class" and value is None):
             raise ValueError(f"`{name}` must be a whole number. Received: {value!r}")
+    return None if ignore_class is None else int(ignore_class), int(axis)
 
 
 def class_of(y_true: Any, y_pred: Any) -> Any:

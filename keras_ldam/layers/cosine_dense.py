@@ -10,8 +10,8 @@ from keras import ops
 from keras_ldam.counts import check_flag, check_range, check_whole
 from keras_ldam.sharding import check_sharded
 
-_FEW_CLASSES, _CONSTANTS = 10, (1.0, 5.0)
-"""Up to so many classes, and with more of them, the default constant, as `benchmarks/networks.py`
+_FEW_CLASSES = 10
+"""Up to so many classes the default constant is 1, and 5 for more, as `benchmarks/networks.py`
 finds it: with 1 the features of 100 classes shrink to nothing beside random class vectors."""
 _LONG = 1e30
 """Squared length from which on vectors are shortened before they are normalized."""
@@ -102,12 +102,12 @@ class CosineDense(keras.layers.Layer):
         check_flag("use_bias", use_bias)
         self.use_bias: bool = bool(use_bias)
         if constant is None:
-            constant = _CONSTANTS[self.units > _FEW_CLASSES]
+            constant = 1.0 if self.units <= _FEW_CLASSES else 5.0
         check_range("constant", constant, 0, 1e6, open_low=True)
         self.constant: float = float(constant)
         if scale is not None:
             check_range("scale", scale, 0, 1e6, open_low=True)
-        self.scale: float | None = scale
+        self.scale: float | None = None if scale is None else float(scale)
         if self.compute_dtype in ("float16", "bfloat16"):
             raise ValueError(
                 "`CosineDense` computes in float32, since cosines in half precision have too few "

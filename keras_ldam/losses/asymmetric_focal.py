@@ -32,7 +32,7 @@ def asymmetric_focal(
         y_pred: Scores z (logits), shape `(…, num_labels)`; p = sigmoid(z).
         gamma_positive: γ⁺ ≥ 0, the focus for positives.
         gamma_negative: γ⁻ ≥ 0, the focus for negatives.
-        shift: m in [0, 1): negatives of a probability below it count nothing.
+        shift: m in [0, 0.999]: negatives of a probability below it count nothing.
 
     Returns:
         float32 tensor of the shape of `y_pred`.
@@ -69,8 +69,8 @@ class AsymmetricFocal(ClassWeightedLoss):
             score; `None` for no class weights.
         gamma_positive: γ⁺ ≥ 0, the focus for positives.
         gamma_negative: γ⁻ ≥ 0, the focus for negatives.
-        shift: m in [0, 1): negatives of a probability below it count nothing, which also discards
-            examples that are labeled wrongly.
+        shift: m in [0, 0.999]: negatives of a probability below it count nothing, which also
+            discards examples that are labeled wrongly.
         class_weights: Initial class weights, of the shape of `counts`; ones by default.
         reduction: As in `keras.losses.Loss`; Σ w ℓ / Σ w by default. The official code sums.
         name: Name of the loss.

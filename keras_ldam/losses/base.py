@@ -116,8 +116,7 @@ class ClassWeightedLoss(keras.losses.Loss):
         if counts is not None:
             self.counts = class_counts.check_counts(counts, multi_label=True)
             check_sharded(len(self.counts) if self.counts.ndim == 1 else 2, "loss")
-        check_target(ignore_class, axis)
-        self.ignore_class, self.axis = ignore_class, axis
+        self.ignore_class, self.axis = check_target(ignore_class, axis)
         self.class_weights: Any = None
         if self.counts is not None:
             self.class_weights = keras.Variable(
@@ -424,7 +423,8 @@ class MarginLoss(ClassWeightedLoss):
         self.margins = class_counts.margins(
             self.counts, max_margin=max_margin, exponent=exponent, test_prior=self.test_prior
         )
-        self.max_margin, self.scale, self.exponent = float(max_margin), float(scale), exponent
+        self.max_margin, self.scale = float(max_margin), float(scale)
+        self.exponent = float(exponent)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal loss."""

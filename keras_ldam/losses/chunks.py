@@ -132,7 +132,9 @@ class Chunks:
             return 1.0
         squares = ops.sum(ops.square(vectors), axis=0) + ops.square(biases)
         floor = self.epsilon**2
-        return ops.where(squares <= floor, 0.0, ops.rsqrt(ops.maximum(squares, floor)))
+        inverse = ops.where(squares <= floor, 0.0, ops.rsqrt(ops.maximum(squares, floor)))
+        # An infinite square is no length: NaN, and not scores of 0, is what shows it.
+        return ops.where(squares < float("inf"), inverse, float("nan"))
 
     def _forward(
         self,
@@ -298,7 +300,7 @@ def _at_most_one(chances: np.ndarray, number: int) -> np.ndarray:
     whole = int(np.argmax((number - np.arange(len(shares))) * shares <= rest * (1 + 1e-12)))
     expected = np.minimum(1.0, chances * ((number - whole) / rest[whole]))
     expected[order[:whole]] = 1.0
-    return np.asarray(expected)
+    return expected
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from keras import ops
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import check_classes, check_target, present
 from keras_ldam.metrics.decisions import are_guesses, decisions, guessed_decisions
-from keras_ldam.metrics.sums import ClassSums
+from keras_ldam.metrics.sums import ClassSums, mean_over, ratio
 from keras_ldam.sharding import check_sharded
 
 _GROUPS = ("many", "medium", "few")
@@ -40,9 +40,8 @@ class ClassErrors(keras.metrics.Metric):
     A model that ends in a single score guesses class 1 where the score is above 0. With `counts` of
     labels that do not exclude each other, `(num_labels, 2)`, the error of a label is the mean of
     its two sides, the share of its positives that are missed and of its negatives that are taken
-    for positives; groups are those of its positives. Both need scores: probabilities of a sigmoid
-    are all above 0. Train such a model without its sigmoid, with a loss of scores, and let
-    `with_probabilities` put it behind.
+    for positives; groups are those of its positives. Probabilities of a sigmoid are all above 0:
+    for a model that ends in one pass `threshold=0.5`.
 
     With another `name` than the default the keys begin with it, `NAME_error` and so on. Give names
     where a model has several, as for several outputs: Keras joins all metrics into one dictionary,
@@ -58,6 +57,8 @@ class ClassErrors(keras.metrics.Metric):
         per_class: Whether the result holds the error of each class too, of at most 10,000 classes.
         ignore_class: Integer label that counts nowhere, such as 255 for void pixels.
         axis: Axis of the classes in `y_pred`, and in one-hot labels.
+        threshold: A single score above it means class 1, as does a label's score that the label
+            applies: 0 for scores, 0.5 for probabilities of a sigmoid.
         name: Name of the metric.
         **kwargs: `dtype`.
 
@@ -81,13 +82,16 @@ class ClassErrors(keras.metrics.Metric):
         per_class: bool = False,
         ignore_class: int | None = None,
         axis: int = -1,
+        threshold: float = 0.0,
         name: str = "class_errors",
         **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
         self.counts = class_counts.check_counts(counts, multi_label=True)
-        check_target(ignore_class, axis)
+        self.ignore_class, self.axis = check_target(ignore_class, axis)
+        class_counts.check_range("threshold", threshold, -1e6, 1e6)
+        self.threshold = float(threshold)
         check_sharded(len(self.counts) if self.counts.ndim == 1 else 2, "metric")
         class_counts.check_flag("per_class", per_class)
         if per_class and len(self.counts) > _MOST_LOGS:
@@ -96,7 +100,7 @@ class ClassErrors(keras.metrics.Metric):
                 "logged; keras_ldam.evaluation.errors_of_guesses returns the errors of more in an "
                 f"array. Received: {len(self.counts):,} classes"
             )
-        self.per_class, self.ignore_class, self.axis = bool(per_class), ignore_class, axis
+        self.per_class = bool(per_class)
         # A variable: of a constant of 10⁷ classes compilers make others, and it lies on one device.
         self._group_of = self.add_variable(
             (len(self.counts),),
@@ -142,8 +146,8 @@ class ClassErrors(keras.metrics.Metric):
                 class; inside, such an example is left out.
         """
         multi_label, num_classes = self.counts.ndim == 2, self.counts.shape[-1]
-        size = len(self.counts)
-        if not multi_label and are_guesses(y_pred := ops.convert_to_tensor(y_pred), size):
+        size, y_pred = len(self.counts), ops.convert_to_tensor(y_pred)
+        if not multi_label and are_guesses(y_pred, size):
             found = guessed_decisions(y_true, y_pred, sample_weight, size, self.ignore_class)
             self._add(*found)
             return
@@ -154,6 +158,7 @@ class ClassErrors(keras.metrics.Metric):
             multi_label=multi_label,
             ignore_class=self.ignore_class,
             axis=self.axis,
+            threshold=self.threshold,
         )
         labels, *rest = decisions(y_true, y_pred, sample_weight)
         sides: Any = 0
@@ -179,13 +184,7 @@ class ClassErrors(keras.metrics.Metric):
             both = ops.sum(ops.reshape(errors, self.counts.shape), axis=1)
             errors, seen = ops.divide_no_nan(both, sides), ops.cast(sides > 0, "float32")
 
-        def ratio(part: Any, whole: Any) -> Any:
-            return ops.where(whole > 0, ops.divide_no_nan(part, whole), float("nan"))
-
-        def mean_over(classes: Any) -> Any:
-            return ratio(ops.sum(errors * classes), ops.sum(classes * seen))
-
-        balanced = mean_over(ops.ones_like(seen))
+        balanced = mean_over(errors, seen)
         result = {
             "error": ratio(ops.sum(wrong), ops.sum(total)),
             "balanced_error": balanced,
@@ -193,7 +192,7 @@ class ClassErrors(keras.metrics.Metric):
         }
         for group, i in self._groups.items():
             of_group = ops.convert_to_tensor(self._group_of) == i
-            result[f"{group}_error"] = mean_over(ops.cast(of_group, "float32"))
+            result[f"{group}_error"] = mean_over(errors, seen * ops.cast(of_group, "float32"))
         if self.per_class:
             own = ops.where(seen > 0, errors, float("nan"))
             result.update({f"error_{j}": own[j] for j in range(len(self.counts))})
@@ -222,4 +221,5 @@ class ClassErrors(keras.metrics.Metric):
             "per_class": self.per_class,
             "ignore_class": self.ignore_class,
             "axis": self.axis,
+            "threshold": self.threshold,
         }

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import as_index, check_classes, check_target, class_of, present, weigh
-from keras_ldam.metrics.sums import ClassSums
+from keras_ldam.metrics.sums import ClassSums, mean_over, ratio
 
 
 def example_margins(y_true: Any, y_pred: Any) -> Any:
@@ -140,10 +140,9 @@ class ClassMargins(keras.metrics.Metric):
                 f"`bins` may be at most {max(1, _MOST_BINS // int(num_classes))} for "
                 f"{num_classes:,} classes, each of which has a histogram. Received: bins={bins}"
             )
-        self.num_classes, self.quantile = int(num_classes), quantile
+        self.num_classes, self.quantile = int(num_classes), float(quantile)
         self.per_class = bool(per_class)
-        check_target(ignore_class, axis)
-        self.ignore_class, self.axis = ignore_class, axis
+        self.ignore_class, self.axis = check_target(ignore_class, axis)
         self.low, self.high, self.bins = float(low), float(high), int(bins)
         shape = (self.num_classes,)
         self.smallest = self.add_variable(
@@ -220,21 +219,12 @@ class ClassMargins(keras.metrics.Metric):
         broken = sums != sums
         quantiles = ops.where(broken, float("nan"), quantiles)
         smallest = ops.where(broken, float("nan"), smallest)
-        nothing, any_seen = float("nan"), ops.any(seen)
-        means = {
-            "margin_mean": (ops.sum(sums), ops.sum(totals)),
-            "margin_quantile": (
-                ops.sum(ops.where(seen, quantiles, 0.0)),
-                ops.sum(ops.cast(seen, "float32")),
-            ),
-        }
+        nothing, known = float("nan"), ops.logical_and(ops.any(seen), ops.all(sums == sums))
         result = {
-            "margin_min": ops.where(
-                any_seen, ops.where(ops.any(broken), nothing, ops.min(smallest)), nothing
-            )
+            "margin_min": ops.where(known, ops.min(smallest), nothing),
+            "margin_mean": ratio(ops.sum(sums), ops.sum(totals)),
+            "margin_quantile": mean_over(quantiles, ops.cast(seen, "float32")),
         }
-        for name, (part, whole) in means.items():
-            result[name] = ops.where(any_seen, ops.divide_no_nan(part, whole), nothing)
         if self.per_class:
             for j in range(self.num_classes):
                 result[f"margin_min_{j}"] = ops.where(seen[j], smallest[j], nothing)

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ldam.counts import check_whole
+from keras_ldam.counts import check_range, check_whole
 from keras_ldam.labels import check_classes, check_target, present
 from keras_ldam.metrics.decisions import decisions
-from keras_ldam.metrics.sums import ClassSums
+from keras_ldam.metrics.sums import ClassSums, mean_over
 
 
 class ClassMean(keras.metrics.Metric):
@@ -24,12 +24,14 @@ class ClassMean(keras.metrics.Metric):
         num_classes: K, at least 2.
         ignore_class: Integer label that counts nowhere, such as 255 for void pixels.
         axis: Axis of the classes in `y_pred`, and in one-hot labels.
+        threshold: Of two classes, a single score above it means class 1: 0 for scores, 0.5 for
+            probabilities of a sigmoid.
         name: Name of the metric.
         **kwargs: `dtype`.
 
     Raises:
-        ValueError: if `num_classes` is not a whole number of at least 2, or not the length of the
-            last axis of `y_pred`.
+        ValueError: if `num_classes` is not a whole number of at least 2, or not the length of
+            `axis` of `y_pred`.
     """
 
     def __init__(
@@ -38,14 +40,16 @@ class ClassMean(keras.metrics.Metric):
         *,
         ignore_class: int | None = None,
         axis: int = -1,
+        threshold: float = 0.0,
         name: str | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")  # Whatever floatx is: it counts.
         super().__init__(name=name, **kwargs)
         check_whole("num_classes", num_classes, 2)
-        check_target(ignore_class, axis)
-        self.num_classes, self.ignore_class, self.axis = int(num_classes), ignore_class, axis
+        self.ignore_class, self.axis = check_target(ignore_class, axis)
+        check_range("threshold", threshold, -1e6, 1e6)
+        self.num_classes, self.threshold = int(num_classes), float(threshold)
         self._total, self._guessed, self._right = (
             ClassSums(self, self.num_classes, each) for each in ("total", "guessed", "right")
         )
@@ -59,7 +63,13 @@ class ClassMean(keras.metrics.Metric):
             sample_weight: Optional weights, `(…)` or, for dense predictions, `(batch,)`.
         """
         check_classes(self.name, y_pred, self.num_classes, axis=self.axis, given="num_classes")
-        y_true, y_pred = present(y_true, y_pred, ignore_class=self.ignore_class, axis=self.axis)
+        y_true, y_pred = present(
+            y_true,
+            y_pred,
+            ignore_class=self.ignore_class,
+            axis=self.axis,
+            threshold=self.threshold,
+        )
         labels, guesses, weights, guessed = decisions(y_true, y_pred, sample_weight)
         self._total.add(weights, labels)
         self._guessed.add(guessed, guesses)
@@ -77,13 +87,8 @@ class ClassMean(keras.metrics.Metric):
             "num_classes": self.num_classes,
             "ignore_class": self.ignore_class,
             "axis": self.axis,
+            "threshold": self.threshold,
         }
-
-
-def _mean(values: Any, which: Any) -> Any:
-    number = ops.sum(which)
-    mean = ops.divide_no_nan(ops.sum(values * which), number)
-    return ops.where(number > 0, mean, float("nan"))
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -96,7 +101,7 @@ class BalancedAccuracy(ClassMean):
     Args:
         num_classes: K, at least 2. Of two, a single value is a score, as for `ClassErrors`.
         name: Name of the metric.
-        **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
+        **kwargs: `ignore_class`, `axis` and `threshold`, as for `ClassErrors`, and `dtype`.
 
     Example:
 
@@ -111,7 +116,7 @@ class BalancedAccuracy(ClassMean):
 
     def result(self) -> Any:
         """Returns the balanced accuracy so far."""
-        return _mean(*self._recalls())
+        return mean_over(*self._recalls())
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -123,7 +128,7 @@ class GMean(ClassMean):
     Args:
         num_classes: K, at least 2. Of two, a single value is a score, as for `ClassErrors`.
         name: Name of the metric.
-        **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
+        **kwargs: `ignore_class`, `axis` and `threshold`, as for `ClassErrors`, and `dtype`.
 
     Example:
 
@@ -145,7 +150,7 @@ class GMean(ClassMean):
         recalls, seen = self._recalls()
         never = ops.any(ops.logical_and(seen > 0, recalls == 0))
         logarithms = ops.log(ops.where(recalls > 0, recalls, 1.0))
-        return ops.where(never, 0.0, ops.exp(_mean(logarithms, seen)))
+        return ops.where(never, 0.0, ops.exp(mean_over(logarithms, seen)))
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -159,7 +164,7 @@ class MacroF1(ClassMean):
     Args:
         num_classes: K, at least 2. Of two, a single value is a score, as for `ClassErrors`.
         name: Name of the metric.
-        **kwargs: `ignore_class` and `axis`, as for `ClassErrors`, and `dtype`.
+        **kwargs: `ignore_class`, `axis` and `threshold`, as for `ClassErrors`, and `dtype`.
 
     Example:
 
@@ -176,4 +181,4 @@ class MacroF1(ClassMean):
         """Returns the mean F1 so far."""
         both = self._total.value() + self._guessed.value()
         f1 = ops.divide_no_nan(2.0 * self._right.value(), both)
-        return _mean(f1, ops.cast(both > 0, "float32"))
+        return mean_over(f1, ops.cast(both > 0, "float32"))

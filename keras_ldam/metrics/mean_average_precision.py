@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_ldam import counts as class_counts
 from keras_ldam.labels import as_index, check_classes, check_target, class_of, present, weigh
-from keras_ldam.metrics.sums import ClassSums
+from keras_ldam.metrics.sums import ClassSums, mean_over, ratio
 
 
 @keras.saving.register_keras_serializable(package="keras_ldam")
@@ -82,9 +82,8 @@ class MeanAveragePrecision(keras.metrics.Metric):
             )
         class_counts.check_whole("bins", bins, 2)
         class_counts.check_flag("per_label", per_label)
-        check_target(ignore_class, axis)
+        self.ignore_class, self.axis = check_target(ignore_class, axis)
         self.per_label, self.bins = bool(per_label), int(bins)
-        self.ignore_class, self.axis = ignore_class, axis
         self._labels = len(self.counts) if self.counts.ndim == 2 else 1
         self._sums = ClassSums(self, 2 * self._labels * self.bins, "sums")
 
@@ -133,8 +132,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
         positives, found = ops.flip(sums, axis=-1)[:, 1], above[:, 1]
         precision = ops.divide_no_nan(found, above[:, 0] + found)
         total = ops.sum(positives, axis=-1)
-        each = ops.divide_no_nan(ops.sum(positives * precision, axis=-1), total)
-        each = ops.where(total == 0, float("nan"), each)
+        each = ratio(ops.sum(positives * precision, axis=-1), total)
         groups = {"mean": np.arange(self._labels)}
         if self.counts.ndim == 2:
             groups |= class_counts.shot_groups(self.counts)
@@ -142,10 +140,9 @@ class MeanAveragePrecision(keras.metrics.Metric):
         for group, labels in groups.items():
             if len(labels):
                 chosen = ops.take(each, ops.convert_to_tensor(labels, "int32"), axis=0)
-                seen = ops.take(total, ops.convert_to_tensor(labels, "int32"), axis=0) != 0
-                number = ops.sum(ops.cast(seen, "float32"))
-                mean = ops.divide_no_nan(ops.sum(ops.where(seen, chosen, 0.0)), number)
-                result[f"{group}_average_precision"] = ops.where(number > 0, mean, float("nan"))
+                seen = ops.take(total, ops.convert_to_tensor(labels, "int32"), axis=0) > 0
+                mean = mean_over(chosen, ops.cast(seen, "float32"))
+                result[f"{group}_average_precision"] = mean
         if self.per_label:
             result.update({f"average_precision_{j}": each[j] for j in range(self._labels)})
         prefix = "" if self.name == "mean_average_precision" else f"{self.name}_"

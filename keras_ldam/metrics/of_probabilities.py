@@ -67,8 +67,8 @@ class OfProbabilities(keras.metrics.Metric):
         self.metric, self.scale = metric, float(scale)
         self.class_id = None if class_id is None else int(class_id)
         check_flag("multi_label", multi_label)
-        check_target(ignore_class, axis)
-        self.multi_label, self.ignore_class, self.axis = bool(multi_label), ignore_class, axis
+        self.multi_label = bool(multi_label)
+        self.ignore_class, self.axis = check_target(ignore_class, axis)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch.

@@ -11,6 +11,21 @@ _PARTS = 64
 _MOST_CELLS = 2**16
 
 
+def mean_over(values: Any, which: Any) -> Any:
+    """Returns the mean of some values, NaN of none.
+
+    Args:
+        values: A vector; those that do not count may be NaN.
+        which: 1 for each that counts, 0 for the others, in float32.
+    """
+    return ratio(ops.sum(ops.where(which > 0, values, 0.0)), ops.sum(which))
+
+
+def ratio(part: Any, whole: Any) -> Any:
+    """Returns part / whole, NaN where the whole is 0."""
+    return ops.where(whole > 0, ops.divide_no_nan(part, whole), float("nan"))
+
+
 class ClassSums:
     """A sum per class over all batches, to about 48 bits.
 

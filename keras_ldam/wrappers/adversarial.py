@@ -27,10 +27,11 @@ class AdversarialTraining(TwoPasses):
 
     The wrapped model shares its variables, so train the wrapper and then use, save or export the
     model itself. It must be functional or sequential; every `keras.layers.Embedding` among its
-    layers, or those of a model inside it, is perturbed by a vector of its own of length ε. Word
-    vectors have no scale of their own,
-    and a network could escape any ε by growing them: choose ε against their norm, try 0.5 to 1
-    times the length of a typical word vector first, and look at the held-out error.
+    layers, or those of a model inside it, is perturbed by a vector of its own of length ε.
+
+    Choose ε against the length of the word vectors: try 0.5 to 1 times that of a typical one first,
+    and look at the held-out error. A network could escape any ε by growing its word vectors, which
+    have no scale of their own.
 
     Under a `tf.distribute` strategy use `keras_ldam.distribution.ReplicatedAdversarialTraining`; on
     JAX several devices need nothing more.

@@ -231,6 +231,15 @@ def test_scores_that_are_not_finite_make_the_loss_nan_and_their_example_wrong():
     assert float(metric.result()["error"]) == 1
 
 
+def test_class_vectors_whose_square_is_infinite_make_scores_nan():
+    kernel = np.array([[1e20, 1.0], [0.0, 1.0]], "float32")
+    features = np.array([[1.0, 0.0, 0.0]], "float32")
+    chunks = Chunks(kernel, np.zeros(2, "float32"), epsilon=1e-6, size=2)
+    own, rest = chunks.label_and_rest(features, np.array([0]))
+    assert np.isnan(keras.ops.convert_to_numpy(own)).all()
+    assert np.isfinite(keras.ops.convert_to_numpy(rest)).all()
+
+
 def test_guesses_are_counted_as_scores_are():
     guesses, labels = np.array([[2], [0], [-1], [1]], "int32"), np.array([2, 1, 0, 7])
     metric = keras_ldam.ClassErrors([9, 9, 9], ignore_class=7, per_class=True)

@@ -49,6 +49,11 @@ def test_one_score_for_two_classes_counts_as_two_do(make, rng):
     one.update_state(y, z)
     two.update_state(y, np.concatenate([0 * z, z], axis=1))
     assert float(one.result()) == float(two.result())
+    probability = make(2, threshold=0.5)
+    probability.update_state(y, 1 / (1 + np.exp(-z)))
+    assert float(probability.result()) == float(two.result())
+    again = type(probability).from_config(probability.get_config())
+    assert again.threshold == 0.5
 
 
 def test_hand_numbers():

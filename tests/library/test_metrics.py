@@ -1,5 +1,7 @@
 """Errors per class against NumPy and scikit-learn. Runs on every backend."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -128,6 +130,31 @@ def test_labels_may_stand_in_a_column_and_predictions_may_be_dense(rng):
     for metric in (dense, column):
         found = {name: float(value) for name, value in metric.result().items()}
         assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: keras_ldam.ClassErrors(COUNTS, ignore_class=np.int64(9), axis=np.int64(-1)),
+        lambda: keras_ldam.ClassMargins(4, quantile=np.float32(0.25)),
+        lambda: keras_ldam.GMean(np.int64(2), threshold=np.float32(0.5)),
+        lambda: keras_ldam.LDAM(COUNTS, exponent=np.float32(0.25), ignore_class=np.int64(9)),
+        lambda: keras_ldam.CosineDense(np.int64(4), scale=np.float32(15)),
+    ],
+)
+def test_numbers_of_numpy_become_those_of_json(made):
+    json.dumps(made().get_config())
+
+
+def test_nothing_is_said_within_a_function_of_tensorflow(caplog):
+    tf = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("needs the TensorFlow backend")
+    for metric in (keras_ldam.ClassErrors(COUNTS), keras_ldam.BalancedAccuracy(4)):
+        tf.function(lambda y, z, metric=metric: metric.update_state(y, z))(
+            tf.constant([0, 1]), tf.eye(4)[:2]
+        )
+    assert not caplog.records
 
 
 def test_it_comes_back_from_its_config():

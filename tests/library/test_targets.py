@@ -87,6 +87,28 @@ def test_one_score_is_two_classes(name, binary):
             assert float(jitted(loss)(labels, z)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", sorted(EACH.keys()))
+def test_a_score_of_exactly_zero_has_the_slope_of_its_neighbors(name):
+    loss = EACH[name](COUNTS, reduction=None)
+    z = np.array([[0.0], [-0.0], [1e-6], [-1e-6]], "float32")
+    for labels in np.zeros(4, int), np.ones(4, int):
+        slopes = gradient(lambda z, y=labels: ops.sum(loss(y, z)), z)[:, 0]
+        assert abs(slopes[2]) > 1e-3
+        np.testing.assert_allclose(slopes, slopes[2], rtol=1e-3)
+
+
+def test_the_first_step_of_a_head_of_zeros_is_that_of_keras_own_loss():
+    x, y = np.eye(4, dtype="float32"), np.array([0, 0, 0, 1])
+    found = []
+    for loss in (keras_ldam.CrossEntropy(COUNTS), keras.losses.BinaryCrossentropy(True)):
+        head = keras.layers.Dense(1, kernel_initializer="zeros")
+        model = keras.Sequential([keras.Input((4,)), head])
+        model.compile(keras.optimizers.SGD(1.0), loss)
+        model.fit(x, y, batch_size=4, verbose=0)
+        found.append(np.concatenate([part.ravel() for part in model.get_weights()]))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
 def test_ldam_of_one_score_equals_the_oracle(binary):
     y, z = binary
     margins = oracle.margins(COUNTS, 0.5)
@@ -337,6 +359,17 @@ def test_errors_of_several_labels_are_those_of_both_sides(several):
     assert found["balanced_error"] == pytest.approx(np.mean(each))
     groups = [found[f"{name}_error"] for name in ("many", "medium", "few")]
     assert groups == pytest.approx(each) == [found[f"error_{j}"] for j in range(3)]
+
+
+def test_probabilities_are_judged_by_the_threshold_that_is_given(several, binary):
+    for (y, z), counts in ((several, SIDES), (binary, COUNTS)):
+        scored = keras_ldam.ClassErrors(counts, per_class=True)
+        judged = keras_ldam.ClassErrors(counts, per_class=True, threshold=0.5)
+        scored.update_state(y, z)
+        judged.update_state(y, 1 / (1 + np.exp(-z)))
+        assert judged.get_config()["threshold"] == 0.5
+        found, expected = ({k: float(v) for k, v in m.result().items()} for m in (judged, scored))
+        assert found == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("class_id", [None, 2])
