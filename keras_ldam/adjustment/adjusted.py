@@ -165,7 +165,8 @@ def adjust(
         data: Held-out examples, which training has not seen: `(x, y)`, `(x, y, sample_weight)`, or
             batches of these, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`. Labels of
             several outputs may come by name or in a tuple. Labels are as for Keras' losses: whole
-            numbers, one-hot rows, or zeros and ones for several labels. None: nothing is fitted.
+            numbers, one-hot rows, or zeros and ones for several labels; the `ignore_class` of the
+            model's loss stands for an unknown one. None: nothing is fitted.
         criterion: What to fit for. `"nll"`: the negative log-likelihood, for probabilities that can
             be relied on. `"balanced_accuracy"`: the mean over classes of the share that is right.
             `"macro_f1"`: the mean over classes of F1 (for several labels, the mean over labels).

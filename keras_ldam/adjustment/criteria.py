@@ -20,7 +20,7 @@ class Decisions:
     Args:
         labels: `(n, L)`, in 0 … C - 1.
         guesses: `(n, L)`, likewise.
-        weights: `(n,)`.
+        weights: `(n, L)`.
         num_classes: C.
     """
 
@@ -42,16 +42,15 @@ class Decisions:
     @functools.cached_property
     def right(self) -> np.ndarray:
         """The weight of the examples of each class that are guessed right, `(L, C)`."""
-        weights = np.where(self.labels == self.guesses, self.weights[:, None], 0.0)
+        weights = np.where(self.labels == self.guesses, self.weights, 0.0)
         return sums_by_class(self.labels, weights, self.num_classes)
 
 
 def sums_by_class(labels: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the sums of weights `(n,)` or `(n, L)` by label `(n, L)`, of shape `(L, C)`."""
+    """Returns the sums of weights `(n, L)` by label `(n, L)`, of shape `(L, C)`."""
     decisions = labels.shape[1]
     cells = np.arange(decisions) * num_classes + labels
-    each = np.broadcast_to(weights if weights.ndim == 2 else weights[:, None], cells.shape)
-    counted = np.bincount(cells.ravel(), each.ravel(), decisions * num_classes)
+    counted = np.bincount(cells.ravel(), weights.ravel(), decisions * num_classes)
     return counted.reshape(decisions, num_classes)
 
 
@@ -79,7 +78,8 @@ class Criterion:
         own, labels, guesses = decisions.right, decisions.held, decisions.guessed
         if self.costs is not None:
             costs = self.costs[decisions.labels, decisions.guesses]
-            return -(decisions.weights @ costs) / decisions.weights.sum()
+            weights = decisions.weights
+            return -_ratio((weights * costs).sum(axis=0), weights.sum(axis=0))
         if self.name == "recall_at":
             c = self.class_id
             return _at_precision(own[..., c], guesses[..., c], labels[..., c], self.precision)
@@ -89,7 +89,7 @@ class Criterion:
             return _mean_over(labels > 0, _ratio(2 * own, labels + guesses))
         if self.name == "balanced_accuracy":
             return _mean_over(labels > 0, _ratio(own, labels))
-        return own.sum(axis=-1) / labels.sum(axis=-1)
+        return _ratio(own.sum(axis=-1), labels.sum(axis=-1))
 
     def along(
         self, labels: np.ndarray, others: np.ndarray, weights: np.ndarray, c: int, num_classes: int

@@ -41,7 +41,7 @@ class Examples:
     Args:
         scores: s z, `(n, L, C)`.
         labels: In 0 … C - 1, `(n, L)`.
-        weights: `(n,)`.
+        weights: `(n, L)`; 0 where the answer is unknown.
     """
 
     scores: np.ndarray
@@ -54,13 +54,12 @@ class Examples:
 
     def frequencies(self) -> np.ndarray:
         """Returns the weighted frequency of each class, `(L, C)`."""
-        shares = self.weights / self.weights.sum()
+        shares = self.weights / self.weights.sum(axis=0)
         return sums_by_class(self.labels, shares, self.scores.shape[2])
 
     def present(self) -> np.ndarray:
         """Returns the number of examples of each class, `(L, C)`."""
-        ones = np.ones(len(self.labels))
-        return sums_by_class(self.labels, ones, self.scores.shape[2]).astype(np.int64)
+        return sums_by_class(self.labels, self.weights > 0, self.scores.shape[2]).astype(np.int64)
 
     def fewest(self) -> int:
         """Returns the number of examples of the rarest class."""
@@ -195,8 +194,8 @@ class Fitter:
             return dataclasses.replace(start, offsets=start.offsets + tau * direction, tau=tau)
         if family == 0:
             return start
-        columns = zip(np.moveaxis(logits, 1, 0), examples.labels.T, strict=True)
-        added = np.stack([best_offsets(z, y, examples.weights, self.criterion) for z, y in columns])
+        columns = zip(np.moveaxis(logits, 1, 0), examples.labels.T, examples.weights.T, strict=True)
+        added = np.stack([best_offsets(z, y, w, self.criterion) for z, y, w in columns])
         return dataclasses.replace(start, offsets=start.offsets + added)
 
     def _best_tau(self, examples: Examples, logits: np.ndarray) -> float:
@@ -227,9 +226,9 @@ class Fitter:
             richer[test] = self._richer(family, part, before).logits(examples.scores[test])
         if self.criterion.name == "nll":
             better = losses(plain, examples.labels) - losses(richer, examples.labels)
-            weights = examples.weights / examples.weights.sum()
-            mean = weights @ better
-            error = np.sqrt(weights**2 @ (better - mean) ** 2)
+            weights = examples.weights / examples.weights.sum(axis=0)
+            mean = (weights * better).sum(axis=0)
+            error = np.sqrt((weights**2 * (better - mean) ** 2).sum(axis=0))
             return mean > error
         guesses = [each.argmax(axis=2) for each in (plain, richer)]
 
@@ -288,7 +287,7 @@ def fit_likelihood(
         Calibration is Hard-To-Beat at Label Shift Adaptation", for both together.
     """
     scores, labels = examples.scores, examples.labels[:, :, None]
-    weights = examples.weights / examples.weights.sum()
+    weights = examples.weights / examples.weights.sum(axis=0)
     along = np.zeros(scores.shape[2]) if direction is None else direction
     # The numbers that are fitted are a, τ and offsets, of which not all are free.
     free = np.repeat([factor is None, direction is not None, offsets], [1, 1, base.size])
@@ -299,12 +298,12 @@ def fit_likelihood(
 
     def gathered(each: np.ndarray) -> np.ndarray:
         """The transpose of `added`, over the weighted examples."""
-        by_class = np.tensordot(weights, each, axes=1)
-        alone = [weights @ np.einsum("nlc,nlc->n", scores, each), (by_class @ along).sum()]
+        by_class = np.einsum("nl,nlc->lc", weights, each)
+        alone = [np.vdot(weights, np.einsum("nlc,nlc->nl", scores, each)), (by_class @ along).sum()]
         return free * np.append(alone, by_class)
 
     def loss(logits: np.ndarray) -> float:
-        return float(weights @ losses(logits, examples.labels).sum(axis=1))
+        return float(np.vdot(weights, losses(logits, examples.labels)))
 
     def curved(numbers: np.ndarray, p: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """The product with the second derivatives of the loss."""
@@ -313,7 +312,7 @@ def fit_likelihood(
         return gathered(p * change) + ridge * numbers
 
     # About the second derivatives where no class is preferred: how the numbers differ in size.
-    sizes = [weights @ scores.var(axis=2).sum(axis=1), along.var() * len(base)]
+    sizes = [np.vdot(weights, scores.var(axis=2)), along.var() * len(base)]
     sizes = np.maximum(np.append(sizes, examples.frequencies()), 1e-12)
     logits = base + added(found)
     now = loss(logits)

@@ -26,7 +26,7 @@ class HeldOut:
     Args:
         values: Values of the output, `(n, num_scores)`.
         labels: In 0 … C - 1, of L decisions, `(n, L)`.
-        weights: `(n,)`.
+        weights: `(n, L)`; 0 where the answer is unknown.
         several: Whether each score decides about a label of its own.
     """
 
@@ -118,21 +118,19 @@ def held_out(found: Output, data: Any) -> HeldOut:
     exclusive = loss is not None and loss.counts.ndim == 1
     if one_hot and exclusive:
         counted &= (labels != 0).any(axis=-1)  # The classes exclude each other: without a label.
-    ignored = getattr(loss, "ignore_class", None)
-    if ignored is not None:
-        unknown = (labels.reshape(len(labels), -1) == ignored).any(axis=1) & counted
-        if unknown.any() and not exclusive:
-            raise ValueError(
-                "Held-out data must have an answer for each label: leave out the other examples. "
-                f"Received: {ignored}, which the loss ignores, for {np.count_nonzero(unknown)} of "
-                f"{len(labels)} examples"
-            )
-        counted &= ~unknown
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    known, ignored = np.ones(labels.shape, bool), getattr(found.loss, "ignore_class", None)
+    if ignored is not None and not (one_hot and exclusive):
+        known = labels != ignored
+        labels = np.where(known, labels, 0)
+        counted &= known.reshape(len(labels), -1).any(axis=1)
     if not counted.any():
         raise ValueError("`data` must have an example with a label and a weight above 0.")
-    values, labels, weights = values[counted], labels[counted], weights[counted]
+    values, labels, known = values[counted], labels[counted], known[counted]
     labels, several = _decisions(labels, values, found)
-    return HeldOut(values, labels, weights, several)
+    # Of one decision each the examples that are left have an answer.
+    known = known if several else np.ones(labels.shape, bool)
+    return HeldOut(values, labels, weights[counted, None] * known, several)
 
 
 def _array(part: Any, found: Output) -> np.ndarray:
@@ -152,8 +150,6 @@ def _array(part: Any, found: Output) -> np.ndarray:
 def _decisions(labels: np.ndarray, values: np.ndarray, output: Output) -> tuple[np.ndarray, bool]:
     """Labels `(n, L)` of the decisions, and whether each score decides about a label of its own."""
     num_scores = values.shape[1]
-    if labels.ndim == 1:
-        labels = labels[:, None]
     if labels.ndim != 2 or labels.shape[1] not in (1, max(2, num_scores)):
         raise ValueError(
             f"Labels must have shape (n,), (n, 1) or (n, {max(2, num_scores)}). Received: shape "
@@ -194,7 +190,7 @@ def examples_of(held: HeldOut, form: Form, scale: float, target: np.ndarray | No
     if target is not None:
         shares = examples.frequencies()[0]
         if np.all(shares > 0):
-            again = held.weights * (target / shares)[held.labels[:, 0]]
+            again = held.weights * (target / shares)[held.labels]
             examples = dataclasses.replace(examples, weights=again)
     return examples
 

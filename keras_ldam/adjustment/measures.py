@@ -46,7 +46,7 @@ def measured(
         "accuracy": Criterion("accuracy"),
     }
     sides = [
-        (logits.argmax(axis=2), losses(logits, examples.labels).mean(axis=1))
+        (logits.argmax(axis=2), losses(logits, examples.labels))
         for logits in (examples.scores, after)
     ]
 
@@ -54,7 +54,8 @@ def measured(
         weights = examples.weights[index]
         found = Decisions(examples.labels[index], guesses[index], weights, num_classes)
         values = {name: each.of(found).mean() for name, each in criteria.items()}
-        values["nll"] = np.average(nll[index], weights=weights)
+        totals = np.maximum(weights.sum(axis=0), 1e-12)
+        values["nll"] = ((weights * nll[index]).sum(axis=0) / totals).mean()
         if goal.name == "cost":
             values["cost"] = -goal.of(found).mean()
         if goal.name == "recall_at":

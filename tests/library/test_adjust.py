@@ -12,6 +12,7 @@ import keras_ldam
 from keras_ldam import adjustment
 from keras_ldam.adjustment import fitting, held_out, measures
 from keras_ldam.adjustment.criteria import Criterion, Decisions, best_offset, best_offsets
+from keras_ldam.adjustment.outputs import read
 from keras_ldam.layers import Probabilities
 
 
@@ -59,12 +60,33 @@ def test_what_the_loss_ignores_is_left_out(rng):
     expected = keras_ldam.adjust(model, (z, y)).temperature
     found = keras_ldam.adjust(model, (np.concatenate([z, z[:4]]), np.append(y, [255] * 4)))
     assert found.temperature == expected
-    answers = rng.integers(0, 2, (180, 3))
+
+
+def test_an_unknown_answer_says_nothing_of_its_label(rng):
+    z = rng.normal(size=(200, 3)).astype("float32")
+    answers = (z + rng.normal(size=z.shape) > 1).astype(int)
+    answers[:80, 1] = -1
     tagger = passing(3, loss=keras_ldam.CrossEntropy([[90, 10]] * 3, ignore_class=-1))
-    keras_ldam.adjust(tagger, (z, answers))
-    answers[:5, 1] = -1
-    with pytest.raises(ValueError, match=r"leave out the other examples.*: -1, .* 5 of 180"):
-        keras_ldam.adjust(tagger, (z, answers))
+    for criterion in ("nll", "balanced_accuracy"):
+        found = keras_ldam.adjust(tagger, (z, answers), criterion=criterion)
+        assert found.examples[1] == answers[80:, 1].sum()
+    output = read(tagger)
+    held = held_out.held_out(output, (z, answers))
+    form = held_out.Form(output, 3, True)
+    examples = held_out.examples_of(held, form, 1.0, None)
+    how = {"factor": 1.0, "offsets": True}
+    _, fitted, _ = fitting.fit_likelihood(examples, np.zeros((3, 2)), **how)
+    known = fitting.Examples(
+        examples.scores[80:, 1:2], examples.labels[80:, 1:2], np.ones((120, 1))
+    )
+    _, alone, _ = fitting.fit_likelihood(known, np.zeros((1, 2)), **how)
+    np.testing.assert_allclose(fitted[1], alone[0], rtol=1e-4)
+    assert examples.present()[1].sum() == 120
+    np.testing.assert_allclose(examples.frequencies(), [*map(known_shares, answers.T)])
+
+
+def known_shares(answers):
+    return np.bincount(answers[answers >= 0]) / np.count_nonzero(answers >= 0)
 
 
 def test_one_hot_labels_of_two_classes_fit_one_score(rng):
@@ -229,7 +251,7 @@ def test_an_offset_is_the_best_of_all_that_there_are(name, rng, metrics):
 
     def value(b):
         guesses = (logits + b * np.eye(3)[c]).argmax(axis=1)
-        found = Decisions(labels[:, None], guesses[:, None], weights, 3)
+        found = Decisions(labels[:, None], guesses[:, None], weights[:, None], 3)
         if name == "balanced_accuracy":
             return metrics.balanced_accuracy_score(labels, guesses, sample_weight=weights)
         if name == "macro_f1":
@@ -245,7 +267,7 @@ def test_an_offset_is_the_best_of_all_that_there_are(name, rng, metrics):
 def test_criteria_are_those_of_scikit_learn(rng, metrics):
     labels, guesses = rng.integers(0, 4, 80), rng.integers(0, 4, 80)
     weights = rng.random(80)
-    found = Decisions(labels[:, None], guesses[:, None], weights, 4)
+    found = Decisions(labels[:, None], guesses[:, None], weights[:, None], 4)
     confusion = metrics.confusion_matrix(labels, guesses, sample_weight=weights)
     np.testing.assert_allclose(found.right[0], np.diag(confusion))
     np.testing.assert_allclose(found.held[0], confusion.sum(axis=1))
@@ -268,7 +290,9 @@ def test_thousands_of_classes_take_no_array_of_their_squares(rng):
     criterion = Criterion("balanced_accuracy")
     tracemalloc.start()
     try:
-        found = criterion.of(Decisions(labels[:, None], guesses[:, None], np.ones(n), num_classes))
+        found = criterion.of(
+            Decisions(labels[:, None], guesses[:, None], np.ones((n, 1)), num_classes)
+        )
         along = criterion.along(labels, guesses, np.ones(n), 0, num_classes)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -310,7 +334,7 @@ def test_the_likelihood_is_that_of_a_logistic_regression(rng):
     z = rng.normal(size=400)
     labels = (rng.random(400) < sigmoid(0.6 * z - 1)).astype(int)
     examples = fitting.Examples(
-        np.stack([np.zeros(400), z], axis=1)[:, None], labels[:, None], np.ones(400)
+        np.stack([np.zeros(400), z], axis=1)[:, None], labels[:, None], np.ones((400, 1))
     )
     oracle = linear_model.LogisticRegression(C=np.inf, tol=1e-8).fit(z[:, None], labels)
     for ways in ({"direction": np.array([-0.5, 0.5])}, {"offsets": True}):
@@ -330,7 +354,7 @@ def long_tailed(rng, num_classes, spread, n=200):
     scores = rng.normal(size=(n, num_classes)) + np.eye(num_classes)[labels] + 2 * np.log(counts)
     weights = rng.uniform(0.5, 2.0, n)
     direction = np.log(counts).mean() - np.log(counts)
-    return fitting.Examples(spread * scores[:, None], labels[:, None], weights), direction
+    return fitting.Examples(spread * scores[:, None], labels[:, None], weights[:, None]), direction
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
@@ -347,7 +371,7 @@ def test_the_likelihood_has_no_better_place_than_the_one_found(
 
     def nll(a, b):
         found = fitting.losses(a * examples.scores + base + b, examples.labels)
-        return np.average(found[:, 0], weights=examples.weights)
+        return np.average(found, weights=examples.weights)
 
     a, b, determined = fitting.fit_likelihood(examples, base, factor=factor, **ways)
     given = factor or (None if determined else 1.0)  # It is 1 beyond the range of temperatures.
