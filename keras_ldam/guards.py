@@ -301,7 +301,9 @@ def _is_cosine(output: Any) -> bool:
     end = keras_internals.operation_of(output)
     if isinstance(end, keras.Model):
         inner = getattr(end, "outputs", None)
-        return _is_cosine(inner[keras_internals.place_of(output)]) if inner else False
+        if not inner:
+            return bool(cosine_heads(end))
+        return _is_cosine(inner[keras_internals.place_of(output)])
     return isinstance(end, CosineDense)
 
 

@@ -51,11 +51,12 @@ def outputs_of(model: keras.Model, loss: Any) -> list[tuple[Any, Any, Any]]:
     names = list(getattr(model, "output_names", [model.name]))
     if len(tensors) > 1 and isinstance(model.output, dict):
         names, tensors = list(model.output), list(model.output.values())
-    losses = [each for each in keras.tree.flatten(loss) if each is not None]
-    if len(tensors) > 1 and isinstance(loss, dict):
+    if len(tensors) == 1:
+        losses = [each for each in keras.tree.flatten(loss) if each is not None]
+    elif isinstance(loss, dict):
         losses = [loss.get(name) for name in names]
-    elif len(tensors) > 1 and not isinstance(loss, (list, tuple)):
-        losses = losses * len(tensors)
+    else:
+        losses = list(loss) if isinstance(loss, (list, tuple)) else [loss] * len(tensors)
     if len(losses) != len(tensors):
         losses = [None] * len(tensors)
     return list(zip(names, tensors, losses, strict=True))

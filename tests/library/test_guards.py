@@ -249,9 +249,12 @@ def test_of_several_outputs_each_is_judged_with_its_own_loss():
     model = keras.Model(inputs, outputs)
     for adjusted, other, wrong in (("logits", "cosines", False), ("cosines", "logits", True)):
         loss = keras_ldam.LogitAdjusted(COUNTS)
-        compiled = {adjusted: loss, other: keras_ldam.CrossEntropy(COUNTS)}
-        warnings = guards.of_layers(model, [loss], compiled=compiled)
-        assert [warning[:13] for warning in warnings] == ["LogitAdjusted"] * wrong
+        for beside in (keras_ldam.CrossEntropy(COUNTS), None):
+            by_name = {adjusted: loss, other: beside}
+            in_order = [by_name[name] for name in outputs]
+            for compiled in (by_name, in_order):
+                warnings = guards.of_layers(model, [loss], compiled=compiled)
+                assert [warning[:13] for warning in warnings] == ["LogitAdjusted"] * wrong
 
 
 def test_a_layer_that_scales_cosines_is_seen():
