@@ -79,7 +79,7 @@ def value(criterion: str, logits: np.ndarray, labels: np.ndarray) -> float:
     if criterion == "nll":
         return float(fitting.losses(logits[:, None], labels[:, None]).mean())
     guesses = logits.argmax(axis=1)[:, None]
-    found = Decisions(labels[:, None], guesses, np.ones(len(labels)), logits.shape[1])
+    found = Decisions(labels[:, None], guesses, np.ones((len(labels), 1)), logits.shape[1])
     return 100 * float(Criterion(criterion).of(found)[0])
 
 

@@ -103,7 +103,8 @@ def of_layers(
     Args:
         model: A model of any kind.
         losses: The losses that it is trained with.
-        compiled: What it is compiled with, which says of several outputs which loss each has.
+        compiled: What it is compiled with, which says of several outputs which loss each has. A
+            loss that it does not hold may be that of any.
     """
     margin = next((loss for loss in losses if isinstance(loss, MarginLoss)), None)
     found = []
@@ -293,8 +294,8 @@ def _takes_cosines(loss: ClassWeightedLoss, model: Any, compiled: Any) -> bool:
     outputs = outputs_of(model, compiled)
     if not outputs:
         return bool(cosine_heads(model))
-    own = [tensor for _, tensor, each in outputs if each is loss or len(outputs) == 1]
-    return any(map(_is_cosine, own))
+    own = [tensor for _, tensor, each in outputs if each is loss]
+    return any(map(_is_cosine, own or [tensor for _, tensor, _ in outputs]))
 
 
 def _is_cosine(output: Any) -> bool:

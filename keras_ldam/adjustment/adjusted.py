@@ -127,7 +127,7 @@ def adjust(
     output: str | int | None = None,
     activation: str | None = None,
     from_logits: bool | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[Any] | Mapping[Any, Any] | np.ndarray | None = None,
     seed: int = 0,
 ) -> Adjustment:
     """Makes of a trained model one that gives probabilities for other class frequencies or costs.

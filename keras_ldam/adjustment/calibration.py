@@ -54,7 +54,8 @@ def reliability(
     References:
         Guo et al., 2017, "On Calibration of Modern Neural Networks", section 2.
     """
-    confidences = np.nan_to_num(np.asarray(confidences, dtype=np.float64))
+    confidences = np.asarray(confidences, dtype=np.float64)
+    confidences = np.where(np.isnan(confidences), 0.0, confidences)
     right = np.asarray(right, dtype=np.float64)
     weights = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not len(right) or not confidences.shape == right.shape == weights.shape == (len(right),):
@@ -65,7 +66,7 @@ def reliability(
         )
     check_whole("bins", bins, 1)
     check_weights(weights)
-    outside = confidences[(confidences < 0) | (confidences > 1 + 1e-3)]
+    outside = confidences[(confidences < 0) | (confidences > 1.01)]
     if outside.size:
         raise ValueError(
             "Probabilities must lie in [0, 1]; those of scores are their `softmax`. Received: "
@@ -105,8 +106,8 @@ def expected_calibration_error(
         A fraction in [0, 1].
 
     Raises:
-        ValueError: if the shapes do not fit, a label is not a class, there is no example, or the
-            probabilities are outside of [0, 1].
+        ValueError: if the shapes do not fit, a label is not a class, there is no example, the
+            probabilities are outside of [0, 1], or a weight is below 0 or not finite.
 
     Example:
 
@@ -141,8 +142,8 @@ def fit_temperature(
         T.
 
     Raises:
-        ValueError: if the shapes do not fit, a label is not a class, there is no example, or a
-            logit is not finite.
+        ValueError: if the shapes do not fit, a label is not a class, there is no example, a logit
+            is not finite, or a weight is below 0 or not finite.
 
     Example:
 
@@ -158,8 +159,6 @@ def fit_temperature(
         from scipy import optimize
 
     logits, labels, weights = _check(logits, labels, weights)
-    if not np.all(np.isfinite(logits)):
-        raise ValueError("`logits` must be finite numbers. Received: NaN or infinity")
     found = optimize.minimize_scalar(
         lambda log: negative_log_likelihood(logits / np.exp(log) + shift, labels, weights=weights),
         bounds=np.log(TEMPERATURES),
@@ -215,4 +214,7 @@ def _check(
             f"{weights.shape}"
         )
     check_labels(labels, scores.shape[1])
+    check_weights(weights)
+    if not np.all(np.isfinite(scores)):
+        raise ValueError("Scores must be finite numbers. Received: NaN or infinity")
     return scores, labels.astype(np.int64), weights

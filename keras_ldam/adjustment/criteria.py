@@ -209,7 +209,7 @@ def _at_precision(
 
 
 def _mean_over(which: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.where(which, values, 0.0).sum(axis=-1) / which.sum(axis=-1)
+    return _ratio(np.where(which, values, 0.0).sum(axis=-1), which.sum(axis=-1))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

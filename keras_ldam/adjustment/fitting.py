@@ -54,8 +54,12 @@ class Examples:
 
     def frequencies(self) -> np.ndarray:
         """Returns the weighted frequency of each class, `(L, C)`."""
-        shares = self.weights / self.weights.sum(axis=0)
-        return sums_by_class(self.labels, shares, self.scores.shape[2])
+        return sums_by_class(self.labels, self.shares(), self.scores.shape[2])
+
+    def shares(self) -> np.ndarray:
+        """Returns the weights of each decision with a sum of 1, or of 0 without a known answer."""
+        total = self.weights.sum(axis=0)
+        return self.weights / np.where(total > 0, total, 1.0)
 
     def present(self) -> np.ndarray:
         """Returns the number of examples of each class, `(L, C)`."""
@@ -195,8 +199,15 @@ class Fitter:
         if family == 0:
             return start
         columns = zip(np.moveaxis(logits, 1, 0), examples.labels.T, examples.weights.T, strict=True)
-        added = np.stack([best_offsets(z, y, w, self.criterion) for z, y, w in columns])
+        added = np.stack([self._best_offsets(z, y, w) for z, y, w in columns])
         return dataclasses.replace(start, offsets=start.offsets + added)
+
+    def _best_offsets(self, z: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The best offsets of a decision, by the examples whose answer is known."""
+        known = weights > 0
+        if not known.any():  # In this part of the examples.
+            return np.zeros(z.shape[1])
+        return best_offsets(z[known], y[known], weights[known], self.criterion)
 
     def _best_tau(self, examples: Examples, logits: np.ndarray) -> float:
         """The best τ: in steps of a quarter first, then of a twentieth around the best of these."""
@@ -226,7 +237,7 @@ class Fitter:
             richer[test] = self._richer(family, part, before).logits(examples.scores[test])
         if self.criterion.name == "nll":
             better = losses(plain, examples.labels) - losses(richer, examples.labels)
-            weights = examples.weights / examples.weights.sum(axis=0)
+            weights = examples.shares()
             mean = (weights * better).sum(axis=0)
             error = np.sqrt((weights**2 * (better - mean) ** 2).sum(axis=0))
             return mean > error
@@ -287,7 +298,7 @@ def fit_likelihood(
         Calibration is Hard-To-Beat at Label Shift Adaptation", for both together.
     """
     scores, labels = examples.scores, examples.labels[:, :, None]
-    weights = examples.weights / examples.weights.sum(axis=0)
+    weights = examples.shares()
     along = np.zeros(scores.shape[2]) if direction is None else direction
     # The numbers that are fitted are a, τ and offsets, of which not all are free.
     free = np.repeat([factor is None, direction is not None, offsets], [1, 1, base.size])

@@ -58,7 +58,8 @@ class Form:
     def __post_init__(self) -> None:
         if self.class_names is not None:
             number = self.num_scores if self.several else self.num_classes
-            names = class_counts.check_names(self.class_names, number)
+            class_counts.check_names(self.class_names, number)
+            names = class_counts.in_class_order("class_names", self.class_names, number)
             object.__setattr__(self, "class_names", names)
 
     @property
@@ -114,7 +115,7 @@ def held_out(found: Output, data: Any) -> HeldOut:
     check_weights(weights)
     counted = weights > 0  # The others are there for nothing, such as padding.
     loss = found.weighted_loss
-    one_hot = values.shape[1] > 1 and labels.shape[1:] == values.shape[1:]
+    one_hot = labels.shape[1:] == (max(2, values.shape[1]),)
     exclusive = loss is not None and loss.counts.ndim == 1
     if one_hot and exclusive:
         counted &= (labels != 0).any(axis=-1)  # The classes exclude each other: without a label.

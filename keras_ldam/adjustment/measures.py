@@ -53,14 +53,17 @@ def measured(
     def measures(guesses: np.ndarray, nll: np.ndarray, index: Any) -> dict[str, float]:
         weights = examples.weights[index]
         found = Decisions(examples.labels[index], guesses[index], weights, num_classes)
-        values = {name: each.of(found).mean() for name, each in criteria.items()}
-        totals = np.maximum(weights.sum(axis=0), 1e-12)
-        values["nll"] = ((weights * nll[index]).sum(axis=0) / totals).mean()
+        total = weights.sum(axis=0)
+        known = total > 0  # A draw may have no answer for a label that has few.
+        values = {name: each.of(found)[known].mean() for name, each in criteria.items()}
+        values["nll"] = ((weights * nll[index]).sum(axis=0)[known] / total[known]).mean()
         if goal.name == "cost":
-            values["cost"] = -goal.of(found).mean()
+            values["cost"] = -goal.of(found)[known].mean()
         if goal.name == "recall_at":
             c = goal.class_id
-            own, held, guessed = found.right[:, c], found.held[:, c], found.guessed[:, c]
+            own, held, guessed = (
+                each[known, c] for each in (found.right, found.held, found.guessed)
+            )
             values["recall"] = (own / np.maximum(held, 1e-12)).mean()
             values["precision"] = (own / np.maximum(guessed, 1e-12)).mean()
         first = {"recall_at": "recall"}.get(goal.name, goal.name)

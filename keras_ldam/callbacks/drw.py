@@ -206,7 +206,7 @@ class DRW(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds `reweighted` to the logs, and warns where predictions are one class."""
-        self._check_head()
+        self._check_head(built=True)  # It may never call itself, and never be built.
         if logs is None:
             return
         logs["reweighted"] = float(self._on)
@@ -297,11 +297,11 @@ class DRW(keras.callbacks.Callback):
             return np.ones(counts.shape, dtype=np.float32)
         return class_counts.class_weights(counts, kind=self.weights, beta=self.beta)
 
-    def _check_head(self) -> None:
+    def _check_head(self, *, built: bool = False) -> None:
         """Looks at the layers once, as soon as they are built: on TensorFlow by the first step."""
         wrapped = isinstance(self.model, (TwoPasses, ChunkedTraining))
         model = self.model.model if wrapped else self.model
-        if not self._unseen or not model.built:
+        if not self._unseen or not (built or model.built):
             return
         self._unseen = False
         compiled = getattr(self.model, "loss", None)

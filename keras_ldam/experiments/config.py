@@ -605,6 +605,10 @@ class Config:
             for name, value in dataclasses.asdict(self).items()
         }
 
+    def to_public_json(self) -> dict[str, Any]:
+        """Returns what `to_json` does, for files that are shared: no folder of this machine."""
+        return {**self.to_json(), "data_dir": Path(self.data_dir).name}
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Config:
         """Builds a resolved config from `to_json()`; missing fields take their defaults."""

@@ -105,7 +105,7 @@ def export(
             "results": {"split": results["split"], **results["last"]},
             "learned_frequencies": learned.tolist(),
             "calibration": calibration,
-            "config": config.to_json(),
+            "config": config.to_public_json(),
         },
         **declared.serving(config, data),
     )

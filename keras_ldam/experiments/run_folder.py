@@ -89,7 +89,7 @@ class RunFolder:
         ):
             raise ValueError(
                 f"{self.path} exists and is not a run folder (it has no config.json); choose "
-                "another --run_dir."
+                f"another {self.flag}."
             )
 
     def check_data(self, data: dict) -> None:

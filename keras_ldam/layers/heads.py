@@ -47,16 +47,23 @@ def outputs_of(model: keras.Model, loss: Any) -> list[tuple[Any, Any, Any]]:
     tensors = list(getattr(model, "outputs", None) or ())
     if not tensors:
         return []
-    # A `Sequential` has no names of its outputs, and need not know its output.
-    names = list(getattr(model, "output_names", [model.name]))
-    if len(tensors) > 1 and isinstance(model.output, dict):
-        names, tensors = list(model.output), list(model.output.values())
+    names = list(getattr(model, "output_names", ()))  # A `Sequential` has none.
+    structure: Any = model.output if names else None
+    by_name = isinstance(structure, dict) and len(structure) == len(tensors)
+    if by_name:
+        names, tensors = list(structure), list(structure.values())
+    if len(names) != len(tensors):
+        names = [model.name] if len(tensors) == 1 else list(range(len(tensors)))
     if len(tensors) == 1:
         losses = [each for each in keras.tree.flatten(loss) if each is not None]
     elif isinstance(loss, dict):
         losses = [loss.get(name) for name in names]
+    elif isinstance(loss, (list, tuple)):
+        losses = list(loss)
+        if by_name and len(losses) == len(tensors):  # Keras takes them in the order of the names.
+            losses = [losses[sorted(names).index(name)] for name in names]
     else:
-        losses = list(loss) if isinstance(loss, (list, tuple)) else [loss] * len(tensors)
+        losses = [loss] * len(tensors)
     if len(losses) != len(tensors):
         losses = [None] * len(tensors)
     return list(zip(names, tensors, losses, strict=True))

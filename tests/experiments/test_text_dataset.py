@@ -363,7 +363,7 @@ def test_training_texts_without_a_word_are_told(tmp_path, capsys):
     file = write_csv(tmp_path / "texts.csv", [*made_rows(), ("...", "question")])
     config = Config(dataset="text", data_dir=str(file), imbalance="none", validation_fraction=0.2)
     datasets.load(config.resolve())
-    assert "1 training texts have no word" in capsys.readouterr().out
+    assert "Training texts without a word: 1." in capsys.readouterr().out
 
 
 def test_the_recipe_makes_no_imbalance():

@@ -49,6 +49,9 @@ def test_names_come_in_any_form_and_are_checked(rng):
     found = keras_ldam.adjust(passing(3), (z, y), **given)
     np.testing.assert_allclose(found.prior, [0.2, 0.3, 0.5])
     assert "class 2 (emu): 12" in str(found)
+    numbers = {"target_prior": {20: 0.3, 10: 0.2, 30: 0.5}, "class_names": [10, 20, 30]}
+    again = keras_ldam.adjust(passing(3), (z, y), **numbers)
+    np.testing.assert_array_equal(again.prior, found.prior)
     for wrong, message in ((names[:2], "3 classes. Received: 2"), (["a", "b", "a"], "must differ")):
         with pytest.raises(ValueError, match=f"`class_names` .*{message}"):
             keras_ldam.adjust(passing(3), (z, y), class_names=wrong)
@@ -85,6 +88,19 @@ def test_an_unknown_answer_says_nothing_of_its_label(rng):
     np.testing.assert_allclose(examples.frequencies(), [*map(known_shares, answers.T)])
 
 
+@pytest.mark.parametrize("criterion", ["nll", "balanced_accuracy", "macro_f1"])
+def test_labels_with_few_known_answers_spoil_no_other(criterion, rng):
+    z = rng.normal(size=(150, 4)).astype("float32")
+    answers = (z + rng.normal(size=z.shape) > 0).astype(int)
+    order = np.argsort(answers[:, 3])
+    answers[order[2:-2], 3] = -1  # Two of each kind are left.
+    tagger = passing(4, loss=keras_ldam.CrossEntropy([[90, 10]] * 4, ignore_class=-1))
+    found = keras_ldam.adjust(tagger, (z, answers), criterion=criterion)
+    for side in (found.before, found.after):
+        assert np.isfinite([list(each) for each in side.values()]).all()
+    assert np.isfinite(found.layer.offsets or [0.0]).all()
+
+
 def known_shares(answers):
     return np.bincount(answers[answers >= 0]) / np.count_nonzero(answers >= 0)
 
@@ -94,6 +110,9 @@ def test_one_hot_labels_of_two_classes_fit_one_score(rng):
     model = passing(1, loss=keras_ldam.CrossEntropy([90, 10]))
     one, other = (keras_ldam.adjust(model, (z, labels)) for labels in (y, np.eye(2)[y]))
     assert one.temperature == other.temperature
+    without = np.concatenate([np.eye(2)[y], np.zeros((3, 2))])
+    more = keras_ldam.adjust(model, (np.concatenate([z, z[:3]]), without))
+    assert more.temperature == one.temperature
     with pytest.raises(
         ValueError, match=r"for a single score must be one-hot\. Received: .* sum 2"
     ):

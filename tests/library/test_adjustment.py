@@ -200,7 +200,7 @@ def test_scores_and_labels_that_do_not_fit_get_a_sentence(scores, labels):
 
 def test_numbers_that_are_none_get_a_sentence():
     logits = np.array([[1.0, np.nan], [0.0, 1.0]])
-    with pytest.raises(ValueError, match=r"`logits` must be finite numbers\. Received: NaN"):
+    with pytest.raises(ValueError, match=r"Scores must be finite numbers\. Received: NaN"):
         adjustment.fit_temperature(logits, [0, 1])
     for weights in ([np.nan, 1], [-1, 1], [0, 0]):
         with pytest.raises(ValueError, match="Sample weights must be finite numbers of at least 0"):

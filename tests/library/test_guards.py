@@ -7,6 +7,7 @@ from keras import layers
 
 import keras_ldam
 from keras_ldam import evaluation, guards
+from keras_ldam.layers import outputs_of
 
 COUNTS = [500, 50]
 
@@ -245,16 +246,45 @@ def test_log_frequencies_added_to_cosines_without_a_scale_are_named(head, loss, 
 
 def test_of_several_outputs_each_is_judged_with_its_own_loss():
     inputs = keras.Input((4,))
-    outputs = {"cosines": keras_ldam.CosineDense(2)(inputs), "logits": layers.Dense(2)(inputs)}
+    outputs = {"logits": layers.Dense(2)(inputs), "cosines": keras_ldam.CosineDense(2)(inputs)}
     model = keras.Model(inputs, outputs)
     for adjusted, other, wrong in (("logits", "cosines", False), ("cosines", "logits", True)):
         loss = keras_ldam.LogitAdjusted(COUNTS)
         for beside in (keras_ldam.CrossEntropy(COUNTS), None):
             by_name = {adjusted: loss, other: beside}
-            in_order = [by_name[name] for name in outputs]
+            in_order = [by_name[name] for name in sorted(outputs)]  # As Keras does.
             for compiled in (by_name, in_order):
                 warnings = guards.of_layers(model, [loss], compiled=compiled)
                 assert [warning[:13] for warning in warnings] == ["LogitAdjusted"] * wrong
+
+
+def test_losses_in_a_list_go_to_the_outputs_that_keras_gives_them_to():
+    inputs = keras.Input((4,))
+    outputs = {name: layers.Dense(2, name=name)(inputs) for name in ("z", "a", "m")}
+    model = keras.Model(inputs, outputs)
+    losses = [keras.losses.MeanSquaredError(name=name) for name in "123"]
+    model.compile("sgd", losses, run_eagerly=True)
+    x, y = np.ones((2, 4), "float32"), np.zeros((2, 2), "float32")
+    targets = {"z": y, "a": y + 10, "m": y + 100}
+    found = model.evaluate(x, targets, verbose=0, return_dict=True)
+    paired = {name: loss for name, _, loss in outputs_of(model, model.loss)}
+    predicted = model.predict_on_batch(x)
+    assert paired["a"].name == "1"
+    for name, loss in paired.items():
+        assert found[f"{name}_loss"] == pytest.approx(float(loss(targets[name], predicted[name])))
+
+
+def test_outputs_of_any_form_are_read():
+    inputs = keras.Input((4,))
+    parts = {"u": layers.Dense(2)(inputs), "v": layers.Dense(3)(inputs)}
+    nested = keras.Model(inputs, {"main": parts})
+    last = keras.Sequential([inputs, keras.Model(inputs, list(parts.values()))])
+    one = keras.Model(inputs, {"scores": parts["u"]})
+    loss = keras_ldam.LogitAdjusted(COUNTS)
+    assert [found for _, _, found in outputs_of(nested, None)] == [None, None]
+    assert [found for _, _, found in outputs_of(last, [loss, None])] == [loss, None]
+    assert [(name, found) for name, _, found in outputs_of(one, loss)] == [("scores", loss)]
+    assert outputs_of(keras.Sequential([layers.Dense(2)]), loss) == []
 
 
 def test_a_layer_that_scales_cosines_is_seen():

@@ -80,8 +80,8 @@ def load(config: Config, *, vocabulary: Sequence[str] | None = None) -> Data:
     wordless = 0 if vocabulary is None else np.count_nonzero(train.examples.lengths == 0)
     if wordless:
         print(
-            f"{wordless} training texts have no word, and are all the same to the model; an "
-            "exported model refuses such texts",
+            f"Training texts without a word: {wordless}. They are all the same to the model, and "
+            "an exported model refuses them.",
             flush=True,
         )
     return Data(
