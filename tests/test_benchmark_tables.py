@@ -23,10 +23,10 @@ def test_a_guide_has_the_table_of_its_benchmark(program, guide):
     assert table() in (ROOT / "docs" / f"{guide}.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("dataset", "recipe"), [("cifar10", "fast")])
+@pytest.mark.parametrize(("dataset", "recipe"), [("cifar10", "fast"), ("cifar10", "")])
 def test_the_guide_has_the_tables_of_the_ablations(dataset, recipe):
     table = runpy.run_path(ROOT / "docs" / "ablation_table.py")["table"](dataset, recipe)
-    assert table.count("\n") > 3
+    assert table.count("\n") > 2
     assert table in (ROOT / "docs" / "stronger.md").read_text(encoding="utf-8")
 
 
