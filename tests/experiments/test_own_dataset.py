@@ -110,7 +110,9 @@ def test_samples_have_names_of_files_and_are_of_the_classes_that_there_are(
     write, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    file = write(FINE.replace('("a", "b")', '("a", "AC/DC", "unseen")'))
+    text = FINE.replace("[0, 0, 1]", "[0, 1, 2]").replace('("a", "b")', '("a", "AC/DC", "unseen")')
+    seen = "Split(split.examples[:2], labels[:2])"
+    file = write(text.replace("test=split", f"test={seen}"))
     assert cli.main("samples", [f"--dataset={file}", "--number=3"]) == 0
     files = capsys.readouterr().out.split()
     assert files == ["samples/0-a.png", "samples/1-AC_DC.png", "samples/2-a.png"]
