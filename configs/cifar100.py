@@ -27,7 +27,12 @@ def bbn(method: str) -> Config:
 
 def strong(method: str) -> Config:
     return Config(
-        warmup_epochs=5, decay="cosine", weight_decay=5e-4, augment="autoaugment", cutout=16
+        max_margin=0.1,
+        warmup_epochs=5,
+        decay="cosine",
+        weight_decay=5e-4,
+        augment="autoaugment",
+        cutout=16,
     )
 
 

@@ -71,7 +71,7 @@ def test_what_the_strong_recipe_reaches_is_its_result():
     text = " ".join((ROOT / "docs" / "stronger.md").read_text(encoding="utf-8").split())
     assert f"mean error of {run['last']['mean_error']:.2f} this way (n=1, last epoch" in text
     assert f"after {run['seconds']:,.0f} seconds" in text
-    file = ROOT / "results" / "strong_margin_0.1" / "cifar10.json"
+    file = ROOT / "results" / "strong_margin_0.5" / "cifar10.json"
     (run,) = json.loads(file.read_text())["runs"]
     assert f"the mean error is {run['last']['mean_error']:.2f} (n=1, last epoch" in text
 
