@@ -41,8 +41,8 @@ def count(
         labels: An array, list, tensor or pandas Series of labels, or arrays `(examples, labels)` as
             in `fit`; or a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch `DataLoader` or any
             other iterable of batches, each `(examples, labels)` or `(examples, labels,
-            sample_weight)`, or labels alone. A tuple of two or three arrays is examples and labels,
-            and a list is labels.
+            sample_weight)`, or labels alone. A tuple of two or three arrays is read as examples
+            and labels, a list as labels.
         num_classes: K. By default the length of one-hot rows, or one more than the largest label,
             in which a class that does not occur at the end is missing: pass K where that may be.
         multi_label: Whether the last axis of the labels holds separate answers, 0 or 1.

@@ -606,7 +606,7 @@ class Config:
         }
 
     def to_public_json(self) -> dict[str, Any]:
-        """Returns what `to_json` does, for files that are shared: no folder of this machine."""
+        """Returns what `to_json` does, without the folder of the data, for files to be shared."""
         return {**self.to_json(), "data_dir": Path(self.data_dir).name}
 
     @classmethod

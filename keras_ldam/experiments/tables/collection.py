@@ -242,7 +242,7 @@ def read_file(path: str | Path) -> list[Result]:
 def _kept(results):
     kept = {name: results[name] for name in _KEPT if name in results}
     kept.setdefault("split", "test")
-    if "data_dir" in kept.get("config", {}):  # A results file names no folder of this machine.
+    if "data_dir" in kept.get("config", {}):  # As in `Config.to_public_json`.
         name = Path(kept["config"]["data_dir"]).name
         kept["config"] = {**kept["config"], "data_dir": name}
     return kept
