@@ -3,15 +3,15 @@
     python benchmarks/ablation.py --data_dir DIR --folder runs/ablation
     python benchmarks/ablation.py --data_dir DIR --folder runs/ablation --rows "sam_0.5;sam_0.8"
 
-Each row trains LDAM-DRW once, by the published recipe with the changes that `ROWS` lists, shortened
-to 60 epochs, and is judged by its last epoch on training images: those that the long tail leaves
-out and, so that the most frequent class has some too, a twentieth of those that it keeps. No test
-image is used. `--recipe fast` makes the changes to that recipe, whose cosine and weight decay are
-those of most rows already. The same command resumes; several processes with other `--rows` may
-share a folder, one a core. After each row the program adds every finished run of the folder on this
-dataset to `results/tuning/DATASET_ablation.json`, and the rows that failed with their reason; what
-is there is not trained again. With `--steps_per_epoch`, a trial, it writes FOLDER/ablation.json
-instead.
+Each row trains LDAM-DRW once, or the method that it names, by the published recipe with the changes
+that `ROWS` lists, shortened to 60 epochs, and is judged by its last epoch on training images: those
+that the long tail leaves out and, so that the most frequent class has some too, a twentieth of
+those that it keeps. No test image is used. `--recipe fast` makes the changes to that recipe, whose
+cosine and weight decay are those of most rows already. The same command resumes; several processes
+with other `--rows` may share a folder, one a core. After each row the program adds every finished
+run of the folder on this dataset to `results/tuning/DATASET_ablation.json`, and the rows that
+failed with their reason; what is there is not trained again. With `--steps_per_epoch`, a trial, it
+writes FOLDER/ablation.json instead.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path.insert(0, str(HERE.parent))
 BASE = {"decay": "cosine", "weight_decay": 5e-4}
 RARE = {"mix": "cutmix", "mix_power": 2.0, "mix_probability": 0.5, "mix_majority": True}
 POLICY = {"augment": "autoaugment", "cutout": 16}
+SMALL = {"max_margin": 0.1}
 ROWS: dict[str, dict] = {
     "unchanged": {},
     "cosine": {"decay": "cosine"},
@@ -43,7 +44,21 @@ ROWS: dict[str, dict] = {
     "autoaugment, cutout": {**BASE, **POLICY},
     "autoaugment, cutout 8": {**BASE, **POLICY, "cutout": 8},
     "autoaugment, cutout, decay 2e-4": {**BASE, **POLICY, "weight_decay": 2e-4},
-    "autoaugment, cutout, margin 0.1": {**BASE, **POLICY, "max_margin": 0.1},
+    "autoaugment, cutout, margin 0.1": {**BASE, **POLICY, **SMALL},
+    "autoaugment, cutout, margin 0.1, logit adjustment": {
+        **BASE,
+        **POLICY,
+        **SMALL,
+        "method": "ldam_la",
+    },
+    "autoaugment, cutout, margin 0.1, mixup": {
+        **BASE,
+        **POLICY,
+        **SMALL,
+        "mix": "mixup",
+        "mix_power": 0.0,
+    },
+    "autoaugment, cutout, margin 0.1, sam_0.5": {**BASE, **POLICY, **SMALL, "sharpness": 0.5},
     "autoaugment, cutmix, rare partners": {**BASE, **RARE, "augment": "autoaugment"},
     "average 0.999": {**BASE, "average": 0.999},
     "sam_0.2": {**BASE, "sharpness": 0.2},
