@@ -45,7 +45,15 @@ ROWS: dict[str, dict] = {
     "autoaugment, cutout 8": {**BASE, **POLICY, "cutout": 8},
     "autoaugment, cutout, decay 2e-4": {**BASE, **POLICY, "weight_decay": 2e-4},
     "autoaugment, cutout, margin 0.1": {**BASE, **POLICY, **SMALL},
+    "autoaugment, margin 0.1": {**BASE, **POLICY, **SMALL, "cutout": 0},
     "autoaugment, cutout 8, margin 0.1": {**BASE, **POLICY, **SMALL, "cutout": 8},
+    "autoaugment, cutout 8, margin 0.1, sampling": {
+        **BASE,
+        **POLICY,
+        **SMALL,
+        "cutout": 8,
+        "method": "ldam_drs",
+    },
     "autoaugment, cutout, margin 0.1, batch 64": {**BASE, **POLICY, **SMALL, "batch_size": 64},
     "autoaugment, cutout, margin 0.1, logit adjustment": {
         **BASE,
