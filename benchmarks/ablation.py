@@ -47,6 +47,14 @@ ROWS: dict[str, dict] = {
     "autoaugment, cutout, margin 0.1": {**BASE, **POLICY, **SMALL},
     "autoaugment, margin 0.1": {**BASE, **POLICY, **SMALL, "cutout": 0},
     "autoaugment, cutout 8, margin 0.1": {**BASE, **POLICY, **SMALL, "cutout": 8},
+    "autoaugment, cutout 8, margin 0.05": {**BASE, **POLICY, "cutout": 8, "max_margin": 0.05},
+    "autoaugment, cutout 8, margin 0.1, batch 64": {
+        **BASE,
+        **POLICY,
+        **SMALL,
+        "cutout": 8,
+        "batch_size": 64,
+    },
     "autoaugment, cutout 8, margin 0.1, sampling": {
         **BASE,
         **POLICY,
