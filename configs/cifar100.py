@@ -11,43 +11,12 @@ has the results of full runs.
 
     bin/train --dataset cifar100 --method ldam_drw --recipe fast
 
-`configs/cifar10.py` says where the recipes bbn, strong and fast come from.
+The recipes are those of `configs/cifar10.py`, which says where they come from.
 """
 
-from keras_ldam.experiments.config import Config
+from pathlib import Path
 
+from keras_ldam.experiments.recipes import load_module
 
-def recipe(method: str) -> Config:
-    return Config(warmup_epochs=5)
-
-
-def bbn(method: str) -> Config:
-    return Config(warmup_epochs=5, warmup_start=1 / 3, nesterov=True, drop_at=(0.6, 0.8))
-
-
-def strong(method: str) -> Config:
-    return Config(
-        max_margin=0.1,
-        warmup_epochs=5,
-        decay="cosine",
-        weight_decay=5e-4,
-        augment="autoaugment",
-        cutout=16,
-    )
-
-
-def fast(method: str) -> Config:
-    return Config(
-        network="whitened_cnn",
-        epochs=40,
-        batch_size=256,
-        learning_rate=0.15,
-        momentum=0.85,
-        nesterov=True,
-        weight_decay=5e-4,
-        warmup_epochs=5,
-        decay="cosine",
-    )
-
-
-RECIPES = {"bbn": bbn, "strong": strong, "fast": fast}
+_cifar10 = load_module(Path(__file__).with_name("cifar10.py"))
+recipe, RECIPES = _cifar10.recipe, _cifar10.RECIPES
