@@ -30,7 +30,7 @@ sys.path.insert(0, str(HERE.parent))
 BASE = {"decay": "cosine", "weight_decay": 5e-4}
 RARE = {"mix": "cutmix", "mix_power": 2.0, "mix_probability": 0.5, "mix_majority": True}
 POLICY = {"augment": "autoaugment", "cutout": 16}
-SMALL = {"max_margin": 0.1}
+STRONG = {**BASE, **POLICY, "max_margin": 0.1}
 ROWS: dict[str, dict] = {
     "unchanged": {},
     "cosine": {"decay": "cosine"},
@@ -44,39 +44,16 @@ ROWS: dict[str, dict] = {
     "autoaugment, cutout": {**BASE, **POLICY},
     "autoaugment, cutout 8": {**BASE, **POLICY, "cutout": 8},
     "autoaugment, cutout, decay 2e-4": {**BASE, **POLICY, "weight_decay": 2e-4},
-    "autoaugment, cutout, margin 0.1": {**BASE, **POLICY, **SMALL},
-    "autoaugment, margin 0.1": {**BASE, **POLICY, **SMALL, "cutout": 0},
-    "autoaugment, cutout 8, margin 0.1": {**BASE, **POLICY, **SMALL, "cutout": 8},
-    "autoaugment, cutout 8, margin 0.05": {**BASE, **POLICY, "cutout": 8, "max_margin": 0.05},
-    "autoaugment, cutout 8, margin 0.1, batch 64": {
-        **BASE,
-        **POLICY,
-        **SMALL,
-        "cutout": 8,
-        "batch_size": 64,
-    },
-    "autoaugment, cutout 8, margin 0.1, sampling": {
-        **BASE,
-        **POLICY,
-        **SMALL,
-        "cutout": 8,
-        "method": "ldam_drs",
-    },
-    "autoaugment, cutout, margin 0.1, batch 64": {**BASE, **POLICY, **SMALL, "batch_size": 64},
-    "autoaugment, cutout, margin 0.1, logit adjustment": {
-        **BASE,
-        **POLICY,
-        **SMALL,
-        "method": "ldam_la",
-    },
-    "autoaugment, cutout, margin 0.1, mixup": {
-        **BASE,
-        **POLICY,
-        **SMALL,
-        "mix": "mixup",
-        "mix_power": 0.0,
-    },
-    "autoaugment, cutout, margin 0.1, sam_0.5": {**BASE, **POLICY, **SMALL, "sharpness": 0.5},
+    "autoaugment, cutout, margin 0.1": STRONG,
+    "autoaugment, margin 0.1": {**STRONG, "cutout": 0},
+    "autoaugment, cutout 8, margin 0.1": {**STRONG, "cutout": 8},
+    "autoaugment, cutout 8, margin 0.05": {**STRONG, "cutout": 8, "max_margin": 0.05},
+    "autoaugment, cutout 8, margin 0.1, batch 64": {**STRONG, "cutout": 8, "batch_size": 64},
+    "autoaugment, cutout 8, margin 0.1, sampling": {**STRONG, "cutout": 8, "method": "ldam_drs"},
+    "autoaugment, cutout, margin 0.1, batch 64": {**STRONG, "batch_size": 64},
+    "autoaugment, cutout, margin 0.1, logit adjustment": {**STRONG, "method": "ldam_la"},
+    "autoaugment, cutout, margin 0.1, mixup": {**STRONG, "mix": "mixup", "mix_power": 0.0},
+    "autoaugment, cutout, margin 0.1, sam_0.5": {**STRONG, "sharpness": 0.5},
     "autoaugment, cutmix, rare partners": {**BASE, **RARE, "augment": "autoaugment"},
     "average 0.999": {**BASE, "average": 0.999},
     "sam_0.2": {**BASE, "sharpness": 0.2},
